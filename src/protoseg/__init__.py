@@ -1,0 +1,51 @@
+"""Semi-supervised semantic segmentation by prototype-based consistency regularization (arXiv 2210.04388)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protoseg.config import TrainConfig
+    from protoseg.methods.prototype import PrototypeConsistency
+    from protoseg.methods.prototype_term import PrototypeTerm
+    from protoseg.methods.supervised import Supervised
+    from protoseg.nn.deeplabv3plus import DeepLabV3Plus
+    from protoseg.nn.prototype_head import PrototypeHead
+    from protoseg.nn.segmenter import Segmenter, create_segmenter
+    from protoseg.nn.teacher import Teacher
+    from protoseg.run import load_model, train
+
+_HOME = {
+    "TrainConfig": "config",
+    "PrototypeConsistency": "methods.prototype",
+    "PrototypeTerm": "methods.prototype_term",
+    "Supervised": "methods.supervised",
+    "DeepLabV3Plus": "nn.deeplabv3plus",
+    "PrototypeHead": "nn.prototype_head",
+    "Segmenter": "nn.segmenter",
+    "create_segmenter": "nn.segmenter",
+    "Teacher": "nn.teacher",
+    "load_model": "run",
+    "train": "run",
+}
+__all__ = [
+    "DeepLabV3Plus",
+    "PrototypeConsistency",
+    "PrototypeHead",
+    "PrototypeTerm",
+    "Segmenter",
+    "Supervised",
+    "Teacher",
+    "TrainConfig",
+    "create_segmenter",
+    "load_model",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is used: `import protoseg` itself does not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'protoseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"protoseg.{_HOME[name]}"), name)

@@ -1,0 +1,404 @@
+"""Settings, and the only place where names become objects."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answers at once
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from protoseg.data.batch import BatchViews
+    from protoseg.data.loader import Geometry
+    from protoseg.engine.evaluate import Normalization
+    from protoseg.methods.base import Method
+
+RECIPES = Path(__file__).parent / "recipes"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        arch: smp architecture, paper_deeplabv3plus or small_unet
+        encoder: smp encoder, or tu-NAME for one of timm
+        weights: of the encoder: FILE, imagenet or none
+        mean: of each channel, in [0, 1]; default ImageNet's
+        std: of each channel
+        freeze_bn: keep the encoder's BatchNorm statistics
+        auxiliary: second head (paper_deeplabv3plus only)
+        width: channels of the first level (small_unet only)
+    """
+
+    arch: str = "deeplabv3plus"
+    encoder: str = "resnet50"
+    weights: str = "imagenet"
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    freeze_bn: bool = False
+    auxiliary: bool = False
+    width: int = 24
+
+
+@dataclass
+class PrototypesConfig:
+    """The prototype term.
+
+    Attributes:
+        per_class: prototypes per class, 0 = term off
+        temperature: divides the cosine
+        momentum: of the moving average
+        weight: of the prototype losses
+        grid: one random pixel per cell of a grid x grid grid
+        unit_features: average unit-length features
+        fit_points: most pixels per class for k-means
+    """
+
+    per_class: int = 4
+    temperature: float = 0.1
+    momentum: float = 0.99
+    weight: float = 1.0
+    grid: int = 32
+    unit_features: bool = False
+    fit_points: int = 4096
+
+
+@dataclass
+class ConsistencyConfig:
+    """Teacher and pseudo-labels.
+
+    Attributes:
+        threshold: lowest teacher confidence that counts
+        selection: which pixels teach: threshold or entropy_drop
+        drop_percent: of pixels dropped by entropy at first
+        weight: of the unsupervised losses
+        ema_momentum: of the teacher
+        warmup_steps: steps on labels only; default steps / 20
+    """
+
+    threshold: float = 0.8
+    selection: Literal["threshold", "entropy_drop"] = "threshold"
+    drop_percent: float = 20.0
+    weight: float = 1.0
+    ema_momentum: float = 0.99
+    warmup_steps: int | None = None
+
+
+@dataclass
+class ViewsConfig:
+    """Augmentation.
+
+    Attributes:
+        scale: range of the random scale
+        flip: mirror left-right
+        color: change colours and blur in the strong view
+        color_labeled: the same for labelled images
+        cutmix_probability: chance of CutMix
+        cutmix_per: one chance per batch or image
+    """
+
+    scale: list[float] = field(default_factory=lambda: [0.5, 2.0])
+    flip: bool = True
+    color: bool = True
+    color_labeled: bool = False
+    cutmix_probability: float = 0.5
+    cutmix_per: Literal["batch", "image"] = "batch"
+
+
+@dataclass
+class OptimizerConfig:
+    """Optimizer, with a poly schedule.
+
+    Attributes:
+        name: adamw or sgd
+        lr: learning rate of the encoder
+        head_factor: the rest of the network learns this much faster
+        baseline_lr: learning rate of the labels-only run; default lr
+        weight_decay: weight decay
+        momentum: of SGD
+        power: of the poly schedule
+        warmup_steps: linear warm-up of the learning rate
+        clip: largest gradient norm, 0 = off
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-4
+    head_factor: float = 10.0
+    baseline_lr: float | None = None
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    power: float = 0.9
+    warmup_steps: int = 0
+    clip: float = 0.0
+
+
+@dataclass
+class LossConfig:
+    """Loss of the linear predictor on labelled images.
+
+    Attributes:
+        name: cross_entropy or ohem
+        ohem_threshold: probability above which a pixel is easy
+        ohem_min_kept: pixels kept at least, per batch
+        auxiliary_weight: of the second head
+    """
+
+    name: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    ohem_threshold: float = 0.7
+    ohem_min_kept: int = 100_000
+    auxiliary_weight: float = 0.4
+
+
+@dataclass
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        data: folder with images/ and masks/
+        labels: masks to use: FILE, N or 1/8; default all
+        unlabeled: one more folder of unlabelled images
+        holdout: labelled images kept back to score on: FILE, N or 1/5
+        split: evaluation images: test or val
+        method: prototype or supervised
+        recipe: name or FILE of a YAML file of settings
+        steps: optimizer steps; default by number of images
+        crop: side of the crops in pixels; default by image size
+        batch: labelled and unlabelled images each; default by device
+        accumulate: batches per optimizer step
+        workers: processes that decode images
+        seed: of everything random
+        out: run folder; default runs/NAME
+        resume: go on with the run in this folder
+        checkpoint_every: steps between checkpoints
+        log_every: steps between log rows; default steps / 100
+        evaluate: score the trained model
+        evaluate_every: also score every so many steps, for a curve
+        baseline: also train on labels only, and compare
+    """
+
+    data: str = ""
+    labels: str | None = None
+    unlabeled: str | None = None
+    holdout: str | None = None
+    split: Literal["test", "val"] = "test"
+    method: Literal["prototype", "supervised"] = "prototype"
+    recipe: str = "prototype"
+    steps: int | None = None
+    crop: int | None = None
+    batch: int | None = None
+    accumulate: int = 1
+    workers: int | None = None
+    seed: int = 0
+    out: str | None = None
+    resume: str | None = None
+    checkpoint_every: int = 500
+    log_every: int | None = None
+    evaluate: bool = True
+    evaluate_every: int = 0
+    baseline: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prototypes: PrototypesConfig = field(default_factory=PrototypesConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe, given by name or path.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    shipped = RECIPES / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    raise FileNotFoundError(f"there is no recipe {name!r}; choose one of {names}, or give a YAML file")
+
+
+def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlabeled: int, cuda: bool) -> TrainConfig:
+    """Fill in what was left to the size of the data and the machine, so that the stored settings are complete.
+
+    Args:
+        config: as given.
+        sizes: (H, W) of the labelled images and how many have it, most frequent first.
+        num_unlabeled: unlabelled images.
+        cuda: whether a GPU trains.
+
+    Returns:
+        A copy without open settings.
+    """
+    config = dataclasses.replace(config)
+    batch = config.batch = config.batch or (8 if cuda else 4)
+    if config.crop is None:
+        side = min(min(size) for size in sizes)  # the smallest labelled image, so that little is padding
+        config.crop = min(512, max(64, side // 32 * 32))
+    if config.steps is None:
+        # Thirty passes of the unlabelled images, within reason: few images still need many steps, many need not all be seen.
+        config.steps = min(40_000, max(4_000, 30 * num_unlabeled // batch))
+    if config.log_every is None:
+        config.log_every = max(1, config.steps // 100)
+    if config.workers is None:
+        config.workers = 4 if cuda else 0
+    if config.consistency.warmup_steps is None:
+        config.consistency = dataclasses.replace(config.consistency, warmup_steps=config.steps // 20)
+    return config
+
+
+def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+    """Build the network that the settings name.
+
+    Args:
+        config: of the model.
+        num_classes: C.
+        pretrained: False skips the start weights, for a network that gets a trained state next.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: see `create_segmenter`.
+    """
+    from protoseg.nn.deeplabv3plus import DeepLabV3Plus
+    from protoseg.nn.segmenter import create_segmenter, named_state
+    from protoseg.nn.small_unet import SmallUNet
+    from protoseg.nn.weights import load_encoder, read_state
+
+    weights = config.weights if pretrained and config.weights != "none" else None
+    if config.arch == "small_unet":
+        if weights is not None:
+            raise ValueError("there are no pre-trained weights for small_unet; give --model.weights none")
+        return SmallUNet(num_classes, width=config.width)
+    if config.arch == "paper_deeplabv3plus":
+        network = DeepLabV3Plus(num_classes, auxiliary=config.auxiliary, freeze_bn=config.freeze_bn)
+        if weights is not None:
+            # timm's resnet101s has the same deep stem and the same tensor names.
+            state = named_state("resnet101s") if weights == "imagenet" else read_state(Path(weights))
+            load_encoder(network.encoder, state, source=weights)
+        return network
+    return create_segmenter(config.arch, config.encoder, num_classes=num_classes, weights=weights, freeze_bn=config.freeze_bn)
+
+
+def build_method(config: TrainConfig, network: nn.Module) -> Method:
+    """Build the method that the settings name, around a network. Expects a resolved config."""
+    from protoseg.functional.losses import cross_entropy, ohem_cross_entropy
+    from protoseg.methods.prototype import PrototypeConsistency
+    from protoseg.methods.prototype_term import PrototypeTerm
+    from protoseg.methods.supervised import Supervised
+    from protoseg.nn.prototype_head import PrototypeHead
+
+    loss, consistency, prototypes = config.loss, config.consistency, config.prototypes
+    assert consistency.warmup_steps is not None
+    assert config.steps is not None
+    ohem = partial(ohem_cross_entropy, threshold=loss.ohem_threshold, min_kept=loss.ohem_min_kept)
+    shared: dict[str, Any] = {
+        "labeled_loss": ohem if loss.name == "ohem" else cross_entropy,
+        "auxiliary_weight": loss.auxiliary_weight,
+        "ema_momentum": consistency.ema_momentum,
+        "warmup_steps": consistency.warmup_steps,
+    }
+    if config.method == "supervised":
+        return Supervised(network, **shared)
+    term = None
+    if prototypes.per_class > 0:
+        head = PrototypeHead(
+            int(network.feature_channels),  # type: ignore[arg-type]
+            int(network.num_classes),  # type: ignore[arg-type]
+            per_class=prototypes.per_class,
+            temperature=prototypes.temperature,
+            momentum=prototypes.momentum,
+            unit_features=prototypes.unit_features,
+            seed=config.seed,
+        )
+        term = PrototypeTerm(head, grid=prototypes.grid, fit_points=prototypes.fit_points)
+    return PrototypeConsistency(
+        network,
+        prototypes=term,
+        threshold=consistency.threshold,
+        selection=consistency.selection,
+        drop_percent=consistency.drop_percent,
+        total_steps=config.steps,
+        unlabeled_weight=consistency.weight,
+        prototype_weight=prototypes.weight,
+        seed=config.seed,
+        **shared,
+    )
+
+
+def metric_fields(config: TrainConfig) -> tuple[str, ...]:
+    """Columns of the metrics file: the loss terms and monitors that the settings bring about."""
+    fields = ["loss", "labeled"]
+    if config.model.auxiliary:
+        fields.append("auxiliary")
+    if config.method == "prototype":
+        fields += ["consistency", "confident"]
+        if config.prototypes.per_class > 0:
+            fields += ["prototype_labeled", "prototype_consistency", "prototype_agreement"]
+    return tuple(fields)
+
+
+def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:
+    """The optimizer over the student: encoder at `lr`, everything else at `lr * head_factor`."""
+    import torch
+
+    encoder = list(method.network.encoder_parameters())
+    ids = {id(parameter) for parameter in encoder}
+    rest = [parameter for parameter in method.student.parameters() if id(parameter) not in ids]
+    groups = [{"params": encoder, "lr": config.lr}, {"params": rest, "lr": config.lr * config.head_factor}]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def build_normalization(config: ModelConfig) -> Normalization:
+    """Mean and standard deviation of the input; ImageNet's unless given.
+
+    Raises:
+        ValueError: one of the two is missing or of another length.
+    """
+    from protoseg.engine.evaluate import Normalization
+
+    mean, std = tuple(config.mean or IMAGENET_MEAN), tuple(config.std or IMAGENET_STD)
+    if len(mean) == 1:
+        mean = mean * 3
+    if len(std) == 1:
+        std = std * 3
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"model.mean and model.std take three numbers, std above 0; got {list(mean)} and {list(std)}")
+    return Normalization(mean, std)
+
+
+def build_views(config: TrainConfig, normalization: Normalization) -> BatchViews:
+    """The device-side half of augmentation."""
+    from protoseg.data.batch import BatchViews
+
+    views = config.views
+    return BatchViews(
+        mean=normalization.mean,
+        std=normalization.std,
+        color=views.color,
+        color_labeled=views.color_labeled,
+        cutmix_probability=views.cutmix_probability,
+        cutmix_per=views.cutmix_per,
+        seed=config.seed,
+    )
+
+
+def build_geometry(config: TrainConfig, normalization: Normalization) -> Geometry:
+    """The worker-side half of augmentation. Padding has the mean colour, which normalises to zero."""
+    from protoseg.data.loader import Geometry
+
+    low, high = config.views.scale
+    assert config.crop is not None
+    fill = tuple(round(255 * value) for value in normalization.mean)
+    return Geometry(config.crop, scale=(low, high), flip=config.views.flip, fill=fill)

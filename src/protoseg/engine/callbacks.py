@@ -1,0 +1,162 @@
+"""What a run leaves behind while it goes: a resumable checkpoint, a table of metrics, a line of progress."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from protoseg.engine.module import TrainingModule
+
+
+class StepCallback(Callback):
+    """Calls `on_step` after each optimizer step, with the number of steps done."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._last = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if trainer.global_step != self._last:  # not between the parts of an accumulated step
+            self._last = trainer.global_step
+            assert isinstance(pl_module, TrainingModule)
+            self.on_step(trainer, pl_module, trainer.global_step)
+
+    def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        raise NotImplementedError
+
+
+class Checkpoint(StepCallback):
+    """Write a resumable checkpoint every so many steps and at the end; a reader never sees half of one.
+
+    Args:
+        path: of the file.
+        every: optimizer steps.
+    """
+
+    def __init__(self, path: Path, *, every: int) -> None:
+        super().__init__()
+        self.path, self.every = path, every
+
+    def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        if step % self.every == 0 or step == trainer.max_steps:
+            whole = self.path.with_suffix(".partial")
+            trainer.save_checkpoint(whole)
+            if trainer.is_global_zero:
+                whole.replace(self.path)
+
+
+class MetricsLog(StepCallback):
+    """Append the means of all loss terms to a CSV file, and show them.
+
+    Args:
+        path: of the CSV file; rows of later steps than the resumed one are dropped.
+        every: optimizer steps between rows.
+        fields: columns after `step`, `seconds` and `images_per_second`.
+        score: called with the step every `score_every` steps; its number goes into the column `miou`.
+        score_every: optimizer steps, 0 for never.
+        console: where progress goes; a bar on a terminal, plain lines elsewhere.
+        title: of the bar.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        every: int,
+        fields: tuple[str, ...],
+        score: Callable[[TrainingModule], float] | None = None,
+        score_every: int = 0,
+        console: Console,
+        title: str,
+    ) -> None:
+        super().__init__()
+        self.path, self.every, self.console, self.title = path, every, console, title
+        self.score, self.score_every = score, score_every if score is not None else 0
+        self.columns = ("step", "seconds", "images_per_second", "lr", *fields, *(("miou",) if self.score_every else ()))
+        self.seconds = 0.0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._since = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
+        rows = [row for row in _read_rows(self.path) if int(row["step"]) <= trainer.global_step]
+        self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            self._progress = Progress(*columns, *times, TextColumn("{task.fields[text]}"), console=self.console)
+            self._task = self._progress.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step, text="")
+            self._progress.start()
+
+    def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=step)
+        due = bool(self.score_every) and (step % self.score_every == 0 or step == trainer.max_steps)
+        if step % self.every and not due and step != trainer.max_steps:
+            return
+        images = module.meter.images * trainer.world_size
+        means = module.meter.read()
+        now = time.perf_counter()
+        elapsed = now - self._since
+        self.seconds += elapsed
+        row: dict[str, Any] = {
+            "step": step,
+            "seconds": f"{self.seconds:.1f}",
+            "images_per_second": f"{images / elapsed:.1f}",
+        }
+        row["lr"] = f"{trainer.optimizers[0].param_groups[-1]['lr']:.6g}"
+        row |= {name: repr(value) for name, value in means.items()}
+        if due and self.score is not None and trainer.is_global_zero:
+            row["miou"] = repr(self.score(module))
+        if trainer.is_global_zero:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns, restval="").writerow(row)
+            self._show(trainer, step, means, row)
+        self._since = time.perf_counter()  # scoring is not training time
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def _show(self, trainer: L.Trainer, step: int, means: dict[str, float], row: dict[str, Any]) -> None:
+        shown = [f"{name} {value:.0%}" if name == "confident" else f"{name} {value:.3f}" for name, value in means.items()]
+        text = "  ".join([*shown, f"{row['images_per_second']} images/s"])
+        if "miou" in row:
+            text += f"  mIoU {100 * float(row['miou']):.1f}"
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, text=text)
+        elif time.perf_counter() - self._last_line > 10 or step == trainer.max_steps or "miou" in row:
+            self._last_line = time.perf_counter()
+            self.console.print(f"{self.title} {step}/{trainer.max_steps}  {text}", soft_wrap=True, highlight=False)
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        # A row cut short by a crash has no value in its last columns.
+        return [row for row in csv.DictReader(file) if row["step"] and None not in row.values()]

@@ -1,0 +1,69 @@
+"""One portable file for a trained model: tensors plus a JSON header. Loading it never unpickles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "protoseg-model-1"
+
+
+class ModelFile(NamedTuple):
+    tensors: dict[str, Tensor]  # `network.*`, and `prototype` (C, K, D) and `ready` (C,) where there are prototypes
+    header: dict[str, Any]  # model, classes, normalization, crop, recipe, versions, ...
+
+
+def save_model(path: Path, network: dict[str, Tensor], prototypes: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write a model file; a reader never sees half of one.
+
+    Args:
+        path: of the file.
+        network: state dict of the network that ships.
+        prototypes: state dict of its prototype head, empty without one.
+        header: anything that JSON can hold.
+    """
+    tensors = {f"network.{name}": tensor for name, tensor in network.items()} | {
+        f"prototypes.{name}": tensor for name, tensor in prototypes.items()
+    }
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"format": FORMAT, "protoseg": json.dumps(header)})
+    partial.replace(path)
+
+
+def load_model_file(path: Path) -> ModelFile:
+    """Read a model file.
+
+    Args:
+        path: of `model.safetensors`, or of the run folder that holds it.
+
+    Returns:
+        ModelFile with tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or was not written by protoseg.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        hint = "the run has not finished; go on with protoseg train --resume" if path.is_dir() else "give a run folder"
+        raise FileNotFoundError(f"there is no model file {file}: {hint}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{file} is not a protoseg model (its header has no {FORMAT!r})")
+    return ModelFile(tensors, json.loads(metadata["protoseg"]))
+
+
+def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one part, without its prefix."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}

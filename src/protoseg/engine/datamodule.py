@@ -1,0 +1,74 @@
+"""Two endless streams, labelled and unlabelled, that start where the trainer stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import CombinedLoader
+
+from protoseg.data.loader import LabeledCrops, UnlabeledCrops, collate, make_loader
+from protoseg.data.sampler import StreamSampler
+
+
+class StreamModule(L.LightningDataModule):
+    """Draw `batch` labelled and `batch` unlabelled images at each forward pass.
+
+    Args:
+        labeled: crops of labelled images.
+        unlabeled: crops of the others; None for a method that does not use them.
+        batch: images of each kind, over all processes.
+        seed: of the run.
+        workers: processes that decode, per training process.
+        accumulate: forward passes per optimizer step.
+    """
+
+    def __init__(
+        self,
+        labeled: LabeledCrops,
+        unlabeled: UnlabeledCrops | None,
+        *,
+        batch: int,
+        seed: int,
+        workers: int = 0,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__()
+        self.labeled, self.unlabeled = labeled, unlabeled
+        self.batch, self.seed, self.workers, self.accumulate = batch, seed, workers, accumulate
+
+    def train_dataloader(self) -> CombinedLoader:
+        assert self.trainer is not None
+        # The position is the trainer's own count of steps: counting yielded batches would count prefetched ones too.
+        first = self.trainer.global_step * self.accumulate
+        pin = self.trainer.strategy.root_device.type == "cuda"
+        streams: dict[str, LabeledCrops | UnlabeledCrops] = {"labeled": self.labeled}
+        if self.unlabeled is not None:
+            streams["unlabeled"] = self.unlabeled
+        loaders = {
+            stream: make_loader(
+                dataset,
+                StreamSampler(
+                    len(dataset.samples),
+                    self.batch,
+                    seed=self.seed,
+                    stream=stream,
+                    first_batch=first,
+                    rank=self.trainer.global_rank,
+                    world_size=self.trainer.world_size,
+                ),
+                workers=self.workers,
+                pin_memory=pin,
+            )
+            for stream, dataset in streams.items()
+        }
+        return CombinedLoader(loaders, "min_size")
+
+    def labeled_pass(self, step: int, *, crops: int = 64) -> Iterator[dict[str, Any]]:
+        """Labelled crops outside the stream, the same on every process: each image once, and at least `crops`."""
+        dataset = self.labeled
+        total = max(crops, len(dataset.samples))
+        sampler = StreamSampler(len(dataset.samples), self.batch, seed=self.seed, stream=f"pass at {step}")
+        for index in range(-(-total // self.batch)):
+            yield collate([dataset[sampler.draw(index, position)] for position in range(self.batch)])

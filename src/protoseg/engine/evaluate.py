@@ -1,0 +1,84 @@
+"""Score a network on labelled images: whole images at their own size, one dataset-level confusion matrix.
+
+I channels · C classes · H W image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from protoseg.data.check import read_pair
+from protoseg.data.index import ClassTable, Sample
+from protoseg.data.io import UInt8Array
+from protoseg.engine.metrics import ConfusionMatrix, IoU, iou
+from protoseg.types import SegOutput
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, in units of the full 8-bit range."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: UInt8Array, device: torch.device) -> Tensor:
+        """(H, W, I) uint8 -> (1, I, H, W) float on the device."""
+        pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].float() / 255
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+
+class Prediction(NamedTuple):
+    label: Tensor  # (H, W) int64 class ids
+    confidence: Tensor  # (H, W) softmax probability of that class
+
+
+@torch.no_grad()
+def predict_image(network: nn.Module, image: UInt8Array, normalization: Normalization) -> Prediction:
+    """Predict one whole image at its own size.
+
+    Args:
+        network: in eval mode.
+        image: (H, W, I) uint8.
+        normalization: as in training.
+    """
+    device = next(network.parameters()).device
+    out: SegOutput = network(normalization(image, device))
+    confidence, label = out.logits[0].float().softmax(dim=0).max(dim=0)
+    return Prediction(label, confidence)
+
+
+def evaluate(
+    network: nn.Module,
+    samples: Sequence[Sample],
+    classes: ClassTable,
+    normalization: Normalization,
+    *,
+    track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
+) -> IoU:
+    """Score a network on labelled images, each counted once.
+
+    Args:
+        network: scored in eval mode; its mode is restored.
+        samples: labelled images.
+        classes: of their masks.
+        normalization: as in training.
+        track: wraps the list, to show progress.
+
+    Returns:
+        IoU per class and their mean.
+    """
+    training = network.training
+    network.eval()
+    metric = ConfusionMatrix(len(classes)).to(next(network.parameters()).device)
+    for sample in track(samples):
+        image, mask = read_pair(sample)
+        truth = torch.from_numpy(classes.encode(mask))
+        metric.update(predict_image(network, image, normalization).label, truth.to(metric.device))
+    network.train(training)
+    return iou(metric.confusion)

@@ -1,0 +1,87 @@
+"""Pictures for the eye: coloured masks, overlays, confidence, and the sheet of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from protoseg.data.index import ClassTable
+from protoseg.data.io import UInt8Array
+
+_INK, _PAPER, _IGNORED = (30, 30, 30), (255, 255, 255), (0, 0, 0)
+
+
+def colorize(label: UInt8Array, classes: ClassTable) -> UInt8Array:
+    """Class ids (H, W) to RGB (H, W, 3); ignored pixels are black."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(classes)] = classes.colors
+    return table[label]
+
+
+def overlay(image: UInt8Array, label: UInt8Array, classes: ClassTable, *, opacity: float = 0.5) -> UInt8Array:
+    """Blend class colours over an image: (H, W, 3) and (H, W) to (H, W, 3)."""
+    mixed = (1 - opacity) * image + opacity * colorize(label, classes)
+    return mixed.round().astype(np.uint8)
+
+
+def gray(values: NDArray[np.float32]) -> UInt8Array:
+    """Numbers in [0, 1] to (H, W) uint8."""
+    return (values.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def sheet(
+    path: Path,
+    rows: Sequence[Sequence[UInt8Array]],
+    titles: Sequence[str],
+    classes: ClassTable,
+    *,
+    cell_width: int = 240,
+) -> None:
+    """Write a sheet of pictures with column titles and a legend.
+
+    Args:
+        path: of the PNG.
+        rows: pictures (H, W, 3), as many in each row as there are titles; a row keeps its first picture's proportions.
+        titles: of the columns.
+        classes: for the legend.
+        cell_width: of a picture in pixels.
+    """
+    font = ImageFont.load_default(size=15)
+    gap, title_height = 6, 26
+    heights = [round(cell_width * row[0].shape[0] / row[0].shape[1]) for row in rows]
+    width = len(titles) * (cell_width + gap) + gap
+    legend = _legend(classes, width, font)
+    canvas = Image.new("RGB", (width, title_height + sum(heights) + gap * len(rows) + legend.height), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (cell_width + gap), 4), title, fill=_INK, font=font)
+    top = title_height
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            smooth = Image.Resampling.BICUBIC if column == 0 else Image.Resampling.NEAREST
+            small = Image.fromarray(picture).resize((cell_width, height), smooth)
+            canvas.paste(small, (gap + column * (cell_width + gap), top))
+        top += height + gap
+    canvas.paste(legend, (0, top))
+    canvas.save(path)
+
+
+def _legend(classes: ClassTable, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+    line, swatch, margin = 24, 14, 6
+    x, y, places = margin, 4, []
+    for name, color in [*zip(classes.names, classes.colors, strict=True), ("not labelled", _IGNORED)]:
+        needed = swatch + 5 + round(font.getlength(name)) + 14
+        if x + needed > width and x > margin:
+            x, y = margin, y + line
+        places.append((x, y, name, color))
+        x += needed
+    legend = Image.new("RGB", (width, y + line + 4), _PAPER)
+    draw = ImageDraw.Draw(legend)
+    for x, y, name, color in places:
+        draw.rectangle((x, y + 3, x + swatch, y + 3 + swatch), fill=color, outline=_INK)
+        draw.text((x + swatch + 5, y), name, fill=_INK, font=font)
+    return legend

@@ -1,0 +1,134 @@
+"""Train one method to its last step with the Lightning Trainer."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from torch.optim import Optimizer
+
+from protoseg.data.batch import BatchViews
+from protoseg.engine.callbacks import Checkpoint, MetricsLog
+from protoseg.engine.datamodule import StreamModule
+from protoseg.engine.module import TrainingModule
+from protoseg.methods.base import Method
+
+CHECKPOINT = "last.ckpt"
+METRICS = "metrics.csv"
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a run cost and what it left out.
+
+    Attributes:
+        steps: optimizer steps done.
+        seconds: of training, resumed parts included, scoring not.
+        skipped: unlabelled files that could not be read, sorted.
+        is_main: False on all but the first process of a distributed run.
+        device: on which it trained.
+    """
+
+    steps: int
+    seconds: float
+    skipped: tuple[str, ...]
+    is_main: bool
+    device: torch.device
+
+
+def fit(
+    method: Method,
+    data: StreamModule,
+    views: BatchViews,
+    *,
+    out: Path,
+    steps: int,
+    make_optimizer: Callable[[Method], Optimizer],
+    seed: int = 0,
+    power: float = 0.9,
+    lr_warmup: int = 0,
+    log_every: int = 50,
+    checkpoint_every: int = 500,
+    fields: tuple[str, ...] = ("loss", "labeled"),
+    score: Callable[[TrainingModule], float] | None = None,
+    score_every: int = 0,
+    console: Console,
+    title: str,
+    trainer_options: dict[str, Any] | None = None,
+) -> FitReport:
+    """Train, or go on from `out/last.ckpt` where there is one.
+
+    Args:
+        method: what to train; at its last step afterwards.
+        data: the two streams.
+        views: makes batches on the device.
+        out: existing folder for `last.ckpt` and `metrics.csv`.
+        steps: optimizer steps of the whole run.
+        make_optimizer: builds the optimizer.
+        seed: of the run.
+        power, lr_warmup: of the learning-rate schedule.
+        log_every, checkpoint_every, score_every: in optimizer steps.
+        fields: names of the loss terms and monitors, the columns of the metrics file.
+        score: dataset mIoU of the present predictor, for a curve.
+        console, title: of the progress display.
+        trainer_options: handed to the Lightning Trainer (accelerator, devices, precision, accumulate_grad_batches, ...).
+
+    Returns:
+        FitReport.
+    """
+    _quiet()
+    module = TrainingModule(
+        method,
+        views,
+        make_optimizer=make_optimizer,
+        total_steps=steps,
+        labeled_pass=data.labeled_pass,
+        seed=seed,
+        power=power,
+        lr_warmup=lr_warmup,
+    )
+    log = MetricsLog(
+        out / METRICS,
+        every=log_every,
+        fields=fields,
+        score=score,
+        score_every=score_every,
+        console=console,
+        title=title,
+    )
+    options: dict[str, Any] = {"accelerator": "auto", "devices": 1, **(trainer_options or {})}
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=[log, Checkpoint(out / CHECKPOINT, every=checkpoint_every)],
+        **options,
+    )
+    started = time.perf_counter()
+    last = out / CHECKPOINT
+    trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    seconds = log.seconds or time.perf_counter() - started
+    device = trainer.strategy.root_device
+    return FitReport(trainer.global_step, seconds, tuple(sorted(module.skipped)), trainer.is_global_zero, device)
+
+
+def _quiet() -> None:
+    """Keep Lightning's banners and advice for developers off the user's screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*GPU available but not used.*")

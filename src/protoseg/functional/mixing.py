@@ -1,0 +1,60 @@
+"""CutMix for segmentation (Yun et al., ICCV 2019; French et al., BMVC 2020): image and pseudo-label travel together.
+
+B images · I channels · H W crop
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from protoseg.types import PseudoLabel
+
+
+def sample_boxes(uniform: Tensor, size: tuple[int, int]) -> Tensor:
+    """Draw one rectangle of half the crop's area for each image.
+
+    The paper's boxes: width uniform in (W / 2, W], height = H W / (2 width), position uniform.
+
+    Args:
+        uniform: (B, 3) numbers in [0, 1): width, top and left of each box.
+        size: (H, W) of the crop in pixels.
+
+    Returns:
+        (B, H, W) bool, True inside the box.
+    """
+    height, width = size
+    box_width = width // 2 + 1 + (uniform[:, 0] * (width - width // 2)).long()  # W/2 + 1 .. W
+    box_width = box_width.clamp(max=width)
+    box_height = (height * width / 2 / box_width).round().long().clamp(max=height)
+    top = (uniform[:, 1] * (height - box_height + 1)).long()
+    left = (uniform[:, 2] * (width - box_width + 1)).long()
+    y = torch.arange(height, device=uniform.device)
+    x = torch.arange(width, device=uniform.device)
+    in_rows = (y >= top[:, None]) & (y < (top + box_height)[:, None])  # (B, H)
+    in_columns = (x >= left[:, None]) & (x < (left + box_width)[:, None])  # (B, W)
+    return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def partner(batch: int) -> list[int]:
+    """The image each one is mixed with: neighbours swap (0 and 1, 2 and 3, ...), the last of an odd batch borrows.
+
+    Pairs keep mixing independent of how many processes share the global batch. A batch of one has only itself.
+    """
+    return [min(i ^ 1, batch - 1) if i ^ 1 < batch else max(i - 1, 0) for i in range(batch)]
+
+
+def cutmix(image: Tensor, pseudo: PseudoLabel, box: Tensor) -> tuple[Tensor, PseudoLabel]:
+    """Paste each image's partner into its box, and the partner's pseudo-label with it.
+
+    Args:
+        image: (B, I, H, W).
+        pseudo: pseudo-labels of the same images.
+        box: (B, H, W) bool, True where the partner shows. All False leaves an image as it is.
+
+    Returns:
+        The mixed image and its pseudo-label, in which label, confidence and validity come from the same source as the pixel.
+    """
+    other = partner(len(image))
+    mixed = torch.where(box[:, None], image[other], image)
+    return mixed, PseudoLabel(*(torch.where(box, part[other], part) for part in pseudo))

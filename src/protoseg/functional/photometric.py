@@ -1,0 +1,111 @@
+"""Colour operations on a whole batch at once: on the input's device, for any number of channels.
+
+Brightness, contrast, saturation, hue and greyscale are linear in the pixel, so each image's draw folds into one channel
+matrix and one offset. That is an approximation of applying them one after the other with a clamp between (contrast is
+about the mean of the original image), and many times faster.
+
+B images · I channels · H W size
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision's and Pillow's greyscale
+
+
+def color_jitter(
+    image: Tensor,
+    uniform: Tensor,
+    *,
+    brightness: float = 0.5,
+    contrast: float = 0.5,
+    saturation: float = 0.5,
+    hue: float = 0.25,
+    probability: float = 0.8,
+    gray_probability: float = 0.2,
+) -> Tensor:
+    """Random brightness, contrast, saturation, hue and greyscale, drawn for each image.
+
+    The ranges are those of UniMatch and its successors.
+
+    Args:
+        image: (B, I, H, W) float in [0, 1].
+        uniform: (B, 6) numbers in [0, 1): jitter or not, four strengths, greyscale or not.
+        brightness, contrast, saturation: the factor is uniform in [1 - s, 1 + s].
+        hue: the rotation is uniform in [-hue, hue] of a full turn. Only for I = 3, there is no hue elsewhere.
+        probability: chance of the four together.
+        gray_probability: chance that all channels become their (luma-weighted for I = 3) mean.
+
+    Returns:
+        (B, I, H, W) in [0, 1].
+    """
+    channels = image.shape[1]
+    weights = _LUMA if channels == 3 else (1 / channels,) * channels
+    luma = image.new_tensor(weights).expand(channels, channels)  # (I, I): every row averages the channels
+    eye = torch.eye(channels, dtype=image.dtype, device=image.device)
+    uniform = uniform.to(image.dtype)
+    jitter, gray = uniform[:, 0] < probability, uniform[:, 5] < gray_probability
+    spread = image.new_tensor([brightness, contrast, saturation, hue])
+    strength = (2 * uniform[:, 1:5] - 1) * spread * jitter[:, None]  # (B, 4), zero changes nothing
+
+    bright, contrasted, saturated = (1 + strength[:, :3]).unbind(1)  # (B,) each
+    matrix = saturated[:, None, None] * eye + (1 - saturated)[:, None, None] * luma
+    if channels == 3:
+        matrix = _hue_rotation(strength[:, 3]) @ matrix
+    matrix = torch.where(gray[:, None, None], luma @ matrix, matrix)
+    matrix = (bright * contrasted)[:, None, None] * matrix
+
+    # Contrast pulls towards the image's mean luma, the same number for every channel.
+    mean = (image.mean(dim=(2, 3)) @ image.new_tensor(weights)) * bright  # (B,)
+    offset = ((1 - contrasted) * mean)[:, None].expand(-1, channels)
+    pixels = torch.baddbmm(offset[:, :, None], matrix, image.flatten(2))  # (B, I, H * W)
+    return pixels.view_as(image).clamp(0, 1)
+
+
+def _hue_rotation(turn: Tensor) -> Tensor:
+    """Rotation of RGB about the grey axis. turn: (B,) in full turns -> (B, 3, 3)."""
+    cos, sin = torch.cos(2 * math.pi * turn), torch.sin(2 * math.pi * turn)
+    third, root = (1 - cos) / 3, sin * math.sqrt(1 / 3)
+    same, ahead, behind = cos + third, third - root, third + root
+    rows = [torch.stack(row, dim=-1) for row in ((same, ahead, behind), (behind, same, ahead), (ahead, behind, same))]
+    return torch.stack(rows, dim=1)
+
+
+def gaussian_blur(
+    image: Tensor,
+    uniform: Tensor,
+    *,
+    sigma: tuple[float, float] = (0.1, 2.0),
+    probability: float = 0.5,
+) -> Tensor:
+    """Blur each image with its own Gaussian, rows then columns.
+
+    Args:
+        image: (B, I, H, W) float.
+        uniform: (B, 2) numbers in [0, 1): blur or not, strength.
+        sigma: range of the standard deviation in pixels.
+        probability: chance that an image is blurred.
+
+    Returns:
+        (B, I, H, W).
+    """
+    batch, channels, height, width = image.shape
+    radius = min(math.ceil(3 * sigma[1]), height - 1, width - 1)  # reflection needs radius < size
+    if radius < 1:
+        return image
+    offset = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    uniform = uniform.to(image.dtype)
+    deviation = sigma[0] + uniform[:, 1] * (sigma[1] - sigma[0])
+    kernel = torch.exp(-0.5 * (offset / deviation[:, None]) ** 2)  # (B, 2 r + 1)
+    kernel = torch.where(uniform[:, :1] < probability, kernel, (offset == 0).to(kernel.dtype))
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)  # (B * I, 2 r + 1)
+    planes = image.reshape(1, batch * channels, height, width)  # one group for each plane
+    planes = F.pad(planes, (radius, radius, radius, radius), mode="reflect")
+    planes = F.conv2d(planes, kernel[:, None, None, :], groups=batch * channels)
+    planes = F.conv2d(planes, kernel[:, None, :, None], groups=batch * channels)
+    return planes.view_as(image)

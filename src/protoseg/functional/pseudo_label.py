@@ -1,0 +1,96 @@
+"""Pseudo-labels and the loss that learns from them.
+
+B_u unlabelled images · C classes · H W crop
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protoseg.functional.losses import masked_mean
+from protoseg.types import IGNORE_INDEX, PseudoLabel
+
+
+@torch.no_grad()
+def pseudo_label(logits: Tensor, valid: Tensor) -> PseudoLabel:
+    """Turn a teacher's logits into a label and a confidence for each pixel.
+
+    Args:
+        logits: (B_u, C, H, W) of the teacher on the weak view.
+        valid: (B_u, H, W) bool, False on padding.
+
+    Returns:
+        PseudoLabel with the arg-max class and its softmax probability.
+    """
+    confidence, label = logits.float().softmax(dim=1).max(dim=1)
+    return PseudoLabel(label, confidence, valid)
+
+
+@torch.no_grad()
+def entropy_drop(pseudo: PseudoLabel, logits: Tensor, *, percent: float) -> PseudoLabel:
+    """Ignore the `percent` % of valid pixels on which the teacher's prediction has the highest entropy.
+
+    The rule of U2PL (Wang et al., CVPR 2022, arXiv 2203.03884), an alternative to a confidence threshold.
+
+    Args:
+        pseudo: pseudo-labels of the weak view, before CutMix.
+        logits: (B_u, C, H, W), the logits they came from.
+        percent: share to drop, in [0, 100].
+
+    Returns:
+        PseudoLabel whose `label` is IGNORE_INDEX where a pixel was dropped.
+
+    Raises:
+        ValueError: `percent` is outside [0, 100].
+    """
+    if not 0 <= percent <= 100:
+        raise ValueError(f"percent is a share of pixels in [0, 100], got {percent}")
+    log_probability = logits.float().log_softmax(dim=1)
+    entropy = -(log_probability.exp() * log_probability).sum(dim=1)  # (B_u, H, W)
+    entropy = torch.where(pseudo.valid, entropy, -1.0)  # sorts padding first
+    # The cut is the k-th smallest of all pixels, where k counts the padding in front: a gather at a device-side index,
+    # so the host never waits for a count.
+    ordered = entropy.flatten().sort().values
+    num_valid = pseudo.valid.sum()
+    last_kept = ordered.numel() - num_valid + (num_valid * (100 - percent) / 100).ceil().long() - 1
+    kept = (entropy <= ordered.gather(0, last_kept.clamp(min=0)[None])) & (last_kept >= ordered.numel() - num_valid)
+    return pseudo._replace(label=torch.where(kept & pseudo.valid, pseudo.label, IGNORE_INDEX))
+
+
+def selected(pseudo: PseudoLabel, threshold: float) -> Tensor:
+    """The pixels that may teach: real (not padding), not dropped, and confident.
+
+    Returns:
+        (B_u, H, W) bool.
+    """
+    return pseudo.valid & (pseudo.label != IGNORE_INDEX) & (pseudo.confidence >= threshold)
+
+
+def consistency_loss(
+    logits: Tensor,
+    target: PseudoLabel,
+    *,
+    threshold: float,
+    normalizer: Literal["valid", "selected"] = "valid",
+) -> Tensor:
+    """Cross-entropy of the student's strong view against the teacher's label, on confident pixels.
+
+    `sum over selected pixels of CE / number of valid pixels`, as in FixMatch: dividing by all real pixels, not by the
+    selected ones, keeps the loss small while the teacher is sure of little.
+
+    Args:
+        logits: (B_u, C, H, W) of the student on the mixed strong view.
+        target: pseudo-labels, mixed in the same way.
+        threshold: lowest confidence that counts, in [0, 1].
+        normalizer: "valid" divides by all pixels that are not padding, "selected" by those that count.
+
+    Returns:
+        Scalar; 0 when no pixel is selected.
+    """
+    loss = F.cross_entropy(logits.float(), target.label, ignore_index=IGNORE_INDEX, reduction="none")
+    weight = selected(target, threshold)
+    return masked_mean(loss, weight, target.valid.sum() if normalizer == "valid" else None)

@@ -1,0 +1,1 @@
+"""Modules with state, each usable alone."""

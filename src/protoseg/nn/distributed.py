@@ -1,0 +1,49 @@
+"""Reductions over processes that do nothing when there is only one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def all_reduce_sum_(*tensors: Tensor) -> None:
+    """Sum each tensor over all processes, in place."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def broadcast_(*tensors: Tensor) -> None:
+    """Overwrite each tensor with the first process's, in place."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+@torch.no_grad()
+def average_buffers_(module: nn.Module) -> None:
+    """Average the float buffers of a module (BatchNorm's running statistics) over all processes, in place.
+
+    Each process normalises with what it saw; without this the copies drift apart, and the teacher with them.
+    """
+    if not is_distributed():
+        return
+    buffers = _float_tensors(module.buffers())
+    if not buffers:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in buffers])  # one message instead of hundreds
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for buffer, part in zip(buffers, torch.split(flat, [buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
+
+
+def _float_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [tensor for tensor in tensors if tensor.is_floating_point()]

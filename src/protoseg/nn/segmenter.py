@@ -1,0 +1,236 @@
+"""Any segmentation-models-pytorch network as `image -> SegOutput(logits, features)`. The only file that knows smp and timm.
+
+B images · I image channels · C classes · D feature channels · H W image · h w feature map
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.base import SegmentationModel
+from segmentation_models_pytorch.base.modules import Activation
+from torch import Tensor, nn
+
+from protoseg.nn.weights import adapt_first_layer, load_encoder, read_state
+from protoseg.types import SegOutput
+
+
+class Segmenter(nn.Module):
+    """Wrap an smp model so that it also returns the features that its linear head sees.
+
+    Images of any size are padded at the bottom and right to what the encoder needs, and the logits cropped back.
+
+    Args:
+        network: a model of segmentation-models-pytorch without activation and without `aux_params`. It is taken over: its
+            `segmentation_head` moves to `self.head`.
+        freeze_bn: keep the encoder's BatchNorm layers on their running statistics (their scale and shift still learn).
+
+    Attributes:
+        num_classes, in_channels: C and I.
+        feature_channels, stride: D, and image pixels per feature-map pixel; found by a dry forward pass.
+
+    Raises:
+        ValueError: the model is not of a kind that can be tapped; the message says why.
+    """
+
+    def __init__(self, network: SegmentationModel, *, freeze_bn: bool = False) -> None:
+        super().__init__()
+        if not isinstance(network, SegmentationModel):
+            raise ValueError(f"Segmenter wraps a segmentation_models_pytorch model, got {type(network).__name__}")
+        if network.classification_head is not None:
+            raise ValueError("build the model with aux_params=None: a classification head has no use here")
+        if any(
+            isinstance(m, Activation) and not isinstance(m.activation, nn.Identity) for m in network.segmentation_head.modules()
+        ):
+            raise ValueError("build the model with activation=None: the losses expect logits, not probabilities")
+        self.head: nn.Module = network.segmentation_head
+        network.segmentation_head = nn.Identity()
+        self.network = network
+        self.freeze_bn = freeze_bn
+        self.in_channels, self.divisor = _input_channels(network.encoder), int(network.encoder.output_stride)
+        self.feature_channels, self.stride, self.num_classes = self._dry_run()
+        self.train(self.training)
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.network.encoder  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Segmenter:
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, image: Tensor) -> SegOutput:
+        """Predict every pixel.
+
+        Args:
+            image: (B, I, H, W) float, normalised.
+
+        Returns:
+            SegOutput with logits (B, C, H, W) and features (B, D, h, w) that cover the padded image.
+
+        Raises:
+            ValueError: a batch of one in training mode, on a network whose BatchNorm needs two.
+        """
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor), mode="replicate")
+        try:
+            features = self.network(padded)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{type(self.network).__name__} pools the image to one pixel, and BatchNorm cannot train on a batch of one "
+                "there: use a batch of at least 2, or an architecture without pooling such as unet or fpn"
+            ) from error
+        logits = self.head(features)[..., :height, :width]
+        covers = (padded.shape[-2], padded.shape[-1])
+        return SegOutput(logits, features, covers, align_corners=True)  # as smp's heads up-sample
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that start from pre-trained weights and usually get the lower learning rate."""
+        return self.encoder.parameters()
+
+    @torch.no_grad()
+    def _dry_run(self) -> tuple[int, int, int]:
+        """Feature channels, stride and classes, read off a forward pass in eval mode (which leaves BatchNorm untouched)."""
+        training, side = self.training, 2 * self.divisor
+        parameter = next(self.parameters())
+        self.eval()
+        try:
+            features = self.network(parameter.new_zeros(1, self.in_channels, side, side))
+            logits = self.head(features)
+        finally:
+            super().train(training)
+        if logits.shape[-1] != side:
+            raise ValueError(
+                f"the logits of a {side} px image are {logits.shape[-1]} px wide; Segmenter needs full-size logits"
+            )
+        return features.shape[1], side // features.shape[-1], logits.shape[1]
+
+
+def create_segmenter(
+    arch: str,
+    encoder: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    weights: str | Path | None = None,
+    freeze_bn: bool = False,
+    **options: Any,
+) -> Segmenter:
+    """Build any architecture and encoder of segmentation-models-pytorch by name.
+
+    Args:
+        arch: an smp architecture, `unet` ... `dpt`.
+        encoder: an smp encoder, or `tu-NAME` for one of timm's.
+        num_classes: C.
+        in_channels: I. For another number than 3, pre-trained first-layer filters are repeated over the channels and scaled.
+        weights: `imagenet` or another name that smp knows, the path of a local file, or None for a random start.
+        freeze_bn: see Segmenter.
+        options: handed to the smp architecture.
+
+    Returns:
+        Segmenter in training mode.
+
+    Raises:
+        ValueError: the names do not exist or do not fit together, or the weights fit neither.
+        FileNotFoundError: the weights file is not there.
+        ConnectionError: named weights could not be downloaded.
+    """
+    architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    if arch not in architectures:
+        raise ValueError(f"there is no architecture {arch!r}; choose one of {', '.join(architectures)}")
+    state = None if weights is None or not _is_file_name(weights) else read_state(Path(weights))
+    name = None if state is not None or weights is None else str(weights)
+    if arch == "dpt" or (encoder.startswith("tu-") and "vit" in encoder):
+        options.setdefault("dynamic_img_size", True)  # or a ViT takes one image size only
+        if arch != "dpt":
+            raise ValueError(f"{encoder} is a plain ViT, which has no feature pyramid for {arch}; use --model.arch dpt")
+    try:
+        network = smp.create_model(
+            arch, encoder_name=encoder, encoder_weights=name, in_channels=in_channels, classes=num_classes, **options
+        )
+    except Exception as error:  # smp and timm raise anything from KeyError to AssertionError for a pair that does not fit
+        if name is not None and _is_download_error(error):
+            raise _unreachable(encoder, name, error) from error
+        raise ValueError(
+            f"{arch} cannot be built on {encoder}: {_first_line(error)}. Choose another --model.arch or --model.encoder, "
+            "e.g. deeplabv3plus on resnet50"
+        ) from error
+    if state is not None:
+        load_encoder(network.encoder, adapt_first_layer(state, network.encoder), source=str(weights))
+    return Segmenter(network, freeze_bn=freeze_bn)
+
+
+def _input_channels(encoder: nn.Module) -> int:
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels * (1 if module.groups == 1 else module.groups)
+    raise ValueError("the encoder has no convolution, so its number of input channels is unknown")
+
+
+def _is_file_name(weights: str | Path) -> bool:
+    return (
+        isinstance(weights, Path) or "/" in weights or Path(weights).suffix in {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
+    )
+
+
+def _is_download_error(error: BaseException | None) -> bool:
+    names = {type(e).__name__ for e in _chain(error)}
+    return bool(
+        names
+        & {
+            "LocalEntryNotFoundError",
+            "ConnectionError",
+            "ConnectError",
+            "URLError",
+            "OfflineModeIsEnabled",
+            "HfHubHTTPError",
+            "HTTPError",
+            "ProxyError",
+            "MaxRetryError",
+            "ConnectTimeout",
+        }
+    )
+
+
+def _unreachable(encoder: str, weights: str, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"the {weights} weights of {encoder} could not be downloaded ({type(error).__name__}); "
+        "give a local file with --model.weights FILE, or start from random with --model.weights none"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+def named_state(timm_name: str) -> dict[str, Tensor]:
+    """ImageNet weights of a timm network, by its name.
+
+    Raises:
+        ConnectionError: they could not be downloaded.
+    """
+    try:
+        return timm.create_model(timm_name, pretrained=True).state_dict()
+    except Exception as error:
+        if not _is_download_error(error):
+            raise
+        raise _unreachable(timm_name, "imagenet", error) from error

@@ -1,0 +1,94 @@
+"""Pre-trained encoder weights from a local file: safetensors or a torch state dict, never unpickled code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_PREFIXES = ("module.", "encoder.", "backbone.", "model.")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors.
+
+    Args:
+        path: `.safetensors`, or a torch file that holds a state dict (possibly under `state_dict` or `model`).
+
+    Returns:
+        Names to tensors, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds something else, or would need unpickling of code.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no weights file {path}; give an existing file, or 'imagenet' or 'none'")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a file of weights: {str(error).splitlines()[0]}") from error
+    for key in ("state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a state dict (names to tensors)")
+    return state
+
+
+def load_encoder(encoder: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Load weights into an encoder: every tensor of the encoder must be found; extra ones (a classifier) are left out.
+
+    Prefixes such as `module.` or `encoder.` are tried.
+
+    Args:
+        encoder: takes the weights.
+        state: names to tensors.
+        source: how messages name the weights.
+
+    Raises:
+        ValueError: tensors are missing or of another shape.
+    """
+    wanted = encoder.state_dict()
+    match = max((_strip(state, prefix) for prefix in ("", *_PREFIXES)), key=lambda s: len(wanted.keys() & s.keys()))
+    # The step counters of BatchNorm are missing from converted files and change nothing.
+    missing = [key for key in wanted if key not in match and not key.endswith("num_batches_tracked")]
+    shapes = [key for key in wanted if key in match and match[key].shape != wanted[key].shape]
+    if missing or shapes:
+        names = ", ".join((missing + shapes)[:3])
+        raise ValueError(
+            f"{source} does not fit {type(encoder).__name__}: {len(missing)} of {len(wanted)} tensors are missing and "
+            f"{len(shapes)} have another shape ({names}, ...). Choose the --model.encoder that the file was made for"
+        )
+    encoder.load_state_dict({key: match.get(key, value) for key, value in wanted.items()})
+
+
+def adapt_first_layer(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
+    """Fit RGB filters to another number of input channels: repeat them in turn and keep the sum of their responses.
+
+    Args:
+        state: names to tensors of a network with 3 input channels.
+        encoder: a network with I input channels.
+
+    Returns:
+        `state`, with the first convolution's filters replaced where I is not 3.
+    """
+    first = next(m for m in encoder.modules() if isinstance(m, nn.Conv2d))
+    channels = first.in_channels
+    if channels == 3:
+        return state
+    shape = (first.out_channels, 3, *first.kernel_size)
+    adapted = dict(state)
+    name = next((key for key, value in state.items() if tuple(value.shape) == shape), None)
+    if name is not None:
+        adapted[name] = state[name][:, [i % 3 for i in range(channels)]] * (3 / channels)
+    return adapted
+
+
+def _strip(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items()}

@@ -1,0 +1,96 @@
+"""What a run prints before and after training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from protoseg.config import TrainConfig
+from protoseg.data.check import CheckedData
+from protoseg.engine.metrics import IoU
+
+
+def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Console) -> None:
+    """What training starts from: images, classes, network, length."""
+    partition, report = data.partition, data.report
+    assert config.crop is not None
+    assert config.batch is not None
+    sizes = [f"{w}x{h}" for h, w in report.sizes]
+    more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("data", f"{config.data} ({data.index.format})")
+    table.add_row("labelled", f"{len(partition.labeled)} images, {', '.join(sizes[:3])}{more}")
+    table.add_row("unlabelled", f"{len(partition.unlabeled)} images")
+    scored = f"{len(partition.evaluation)} {partition.evaluation_name} images" if partition.evaluation else "none"
+    table.add_row("scored on", scored)
+    share = report.pixels / report.pixels.sum()
+    named = [f"{name} {100 * part:.1f} %" for name, part in zip(data.classes.names, share, strict=True)]
+    table.add_row("classes", f"{len(named)}: " + ", ".join(named[:20]) + (" ..." if len(named) > 20 else ""))
+    model = config.model
+    network = model.arch if model.arch in {"small_unet", "paper_deeplabv3plus"} else f"{model.arch} on {model.encoder}"
+    table.add_row("network", f"{network}, weights {model.weights}")
+    method: str = config.method
+    if method == "prototype":
+        method += f", {config.prototypes.per_class} prototypes per class" if config.prototypes.per_class else ", term off"
+    table.add_row("method", method)
+    table.add_row(
+        "training",
+        f"{config.steps} steps of {config.batch} + {config.batch} crops of {config.crop} px, seed {config.seed}",
+    )
+    table.add_row("run folder", str(out))
+    console.print(table)
+    missing = [name for name, count in zip(data.classes.names, report.pixels, strict=True) if count == 0]
+    if missing:
+        console.print(f"note: no labelled pixel of {', '.join(missing)}; such a class cannot be learned")
+    if len(partition.labeled) < config.batch:
+        console.print(
+            f"note: {len(partition.labeled)} labelled images for a batch of {config.batch}: drawn again, with fresh crops"
+        )
+    smallest = min(min(size) for size in report.sizes)
+    if smallest < config.crop:
+        console.print(f"note: images smaller than the crop ({smallest} < {config.crop} px) are padded; padding is ignored")
+
+
+def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
+    """The table of IoU, and what the unlabelled images did."""
+    if result["skipped"]:
+        console.print(
+            f"warning: {len(result['skipped'])} unlabelled images were unreadable and skipped, e.g. {result['skipped'][0]}"
+        )
+    if "miou" not in result:
+        reason = "evaluation was switched off" if result["split"]["evaluation"] else "no labelled images left to score on"
+        console.print(f"{reason}; the model is in {out}")
+        return
+    columns = {"ours": result}
+    if "baseline" in result:
+        columns = {"labels only": result["baseline"], "ours": result}
+    names = tuple(result["iou"])
+    nan = float("nan")
+    scores = {
+        title: IoU(part["miou"], tuple(nan if part["iou"][n] is None else part["iou"][n] for n in names))
+        for title, part in columns.items()
+    }
+    console.print(iou_table(names, scores))
+    if "gain" in result:
+        gain = 100 * result["gain"]
+        console.print(
+            f"the unlabelled images changed mIoU by {gain:+.1f} points (one seed: repeat with others before you trust it)"
+        )
+    console.print(f"{result['evaluated']} {result['split']['evaluation']} images, last step; run folder {out}")
+
+
+def iou_table(names: Sequence[str], scores: dict[str, IoU]) -> Table:
+    """IoU per class in percent, one column for each model."""
+    table = Table("class", *scores)
+    for i, name in enumerate(names):
+        values = [score.per_class[i] for score in scores.values()]
+        table.add_row(name, *("absent" if value != value else f"{100 * value:.1f}" for value in values))
+    table.add_section()
+    table.add_row("mIoU", *(f"{100 * score.mean:.1f}" for score in scores.values()))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table

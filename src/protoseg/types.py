@@ -1,0 +1,72 @@
+"""What the parts hand to each other.
+
+B images · B_l labelled · B_u unlabelled · C classes · I image channels · D feature channels · S strong views
+H W crop · h w feature map · K prototypes per class · P points per image
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""The mask value that means "not labelled": no loss, no prototype and no metric ever sees such a pixel."""
+
+
+class LabeledBatch(NamedTuple):
+    """Labelled crops, normalised, on the training device."""
+
+    image: Tensor  # (B_l, I, H, W) float
+    mask: Tensor  # (B_l, H, W) int64, IGNORE_INDEX where nothing is known (padding included)
+    seed: Tensor  # (B_l,) int64 on the CPU: every random draw for an image comes from its own seed
+
+
+class UnlabeledBatch(NamedTuple):
+    """Unlabelled crops: one geometry per image, a weak view for the teacher and S strong views for the student."""
+
+    weak: Tensor  # (B_u, I, H, W) float
+    strong: Tensor  # (S, B_u, I, H, W) float
+    valid: Tensor  # (B_u, H, W) bool, False on padding
+    box: Tensor  # (S, B_u, H, W) bool, True where CutMix pastes the partner image
+    seed: Tensor  # (B_u,) int64 on the CPU
+
+
+class SegOutput(NamedTuple):
+    """What a segmentation network returns.
+
+    `features` covers an input of `covers` pixels, which is larger than the image where the network needed padding (always
+    at the bottom and right, so that pixel (0, 0) is the same in both).
+    """
+
+    logits: Tensor  # (B, C, H, W), at the size of the image
+    features: Tensor  # (B, D, h, w), what the linear classifier saw
+    covers: tuple[int, int]  # (H', W') in pixels: the extent of `features`
+    align_corners: bool  # how the network up-samples its own logits
+    auxiliary: Tensor | None = None  # (B, C, H, W) logits of a second head for deep supervision, training only
+
+
+class PseudoLabel(NamedTuple):
+    """What the teacher believes about unlabelled pixels."""
+
+    label: Tensor  # (B_u, H, W) int64; IGNORE_INDEX where a rule other than the threshold dropped the pixel
+    confidence: Tensor  # (B_u, H, W) float in [0, 1]
+    valid: Tensor  # (B_u, H, W) bool, False on padding
+
+
+@dataclass
+class StepOutput:
+    """What a method returns for one batch.
+
+    Attributes:
+        loss: scalar with a graph: what the optimizer minimises.
+        terms: the named, unweighted parts of the loss, detached scalars on the device.
+        monitors: further detached scalars worth a look (share of confident pixels, ...).
+        carry: what `after_step` needs from this forward pass, detached. Explicit, so that nothing hidden links the two.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    monitors: dict[str, Tensor] = field(default_factory=dict)
+    carry: Any = None
