@@ -97,7 +97,7 @@ def _classes_of(histogram: NDArray[np.int64]) -> ClassTable:
             if found == [0, IGNORE_INDEX]
             else ""
         )
-        raise ValueError(f"the labelled masks hold one class only ({', '.join(map(str, classes.values)) or 'none'}){hint}")
+        raise ValueError(f"the masks hold one class only ({', '.join(map(str, classes.values)) or 'none'}){hint}")
     return classes
 
 

@@ -203,7 +203,8 @@ class PrototypeHead(nn.Module):
     def _known(self, label: Tensor) -> Tensor:
         """(N,) bool: labelled, and of a class that has prototypes."""
         labelled = label != IGNORE_INDEX
-        return torch.logical_and(labelled, self.ready[torch.where(labelled, label, 0)])
+        ready: Tensor = self.ready.gather(0, torch.where(labelled, label, 0))
+        return labelled & ready
 
     def _average_space(self, features: Tensor) -> Tensor:
         features = features.detach().float()
