@@ -71,20 +71,24 @@ def _demo(arguments: list[str]) -> None:
         description="Train on handwritten digits over photographs, with and without the unlabelled images, and compare.",
         epilog="Further options are those of protoseg train.",
     )
-    parser.add_argument("--out", default=None, help="run folder, also for the images; default runs/demo")
+    parser.add_argument("--out", default=None, help="run folder; the images go to OUT-data beside it; default runs/demo")
     parser.add_argument("--seed", type=int, default=0, help="of everything random, the images included; default 0")
     options, rest = parser.parse_known_args(arguments)
     out = Path(options.out) if options.out else _free(Path("runs") / "demo")
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} exists and is not empty; give another folder with --out")
+    data = out.with_name(f"{out.name}-data")
+    for folder in (out, data):
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists; give another folder with --out")
+    words = [str(data), "--recipe", "demo", "--seed", str(options.seed), "--out", str(out), *rest]
+    parse_train(words)  # a misspelt option stops here, before images are written
     from protoseg.data.demo import write_demo
 
-    data = out / "data"
     write_demo(data, seed=options.seed)
-    _train([str(data), "--recipe", "demo", "--seed", str(options.seed), "--out", str(out / "run"), *rest])
+    _train(words)
 
 
 def _free(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that does not exist."""
     candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 10_000))]
     return next(candidate for candidate in candidates if not candidate.exists())
 
@@ -184,7 +188,7 @@ def _parse(parser: Any, words: list[str]) -> Any:
 
 
 def _instantiate(parser: Any, parsed: Any) -> TrainConfig:
-    values = parser.instantiate_classes(parsed)
+    values = parser.instantiate(parsed)
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     return TrainConfig(**{name: value for name, value in vars(values).items() if name in names})
 

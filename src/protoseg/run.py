@@ -36,7 +36,7 @@ from protoseg.data.check import CheckedData, check_labels, mask_values, read_pai
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, Sample, Split
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
-from protoseg.data.splits import make_partition
+from protoseg.data.splits import Partition, make_partition
 from protoseg.engine.checkpoint import load_model_file, part, save_model
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.evaluate import Normalization, evaluate, predict_image
@@ -49,7 +49,7 @@ from protoseg.methods.base import Method
 from protoseg.methods.prototype import PrototypeConsistency
 from protoseg.summary import iou_table, print_found, print_result
 
-CONFIG, MODEL, RESULT, BASELINE = "config.yaml", "model.safetensors", "result.json", "baseline"
+CONFIG, SPLIT, MODEL, RESULT, BASELINE = "config.yaml", "split.json", "model.safetensors", "result.json", "baseline"
 _SHEET_ROWS = 6
 
 
@@ -96,7 +96,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
             "--labels, or train with --method supervised"
         )
     _build(config, data)  # a setting that cannot work stops here, before anything is written
-    out = _open_run_folder(config, console)
+    out = _open_run_folder(config, data.partition)
     if _is_main_process():
         print_found(config, data, out, console)
 
@@ -195,8 +195,12 @@ def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None
         samples = [Sample(s.name.split(":", 1)[1], s.image, None, "test") for s in folder.read_unlabeled(images)]
     _require_empty(out, "-o")
     network = model.network.to(_device())
-    predict(network, samples, model.classes, model.normalization, out=out, track=_track("predicting", console))
-    console.print(f"{len(samples)} images: mask, overlay and confidence of each in {out}")
+    skipped = predict(network, samples, model.classes, model.normalization, out=out, track=_track("predicting", console))
+    for error in skipped:
+        console.print(f"warning: skipped, {error}", soft_wrap=True)
+    if len(skipped) == len(samples):
+        raise ValueError(f"none of the {len(samples)} images in {images} could be read")
+    console.print(f"{len(samples) - len(skipped)} images: mask, overlay and confidence of each in {out}")
 
 
 def _run_one(
@@ -286,10 +290,13 @@ def _baseline_config(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _open_run_folder(config: TrainConfig, console: Console) -> Path:
-    """Make the run folder and write the settings into it, or check that a resumed one is the same run."""
+def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
+    """Make the run folder and write settings and lists into it, or check that the images of a resumed run are the same."""
     if config.resume is not None:
-        return Path(config.resume)
+        out = Path(config.resume)
+        if json.loads((out / SPLIT).read_text())["hash"] != partition.hash:
+            raise ValueError(f"the images in {config.data} are not those that the run in {out} started with; start a new run")
+        return out
     if not _is_main_process():
         return Path(os.environ["PROTOSEG_RUN_FOLDER"])
     out = Path(config.out) if config.out else _new_name(config)
@@ -297,8 +304,20 @@ def _open_run_folder(config: TrainConfig, console: Console) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     stored = dataclasses.replace(config, out=str(out))
     (out / CONFIG).write_text(yaml.safe_dump(stored.to_dict(), sort_keys=False))
+    _write_json(out / SPLIT, _lists(partition))
     os.environ["PROTOSEG_RUN_FOLDER"] = str(out)  # for the processes that Lightning starts
     return out
+
+
+def _lists(partition: Partition) -> dict[str, Any]:
+    """Which image stood where; unlabelled ones are the rest, and many."""
+    named = {"labeled": partition.labeled, "evaluation": partition.evaluation}
+    return {
+        "hash": partition.hash,
+        "evaluation_name": partition.evaluation_name,
+        "unlabeled": len(partition.unlabeled),
+        **{name: [sample.name for sample in samples] for name, samples in named.items()},
+    }
 
 
 def _require_empty(out: Path, option: str) -> None:

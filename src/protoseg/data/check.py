@@ -108,7 +108,8 @@ def _check_values(sample: Sample, histogram: NDArray[np.int64], classes: ClassTa
         value = unknown[0]
         accepted = _ranges([*classes.values, *classes.ignored])
         raise ValueError(
-            f"{sample.mask} holds the value {value} in {histogram[value]} pixels, which is no class; the {len(classes)} classes "
+            f"{sample.mask} holds the value {value} in {histogram[value]} pixels, which is no class; the {len(classes)} classes"
+            f" "
             f"and 'ignore' are {accepted}. Correct the mask, or list every class in classes.txt"
         )
 

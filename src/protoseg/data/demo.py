@@ -76,8 +76,9 @@ def _compose(
         which = pool[rng.integers(len(pool))]
         side = int(rng.integers(24, 41))
         ink = _ink(digits[which], side, rng)  # (side, side) in [0, 1]
-        top, left = rng.integers(size - side + 1, size=2)
-        window = np.s_[top : top + side, left : left + side]
+        # Of a few places the emptiest: digits touch, but seldom hide each other.
+        places = [np.s_[top : top + side, left : left + side] for top, left in rng.integers(size - side + 1, size=(8, 2))]
+        window = min(places, key=lambda place: np.count_nonzero(mask[place]))
         color = rng.uniform(140, 255, size=3)
         image[window] = (1 - ink[:, :, None]) * image[window] + ink[:, :, None] * color
         mask[window][ink > 0.5] = target[which] + 1

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from protoseg.data.index import ClassTable, Sample
-from protoseg.data.io import read_image, write_mask
+from protoseg.data.io import UnreadableImageError, read_image, write_mask
 from protoseg.engine.evaluate import Normalization, predict_image
 from protoseg.engine.pictures import gray, overlay
 
@@ -23,7 +23,7 @@ def predict(
     *,
     out: Path,
     track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
-) -> None:
+) -> list[str]:
     """Write `NAME.png` (mask values, with a palette), `NAME.overlay.jpg` and `NAME.confidence.png` below `out`.
 
     Args:
@@ -33,10 +33,18 @@ def predict(
         normalization: as in training.
         out: folder, made where it is missing.
         track: wraps the list, to show progress.
+
+    Returns:
+        What was wrong with images that could not be read, and were skipped.
     """
     network.eval()
+    skipped = []
     for sample in track(samples):
-        image = read_image(sample.image)
+        try:
+            image = read_image(sample.image)
+        except UnreadableImageError as error:
+            skipped.append(str(error))
+            continue
         prediction = predict_image(network, image, normalization)
         label = prediction.label.cpu().numpy().astype(np.uint8)
         target = out / f"{sample.name}.png"
@@ -44,3 +52,4 @@ def predict(
         write_mask(target, classes.decode(label), classes.palette())
         Image.fromarray(overlay(image, label, classes)).save(target.with_suffix(".overlay.jpg"), quality=92)
         Image.fromarray(gray(prediction.confidence.cpu().numpy())).save(target.with_suffix(".confidence.png"))
+    return skipped

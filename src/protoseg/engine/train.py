@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+import pickle
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch.optim import Optimizer
 
@@ -105,6 +106,9 @@ def fit(
         title=title,
     )
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1, **(trainer_options or {})}
+    if options.get("strategy") == "ddp":
+        # Buffers are kept equal by the method itself; sending the teacher with every forward pass would be waste.
+        options["strategy"] = DDPStrategy(broadcast_buffers=False)
     trainer = L.Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -117,12 +121,32 @@ def fit(
         callbacks=[log, Checkpoint(out / CHECKPOINT, every=checkpoint_every)],
         **options,
     )
-    started = time.perf_counter()
     last = out / CHECKPOINT
+    if last.is_file():
+        check_checkpoint(last, module)
     trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
-    seconds = log.seconds or time.perf_counter() - started
     device = trainer.strategy.root_device
-    return FitReport(trainer.global_step, seconds, tuple(sorted(module.skipped)), trainer.is_global_zero, device)
+    return FitReport(trainer.global_step, log.seconds, tuple(sorted(module.skipped)), trainer.is_global_zero, device)
+
+
+def check_checkpoint(path: Path, module: TrainingModule) -> None:
+    """Make sure that a checkpoint is whole and of this model, before the trainer touches anything.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
+    own = module.state_dict()
+    other = [name for name in own if name not in state or state[name].shape != own[name].shape]
+    other += [name for name in state if name not in own]
+    if other:
+        raise ValueError(
+            f"{path} is the checkpoint of another model ({len(other)} tensors differ, e.g. {other[0]}); "
+            "resume the run folder that it belongs to"
+        )
 
 
 def _quiet() -> None:

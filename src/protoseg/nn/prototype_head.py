@@ -212,7 +212,8 @@ class PrototypeHead(nn.Module):
 
     def _spread(self, mean: Tensor, c: int | slice = slice(None)) -> Tensor:
         """K copies of a class mean, told apart by an offset of 10 % of its length: equal ones would never part."""
-        return mean + 0.1 * mean.norm(dim=-1, keepdim=True) * self.offset[c]
+        length: Tensor = torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+        return mean + 0.1 * length * self.offset[c]
 
     def extra_repr(self) -> str:
         return (

@@ -6,6 +6,7 @@ B images · I image channels · C classes · D feature channels · H W image
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from protoseg.types import SegOutput
 
 
 class SmallUNet(nn.Module):
-    """Three levels of two convolutions each, the first at half resolution, which is also that of the features.
+    """Four levels of two convolutions each, the first at half resolution, which is also that of the features.
 
     Interface as `Segmenter`.
 
@@ -26,30 +27,29 @@ class SmallUNet(nn.Module):
     """
 
     stride = 2
-    divisor = 8
+    divisor = 16
 
     def __init__(self, num_classes: int, *, in_channels: int = 3, width: int = 24) -> None:
         super().__init__()
         self.num_classes, self.in_channels, self.feature_channels = num_classes, in_channels, width
-        a, b, c = width, 2 * width, 4 * width
-        levels = [(in_channels, a), (a, b), (b, c)]
-        self.encoder = nn.ModuleList(
-            [nn.Sequential(_conv(i, o, stride=2), _conv(o, o)) for i, o in levels]  # strides 2, 4, 8
-        )
-        self.reduce4, self.up4 = nn.Conv2d(c, b, 1), _conv(2 * b, b)  # stride 8 -> 4
-        self.reduce2, self.up2 = nn.Conv2d(b, a, 1), _conv(2 * a, a)  # stride 4 -> 2
-        self.head = nn.Conv2d(a, num_classes, 1)
+        channels = [in_channels, width, 2 * width, 4 * width, 8 * width]
+        down = [nn.Sequential(_conv(i, o, stride=2), _conv(o, o)) for i, o in pairwise(channels)]
+        self.encoder = nn.ModuleList(down)  # strides 2, 4, 8, 16
+        up = [(8 * width, 4 * width), (4 * width, 2 * width), (2 * width, width)]
+        self.reduce = nn.ModuleList([nn.Conv2d(i, o, 1) for i, o in up])
+        self.merge = nn.ModuleList([_conv(2 * o, o) for _, o in up])
+        self.head = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, image: Tensor) -> SegOutput:
         """Predict every pixel: (B, I, H, W) -> logits (B, C, H, W), features (B, D, H / 2, W / 2) of the padded image."""
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor), mode="replicate")
         covers = (x.shape[-2], x.shape[-1])
-        half, quarter, eighth = (x := level(x) for level in self.encoder)
-        quarter = self.up4(torch.cat([_double(self.reduce4(eighth)), quarter], dim=1))
-        features = self.up2(torch.cat([_double(self.reduce2(quarter)), half], dim=1))
-        logits = F.interpolate(self.head(features), covers, mode="bilinear", align_corners=False)
-        return SegOutput(logits[..., :height, :width], features, covers, align_corners=False)
+        levels = [x := level(x) for level in self.encoder]
+        for reduce, merge, beside in zip(self.reduce, self.merge, reversed(levels[:-1]), strict=True):
+            x = merge(torch.cat([F.interpolate(reduce(x), scale_factor=2, mode="nearest"), beside], dim=1))
+        logits = F.interpolate(self.head(x), covers, mode="bilinear", align_corners=False)
+        return SegOutput(logits[..., :height, :width], x, covers, align_corners=False)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the contracting path."""
@@ -59,7 +59,3 @@ class SmallUNet(nn.Module):
 def _conv(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")

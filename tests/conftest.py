@@ -1,0 +1,36 @@
+"""What all tests share: where real data lies, and how many threads a test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+DATA = Path(os.environ.get("PROTOSEG_DATA", Path(__file__).parents[2] / "shared"))
+"""Real images and weights, for the tests marked `data`: `data/camvid` and `weights/` below this folder."""
+
+
+def pytest_configure() -> None:
+    # Tiny tensors gain nothing from a pool of threads, and pytest-xdist runs several tests at once.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def camvid() -> Path:
+    """The folder of the real CamVid images; skips where it is missing."""
+    folder = DATA / "data" / "camvid"
+    if not folder.is_dir():
+        pytest.skip(f"no real images in {folder}; set PROTOSEG_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights() -> Path:
+    """ImageNet weights of MobileNetV2; skips where they are missing."""
+    file = DATA / "weights" / "mobilenet_v2_imagenet.safetensors"
+    if not file.is_file():
+        pytest.skip(f"no weights in {file}; set PROTOSEG_DATA")
+    return file
