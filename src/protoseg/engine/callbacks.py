@@ -93,7 +93,7 @@ class MetricsLog(StepCallback):
         self._since = time.perf_counter()
         if not trainer.is_global_zero:
             return
-        rows = [row for row in _read_rows(self.path) if int(row["step"]) <= trainer.global_step]
+        rows = [row for row in read_rows(self.path) if int(row["step"]) <= trainer.global_step]
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
@@ -154,9 +154,9 @@ class MetricsLog(StepCallback):
             self._progress.stop()
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics file, without one that a crash cut short; none where there is no file."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        # A row cut short by a crash has no value in its last columns.
         return [row for row in csv.DictReader(file) if row["step"] and None not in row.values()]

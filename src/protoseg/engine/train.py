@@ -17,7 +17,7 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 from protoseg.data.batch import BatchViews
-from protoseg.engine.callbacks import Checkpoint, MetricsLog
+from protoseg.engine.callbacks import Checkpoint, MetricsLog, read_rows
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.module import TrainingModule
 from protoseg.methods.base import Method
@@ -125,8 +125,10 @@ def fit(
     if last.is_file():
         check_checkpoint(last, module)
     trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    # From the file, because a run that was killed while it was scored trains no further step when it goes on.
+    seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
-    return FitReport(trainer.global_step, log.seconds, tuple(sorted(module.skipped)), trainer.is_global_zero, device)
+    return FitReport(trainer.global_step, seconds, tuple(sorted(module.skipped)), trainer.is_global_zero, device)
 
 
 def check_checkpoint(path: Path, module: TrainingModule) -> None:
