@@ -56,6 +56,8 @@ class PrototypesConfig:
         momentum: of the moving average
         weight: of the prototype losses
         grid: one random pixel per cell of a grid x grid grid
+        shared_points: the same pixels for all images of a batch
+        start: kmeans, random, or FILE with a (C, K, D) tensor
         unit_features: average unit-length features
         fit_points: most pixels per class for k-means
     """
@@ -65,6 +67,8 @@ class PrototypesConfig:
     momentum: float = 0.99
     weight: float = 1.0
     grid: int = 32
+    shared_points: bool = False
+    start: str = "kmeans"
     unit_features: bool = False
     fit_points: int = 4096
 
@@ -76,6 +80,7 @@ class ConsistencyConfig:
     Attributes:
         threshold: lowest teacher confidence that counts
         selection: which pixels teach: threshold or entropy_drop
+        normalizer: unsupervised losses divide by valid or selected pixels
         drop_percent: of pixels dropped by entropy at first
         weight: of the unsupervised losses
         ema_momentum: of the teacher
@@ -84,6 +89,7 @@ class ConsistencyConfig:
 
     threshold: float = 0.8
     selection: Literal["threshold", "entropy_drop"] = "threshold"
+    normalizer: Literal["valid", "selected"] = "valid"
     drop_percent: float = 20.0
     weight: float = 1.0
     ema_momentum: float = 0.99
@@ -101,6 +107,7 @@ class ViewsConfig:
         color_labeled: the same for labelled images
         cutmix_probability: chance of CutMix
         cutmix_per: one chance per batch or image
+        label_padding: call padding class 0, as the paper's code base does
     """
 
     scale: list[float] = field(default_factory=lambda: [0.5, 2.0])
@@ -109,6 +116,7 @@ class ViewsConfig:
     color_labeled: bool = False
     cutmix_probability: float = 0.5
     cutmix_per: Literal["batch", "image"] = "batch"
+    label_padding: bool = False
 
 
 @dataclass
@@ -291,11 +299,15 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
 
 def build_method(config: TrainConfig, network: nn.Module) -> Method:
     """Build the method that the settings name, around a network. Expects a resolved config."""
+    import torch
+
     from protoseg.functional.losses import cross_entropy, ohem_cross_entropy
+    from protoseg.functional.random import generator
     from protoseg.methods.prototype import PrototypeConsistency
     from protoseg.methods.prototype_term import PrototypeTerm
     from protoseg.methods.supervised import Supervised
     from protoseg.nn.prototype_head import PrototypeHead
+    from protoseg.nn.weights import read_state
 
     loss, consistency, prototypes = config.loss, config.consistency, config.prototypes
     assert consistency.warmup_steps is not None
@@ -320,12 +332,23 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
             unit_features=prototypes.unit_features,
             seed=config.seed,
         )
-        term = PrototypeTerm(head, grid=prototypes.grid, fit_points=prototypes.fit_points)
+        if prototypes.start == "random":
+            head.assign(torch.randn(head.prototype.shape, generator=generator(config.seed, "random prototypes")))
+        elif prototypes.start != "kmeans":
+            head.assign(next(iter(read_state(Path(prototypes.start)).values())))
+        term = PrototypeTerm(
+            head,
+            grid=prototypes.grid,
+            shared_points=prototypes.shared_points,
+            fit_start=prototypes.start == "kmeans",
+            fit_points=prototypes.fit_points,
+        )
     return PrototypeConsistency(
         network,
         prototypes=term,
         threshold=consistency.threshold,
         selection=consistency.selection,
+        normalizer=consistency.normalizer,
         drop_percent=consistency.drop_percent,
         total_steps=config.steps,
         unlabeled_weight=consistency.weight,
@@ -401,4 +424,4 @@ def build_geometry(config: TrainConfig, normalization: Normalization) -> Geometr
     low, high = config.views.scale
     assert config.crop is not None
     fill = tuple(round(255 * value) for value in normalization.mean)
-    return Geometry(config.crop, scale=(low, high), flip=config.views.flip, fill=fill)
+    return Geometry(config.crop, scale=(low, high), flip=config.views.flip, fill=fill, label_padding=config.views.label_padding)

@@ -32,12 +32,14 @@ class Geometry:
         scale: range of the random factor.
         flip: mirror left-right with probability 0.5.
         fill: (R, G, B) colour of padding.
+        label_padding: call padding class 0 instead of ignoring it.
     """
 
     size: int
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     fill: tuple[int, ...] = (124, 116, 104)
+    label_padding: bool = False
 
     def crop(self, image: UInt8Array, mask: UInt8Array | None, seed: int) -> CropView:
         """Cut one random view out of an image (H, W, I)."""
@@ -49,6 +51,7 @@ class Geometry:
             generator=generator(seed, "geometry"),
             scale=self.scale,
             flip=self.flip,
+            label_padding=self.label_padding,
         )
 
 

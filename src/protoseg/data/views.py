@@ -32,6 +32,7 @@ def crop_view(
     generator: torch.Generator,
     scale: tuple[float, float] = (0.5, 2.0),
     flip: bool = True,
+    label_padding: bool = False,
 ) -> CropView:
     """Scale by a random factor, crop at a random place, flip by chance; pad at the bottom and right where the image ends.
 
@@ -45,6 +46,7 @@ def crop_view(
         generator: of all random choices.
         scale: range of the factor.
         flip: mirror left-right with probability 0.5.
+        label_padding: call padding class 0 and valid, as the code base of the published numbers does.
 
     Returns:
         CropView.
@@ -59,11 +61,11 @@ def crop_view(
 
     view = fill[:, None, None].repeat(1, size, size)
     view[:, :out_h, :out_w] = _resize(image[:, y : y + window_h, x : x + window_w], (out_h, out_w), nearest=False)
-    valid = torch.zeros(size, size, dtype=torch.bool)
+    valid = torch.full((size, size), label_padding)
     valid[:out_h, :out_w] = True
     label = torch.empty(0, dtype=torch.uint8)
     if mask is not None:
-        label = torch.full((size, size), IGNORE_INDEX, dtype=torch.uint8)
+        label = torch.full((size, size), 0 if label_padding else IGNORE_INDEX, dtype=torch.uint8)
         label[:out_h, :out_w] = _resize(mask[None, y : y + window_h, x : x + window_w], (out_h, out_w), nearest=True)[0]
     if flip and coin < 0.5:
         view, valid, label = view.flip(-1), valid.flip(-1), label.flip(-1) if mask is not None else label

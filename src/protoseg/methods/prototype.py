@@ -30,6 +30,7 @@ class PrototypeConsistency(Method):
         threshold: lowest teacher confidence that counts: 0.8 for Pascal VOC, 0.65 for Cityscapes in the paper.
         selection: "threshold", or "entropy_drop": the linear predictor learns from the pixels of lowest entropy whatever
             their confidence, the prototype term from the confident ones among them.
+        normalizer: of the unsupervised losses: "valid" divides by all real pixels, "selected" by those that teach.
         drop_percent: of pixels dropped by entropy at the start, falling to 0 at `total_steps`; U2PL's 20.
         total_steps: of the run, for that fall.
         unlabeled_weight, prototype_weight: of the unsupervised terms and of the prototype terms, both 1 in the paper.
@@ -47,6 +48,7 @@ class PrototypeConsistency(Method):
         labeled_loss: SegmentationLoss = cross_entropy,
         threshold: float = 0.8,
         selection: Literal["threshold", "entropy_drop"] = "threshold",
+        normalizer: Literal["valid", "selected"] = "valid",
         drop_percent: float = 20.0,
         total_steps: int = 1,
         unlabeled_weight: float = 1.0,
@@ -60,7 +62,9 @@ class PrototypeConsistency(Method):
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
         self.prototypes = prototypes
-        self.labeled_loss, self.threshold, self.selection = labeled_loss, threshold, selection
+        self.labeled_loss, self.threshold = labeled_loss, threshold
+        self.selection: Literal["threshold", "entropy_drop"] = selection
+        self.normalizer: Literal["valid", "selected"] = normalizer
         self.drop_percent, self.total_steps, self.seed = drop_percent, total_steps, seed
         self.weights = {
             "labeled": 1.0,
@@ -101,7 +105,7 @@ class PrototypeConsistency(Method):
                 out,
                 label=torch.cat([labeled.mask, pseudo.label]),
                 weight=torch.cat([known, confident]),
-                valid=torch.cat([known, pseudo.valid]),
+                valid=torch.cat([known, pseudo.valid]) if self.normalizer == "valid" else None,
                 seed=torch.cat([labeled.seed, unlabeled.seed]),
                 num_labeled=num_labeled,
             )
@@ -126,7 +130,7 @@ class PrototypeConsistency(Method):
 
     def _consistency(self, logits: Tensor, pseudo: PseudoLabel) -> Tensor:
         if self.selection == "threshold":
-            return consistency_loss(logits, pseudo, threshold=self.threshold)
+            return consistency_loss(logits, pseudo, threshold=self.threshold, normalizer=self.normalizer)
         # U2PL: the mean over kept pixels, times valid / kept.
         kept = selected(pseudo, 0.0).sum()
         scale = pseudo.valid.sum() / kept.clamp(min=1)

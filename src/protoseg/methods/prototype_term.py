@@ -40,15 +40,26 @@ class PrototypeTerm(nn.Module):
     Args:
         head: the prototypes.
         grid: one random pixel in each cell of a grid x grid grid; 32 in the paper.
+        shared_points: the same pixels for all images of a batch, as in the authors' code, instead of new ones for each.
+        fit_start: start with k-means; False keeps what `head.assign` was given.
         fit_points: most pixels of a class that k-means starts from.
     """
 
-    def __init__(self, head: PrototypeHead, *, grid: int = 32, fit_points: int = 4096) -> None:
+    def __init__(
+        self,
+        head: PrototypeHead,
+        *,
+        grid: int = 32,
+        shared_points: bool = False,
+        fit_start: bool = True,
+        fit_points: int = 4096,
+    ) -> None:
         super().__init__()
         self.head, self.grid, self.fit_points = head, grid, fit_points
+        self.shared_points, self.fit_start = shared_points, fit_start
 
     def forward(
-        self, out: SegOutput, label: Tensor, weight: Tensor, valid: Tensor, seed: Tensor, *, num_labeled: int
+        self, out: SegOutput, label: Tensor, weight: Tensor, valid: Tensor | None, seed: Tensor, *, num_labeled: int
     ) -> PrototypeTermOutput:
         """Compute both prototype losses of a batch whose first `num_labeled` images are labelled.
 
@@ -56,7 +67,7 @@ class PrototypeTerm(nn.Module):
             out: of the student.
             label: (B, H, W) int64: truth, then pseudo-labels.
             weight: (B, H, W) bool: which pixels teach.
-            valid: (B, H, W) bool: which pixels the unlabelled half is averaged over.
+            valid: (B, H, W) bool: which pixels the unlabelled half is averaged over; None for those that teach.
             seed: (B,) of the images.
             num_labeled: how many images are labelled.
 
@@ -68,10 +79,11 @@ class PrototypeTerm(nn.Module):
         per_image = points.shape[1]
         split = num_labeled * per_image
         features = features.flatten(0, 1)  # (N, D)
-        label, weight, valid = (read_pixels(m, points).flatten() for m in (label, weight, valid))  # (N,) each
+        label, weight = read_pixels(label, points).flatten(), read_pixels(weight, points).flatten()  # (N,) each
+        denominator = None if valid is None else read_pixels(valid, points).flatten()[split:].sum()
         logits, nearest = self.head.compare(features)
         labeled = self.head.loss(logits[:split], label[:split], weight[:split])
-        consistency = self.head.loss(logits[split:], label[split:], weight[split:], denominator=valid[split:].sum())
+        consistency = self.head.loss(logits[split:], label[split:], weight[split:], denominator=denominator)
         agreement = ((logits.argmax(dim=1) == label) & weight).sum() / weight.sum().clamp(min=1)
         carry = PrototypeCarry(features.detach(), label, nearest, weight)
         return PrototypeTermOutput(labeled, consistency, agreement.detach(), carry)
@@ -85,6 +97,8 @@ class PrototypeTerm(nn.Module):
             labeled: a pass over labelled crops.
             seed: of k-means.
         """
+        if not self.fit_start:
+            return
         training = network.training
         network.eval()
         features, label = [], []
@@ -104,6 +118,8 @@ class PrototypeTerm(nn.Module):
             self.head.update(features, label, nearest, weight=weight)
 
     def _points(self, seed: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+        if self.shared_points:
+            seed = seed[:1].expand_as(seed)
         return sample_points(uniform(seed, "points", self.grid**2, 2, device=device), size, grid=self.grid)
 
     def _cap(self, features: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

@@ -139,6 +139,23 @@ class PrototypeHead(nn.Module):
         return masked_mean(values, known if weight is None else known * weight, denominator)
 
     @torch.no_grad()
+    def assign(self, prototype: Tensor) -> None:
+        """Set all prototypes, e.g. those of another run; every class is ready then.
+
+        Args:
+            prototype: (C, K, D).
+
+        Raises:
+            ValueError: another shape.
+        """
+        if prototype.shape != self.prototype.shape:
+            raise ValueError(
+                f"prototypes of shape {tuple(prototype.shape)} given, {tuple(self.prototype.shape)} (C, K, D) expected"
+            )
+        self.prototype.copy_(F.normalize(prototype, dim=-1) if self.unit_features else prototype)
+        self.ready.fill_(True)
+
+    @torch.no_grad()
     def fit(self, features: Tensor, label: Tensor, *, iterations: int = 25, seed: int = 0) -> None:
         """Start the prototypes: k-means with K centres on the features of each class.
 
