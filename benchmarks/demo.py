@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import grid
-
 from protoseg.data.demo import write_demo
 
 METHODS = {

@@ -34,7 +34,9 @@ def read(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text().splitlines() if line]
 
 
-def run_cell(cell: Mapping[str, Any], words: Sequence[str], results: Path, runs: Path | None, *, hide: Mapping[str, str]) -> None:
+def run_cell(
+    cell: Mapping[str, Any], words: Sequence[str], results: Path, runs: Path | None, *, hide: Mapping[str, str]
+) -> None:
     """Train one cell with the public command, unless it is there already, and append its result.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from protoseg.config import TrainConfig, find_recipe
+from protoseg.config import TrainConfig, find_recipe, validate
 
 _ABOUT = """\
 protoseg: semantic segmentation from a few masks and many images.
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         commands[arguments[0]](arguments[1:])
-    except (ValueError, FileNotFoundError, FileExistsError, ConnectionError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("PROTOSEG_TRACEBACK"):
             raise
         print(f"protoseg {arguments[0]}: {error}", file=sys.stderr)
@@ -74,6 +74,8 @@ def _demo(arguments: list[str]) -> None:
     parser.add_argument("--out", default=None, help="run folder; the images go to OUT-data beside it; default runs/demo")
     parser.add_argument("--seed", type=int, default=0, help="of everything random, the images included; default 0")
     options, rest = parser.parse_known_args(arguments)
+    if any(word.split("=")[0] == "--resume" for word in rest):
+        raise ValueError("a demo goes on like any other run: protoseg train --resume RUN_FOLDER")
     out = Path(options.out) if options.out else _free(Path("runs") / "demo")
     data = out.with_name(f"{out.name}-data")
     for folder in (out, data):
@@ -99,7 +101,7 @@ def _train(arguments: list[str]) -> None:
 
     from protoseg.run import train
 
-    train(config, console=Console())
+    train(config, console=Console(markup=False))
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -112,7 +114,7 @@ def _evaluate(arguments: list[str]) -> None:
 
     from protoseg.run import evaluate_run
 
-    evaluate_run(options.run, options.data, split=options.split, console=Console())
+    evaluate_run(options.run, options.data, split=options.split, console=Console(markup=False))
 
 
 def _predict(arguments: list[str]) -> None:
@@ -127,7 +129,7 @@ def _predict(arguments: list[str]) -> None:
 
     from protoseg.run import predict_run
 
-    predict_run(options.run, options.images, out=options.out, console=Console())
+    predict_run(options.run, options.images, out=options.out, console=Console(markup=False))
 
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:
@@ -140,13 +142,13 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
         ValueError: a setting does not exist or has a wrong type.
         FileNotFoundError: there is no such recipe or run folder.
     """
-    from jsonargparse import ArgumentParser, Namespace
-
     if any(argument in {"-h", "--help"} for argument in arguments):
         print(train_help(), end="")
         raise SystemExit(0)
+    from jsonargparse import ArgumentParser, Namespace
+
     words = _normalize(arguments)
-    parser = ArgumentParser(prog="protoseg train", exit_on_error=False)
+    parser = ArgumentParser(prog="protoseg train", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(TrainConfig, as_group=False)
     resume = _value_of(words, "--resume")
@@ -155,6 +157,7 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     recipe = find_recipe(_value_of(words, "--recipe") or TrainConfig.recipe)
     parsed: Namespace = _parse(parser, ["--config", str(recipe), *words])
     config: TrainConfig = _instantiate(parser, parsed)
+    validate(config)
     if not config.data:
         raise ValueError("give the folder that holds images/ and masks/: protoseg train data/")
     return config
@@ -203,6 +206,8 @@ def _normalize(arguments: Sequence[str]) -> list[str]:
         if not item.startswith("--"):
             if words and words[-1].startswith("--") and "=" not in words[-1]:
                 words.append(item)  # the value of the option before
+            elif "--data" in words:
+                raise ValueError(f"{item!r} is one word too many; protoseg train takes one folder")
             else:
                 words += ["--data", item]
             continue

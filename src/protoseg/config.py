@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answers at once
+    from collections.abc import Callable
+
     from torch import nn
     from torch.optim import Optimizer
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answe
     from protoseg.data.loader import Geometry
     from protoseg.engine.evaluate import Normalization
     from protoseg.methods.base import Method
+    from protoseg.nn.prototype_head import PrototypeHead
 
 RECIPES = Path(__file__).parent / "recipes"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -237,6 +241,46 @@ def find_recipe(name: str) -> Path:
     raise FileNotFoundError(f"there is no recipe {name!r}; choose one of {names}, or give a YAML file")
 
 
+_RANGES: dict[str, tuple[str, ...]] = {
+    "above 0": (
+        *("steps", "crop", "batch", "accumulate", "checkpoint_every", "log_every", "model.width", "prototypes.grid"),
+        *("prototypes.temperature", "prototypes.fit_points", "optimizer.lr", "optimizer.baseline_lr"),
+        *("optimizer.head_factor", "optimizer.power", "loss.ohem_min_kept"),
+    ),
+    "0 or more": (
+        *("workers", "seed", "evaluate_every", "prototypes.per_class", "prototypes.weight", "consistency.weight"),
+        *("consistency.warmup_steps", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip"),
+        "loss.auxiliary_weight",
+    ),
+    "from 0 to 1": ("consistency.threshold", "views.cutmix_probability", "loss.ohem_threshold"),
+    "from 0 to below 1": ("prototypes.momentum", "consistency.ema_momentum", "optimizer.momentum"),
+    "from 0 to 100": ("consistency.drop_percent",),
+}
+
+
+def validate(config: TrainConfig) -> None:
+    """Check every number that has a range.
+
+    Raises:
+        ValueError: the first setting that is out of range, by its dotted name.
+    """
+    holds: dict[str, Callable[[float], bool]] = {
+        "above 0": lambda value: value > 0,
+        "0 or more": lambda value: value >= 0,
+        "from 0 to 1": lambda value: 0 <= value <= 1,
+        "from 0 to below 1": lambda value: 0 <= value < 1,
+        "from 0 to 100": lambda value: 0 <= value <= 100,
+    }
+    for accepted, names in _RANGES.items():
+        for name in names:
+            value = attrgetter(name)(config)
+            if value is not None and not holds[accepted](value):
+                raise ValueError(f"{name} is {value}; it must be {accepted}")
+    scale = config.views.scale
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        raise ValueError(f"views.scale is {scale}; it takes two numbers above 0, the smaller first, e.g. [0.5, 2.0]")
+
+
 def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlabeled: int, cuda: bool) -> TrainConfig:
     """Fill in what was left to the size of the data and the machine, so that the stored settings are complete.
 
@@ -249,8 +293,21 @@ def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlab
     Returns:
         A copy without open settings.
     """
-    config = dataclasses.replace(config)
-    batch = config.batch = config.batch or (8 if cuda else 4)
+    config = dataclasses.replace(
+        config,
+        data=_absolute(config.data),
+        unlabeled=config.unlabeled and _absolute(config.unlabeled),
+        labels=config.labels and _absolute(config.labels),
+        holdout=config.holdout and _absolute(config.holdout),
+    )
+    normalization, weights = build_normalization(config.model), config.model.weights
+    config.model = dataclasses.replace(
+        config.model,
+        mean=list(normalization.mean),
+        std=list(normalization.std),
+        weights=weights if weights in {"imagenet", "none"} else _absolute(weights),
+    )
+    batch = config.batch = (8 if cuda else 4) if config.batch is None else config.batch
     if config.crop is None:
         side = min(min(size) for size in sizes)  # the smallest labelled image, so that little is padding
         config.crop = min(512, max(64, side // 32 * 32))
@@ -264,6 +321,11 @@ def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlab
     if config.consistency.warmup_steps is None:
         config.consistency = dataclasses.replace(config.consistency, warmup_steps=config.steps // 20)
     return config
+
+
+def _absolute(text: str) -> str:
+    """A whole path for what is one, so that a run can go on from another folder; anything else as it is."""
+    return str(Path(text).resolve()) if text and Path(text).exists() else text
 
 
 def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> nn.Module:
@@ -307,7 +369,6 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
     from protoseg.methods.prototype_term import PrototypeTerm
     from protoseg.methods.supervised import Supervised
     from protoseg.nn.prototype_head import PrototypeHead
-    from protoseg.nn.weights import read_state
 
     loss, consistency, prototypes = config.loss, config.consistency, config.prototypes
     assert consistency.warmup_steps is not None
@@ -335,7 +396,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
         if prototypes.start == "random":
             head.assign(torch.randn(head.prototype.shape, generator=generator(config.seed, "random prototypes")))
         elif prototypes.start != "kmeans":
-            head.assign(next(iter(read_state(Path(prototypes.start)).values())))
+            _assign_file(head, Path(prototypes.start))
         term = PrototypeTerm(
             head,
             grid=prototypes.grid,
@@ -356,6 +417,17 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
         seed=config.seed,
         **shared,
     )
+
+
+def _assign_file(head: PrototypeHead, path: Path) -> None:
+    from protoseg.nn.weights import read_state
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} for prototypes.start; give a file, kmeans or random")
+    try:
+        head.assign(next(iter(read_state(path).values())))
+    except ValueError as error:
+        raise ValueError(f"prototypes.start {path}: {error}") from error
 
 
 def metric_fields(config: TrainConfig) -> tuple[str, ...]:
@@ -398,6 +470,8 @@ def build_normalization(config: ModelConfig) -> Normalization:
         std = std * 3
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"model.mean and model.std take three numbers, std above 0; got {list(mean)} and {list(std)}")
+    if min(mean) < 0 or max(mean) > 1 or max(std) > 1:
+        raise ValueError(f"model.mean and model.std are for pixels in [0, 1], got {list(mean)} and {list(std)}; divide by 255")
     return Normalization(mean, std)
 
 

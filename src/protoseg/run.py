@@ -31,6 +31,7 @@ from protoseg.config import (
     build_views,
     metric_fields,
     resolve,
+    validate,
 )
 from protoseg.data.check import CheckedData, check_labels, mask_values, read_pair
 from protoseg.data.formats import folder, open_dataset
@@ -51,6 +52,8 @@ from protoseg.summary import iou_table, print_found, print_result
 
 CONFIG, SPLIT, MODEL, RESULT, BASELINE = "config.yaml", "split.json", "model.safetensors", "result.json", "baseline"
 _SHEET_ROWS = 6
+_PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "trainer"}
+"""Settings that say where things lie on one machine: of no use to whoever gets the model file."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     Raises:
         ValueError, FileNotFoundError, FileExistsError, ConnectionError: one sentence on what is wrong, before training.
     """
+    validate(config)
     data = load_data(config)
     if config.baseline and not data.partition.evaluation:
         raise ValueError(
@@ -135,9 +139,13 @@ def load_model(path: Path) -> TrainedModel:
     """
     file = load_model_file(path)
     header = file.header
-    classes = _classes_from(header["classes"])
-    normalization = Normalization(tuple(header["normalization"]["mean"]), tuple(header["normalization"]["std"]))
-    network = build_network(ModelConfig(**header["config"]["model"]), len(classes), pretrained=False)
+    try:
+        classes = _classes_from(header["classes"])
+        normalization = Normalization(tuple(header["normalization"]["mean"]), tuple(header["normalization"]["std"]))
+        model = ModelConfig(**header["config"]["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
+    network = build_network(model, len(classes), pretrained=False)
     try:
         network.load_state_dict(part(file.tensors, "network"))
     except RuntimeError as error:
@@ -158,14 +166,15 @@ def evaluate_run(run: Path, root: Path, *, split: Split, console: Console) -> Io
         ValueError: no labelled image in that split, or a mask value that the model does not know.
     """
     model = load_model(run)
-    index = open_dataset(root)
+    index = open_dataset(root, for_training=False)
     has_splits = any(sample.split != "train" for sample in index.samples)
     chosen: Split = split if has_splits else "train"
     samples = [sample for sample in index.of(chosen) if sample.mask is not None]
     if not samples:
         raise ValueError(f"there is no labelled image in the {split} part of {root}; choose another with --split")
-    # The data set's own rule for ignored values counts, the model's classes decide the rest.
+    # The data set's own rule for ignored values counts, unless the model has learned such a value as a class.
     ignored = index.classes.ignored if index.classes else model.classes.ignored
+    ignored = tuple(value for value in ignored if value not in model.classes.values)
     classes = dataclasses.replace(model.classes, ignored=ignored)
     for sample in samples:
         _, mask = read_pair(sample)
@@ -192,7 +201,8 @@ def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]
     else:
-        samples = [Sample(s.name.split(":", 1)[1], s.image, None, "test") for s in folder.read_unlabeled(images)]
+        found = folder.read_images(images, "prediction")
+        samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
     _require_empty(out, "-o")
     network = model.network.to(_device())
     skipped = predict(network, samples, model.classes, model.normalization, out=out, track=_track("predicting", console))
@@ -298,7 +308,11 @@ def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
             raise ValueError(f"the images in {config.data} are not those that the run in {out} started with; start a new run")
         return out
     if not _is_main_process():
-        return Path(os.environ["PROTOSEG_RUN_FOLDER"])
+        if folder_name := os.environ.get("PROTOSEG_RUN_FOLDER") or config.out:
+            return Path(folder_name)
+        raise ValueError(
+            "several processes were started from outside: give the run folder with --out, so that all of them know it"
+        )
     out = Path(config.out) if config.out else _new_name(config)
     _require_empty(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
@@ -360,7 +374,8 @@ def _trainer_options(config: TrainConfig) -> dict[str, Any]:
 def _header(config: TrainConfig, data: CheckedData, normalization: Normalization) -> dict[str, Any]:
     classes = data.classes
     return {
-        "config": config.to_dict(),
+        "config": {key: value for key, value in config.to_dict().items() if key not in _PRIVATE}
+        | {"model": {**config.to_dict()["model"], "weights": Path(config.model.weights).name}},
         "classes": {
             "names": classes.names,
             "values": classes.values,

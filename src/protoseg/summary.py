@@ -42,7 +42,7 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
         f"{config.steps} steps of {config.batch} + {config.batch} crops of {config.crop} px, seed {config.seed}",
     )
     table.add_row("run folder", str(out))
-    console.print(table)
+    console.print(table, soft_wrap=True)
     missing = [name for name, count in zip(data.classes.names, report.pixels, strict=True) if count == 0]
     if missing:
         console.print(f"note: no labelled pixel of {', '.join(missing)}; such a class cannot be learned")

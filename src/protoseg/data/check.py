@@ -70,14 +70,13 @@ def check_labels(index: DataIndex, partition: Partition) -> LabelReport:
         histograms.append(np.bincount(mask.ravel(), minlength=256))
         sizes[mask.shape] = sizes.get(mask.shape, 0) + 1
     total = np.sum(histograms, axis=0)
-    classes = index.classes or _classes_of(total)
+    classes = index.classes or table_from_values(np.flatnonzero(total).tolist())
     for sample, histogram in zip(partition.labeled, histograms, strict=True):
         _check_values(sample, histogram, classes)
+    _check_several(total, classes, partition.labeled)
     for sample in partition.evaluation:
         _, mask = read_pair(sample)
         _check_values(sample, np.bincount(mask.ravel(), minlength=256), classes)
-    if total[[value for value in range(256) if value not in classes.ignored]].sum() == 0:
-        raise ValueError("all pixels of the labelled masks are ignored (255); there is nothing to learn from")
     by_count = dict(sorted(sizes.items(), key=lambda item: -item[1]))
     return LabelReport(classes, total[list(classes.values)], by_count)
 
@@ -88,17 +87,16 @@ def mask_values(sample: Sample) -> frozenset[int]:
     return frozenset(np.unique(read_mask(sample.mask)).tolist()) - {IGNORE_INDEX}
 
 
-def _classes_of(histogram: NDArray[np.int64]) -> ClassTable:
-    found = np.flatnonzero(histogram).tolist()
-    classes = table_from_values(found)
-    if len(classes) < 2:
-        hint = (
-            "; the masks hold 0 and 255, and 255 means 'not labelled' here: store the second class as 1"
-            if found == [0, IGNORE_INDEX]
-            else ""
-        )
-        raise ValueError(f"the masks hold one class only ({', '.join(map(str, classes.values)) or 'none'}){hint}")
-    return classes
+def _check_several(histogram: NDArray[np.int64], classes: ClassTable, labeled: Sequence[Sample]) -> None:
+    seen = [value for value in classes.values if histogram[value] and value not in classes.ignored]
+    if len(seen) >= 2:
+        return
+    which = f"the {len(labeled)} labelled masks (the first is {labeled[0].mask})"
+    if not seen:
+        raise ValueError(f"{which} are ignored (255) everywhere; label some pixels of at least two classes")
+    binary = np.flatnonzero(histogram).tolist() == [0, IGNORE_INDEX]
+    hint = "255 means 'not labelled', so store the second class as 1" if binary else "label at least two classes"
+    raise ValueError(f"{which} hold one class only, the value {seen[0]}; {hint}")
 
 
 def _check_values(sample: Sample, histogram: NDArray[np.int64], classes: ClassTable) -> None:

@@ -9,13 +9,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})
+MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # a GIF re-numbers its colours, so it cannot hold classes
 
 UInt8Array = NDArray[np.uint8]
 
 
 class UnreadableImageError(ValueError):
     """A file that is not a whole image; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader hands on an error of a worker as its whole traceback; the message is the last line.
+        super().__init__(message.strip().rsplit("UnreadableImageError: ", 1)[-1])
 
 
 def read_image(path: Path) -> UInt8Array:
@@ -30,9 +34,11 @@ def read_image(path: Path) -> UInt8Array:
     Raises:
         UnreadableImageError: missing, truncated, not an image, or of more than 8 bits a channel (which Pillow would cut).
     """
-    image = _open(path)
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        raise UnreadableImageError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8 bits first")
+    image, stored = _open(path)
+    if image.mode in {"I", "F"} or ";16" in image.mode or ";16" in stored:
+        raise UnreadableImageError(
+            f"{path} has more than 8 bits a channel ({stored or image.mode}); convert it to 8 bits first"
+        )
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
@@ -48,23 +54,25 @@ def read_mask(path: Path) -> UInt8Array:
     Raises:
         UnreadableImageError: missing, truncated, not an image, or a colour image.
     """
-    image = _open(path)
+    image, stored = _open(path)
     if image.mode not in {"L", "P", "1"}:
         raise UnreadableImageError(
             f"{path} is a {image.mode} image; a mask must hold one class number for each pixel (8-bit grey or palette PNG)"
         )
-    return np.asarray(ImageOps.exif_transpose(image)).astype(np.uint8)
+    values = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint8)
+    return values // _SPREAD.get(stored, 1)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the file's header, without decoding it and after EXIF orientation."""
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file in UTF-8.
+
+    Raises:
+        ValueError: it is not text.
+    """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5-8 swap the sides
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
-    return (width, height) if turned else (height, width)
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8") from error
 
 
 def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int, int]]) -> None:
@@ -83,12 +91,26 @@ def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int
     image.save(path)
 
 
-def _open(path: Path) -> Image.Image:
+_SPREAD = {"L;2": 85, "L;4": 17}
+"""Pillow spreads 2- and 4-bit grey over 0-255; a mask needs the stored numbers."""
+
+
+def _open(path: Path) -> tuple[Image.Image, str]:
+    """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2."""
     try:
         with Image.open(path) as image:
+            stored = _raw_mode(image)
             image.load()
-            return image
+            return image, stored
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path} does not exist") from error
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _raw_mode(image: Image.Image) -> str:
+    for tile in getattr(image, "tile", []):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if arguments and isinstance(arguments[0], str):
+            return arguments[0]
+    return ""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from protoseg.data.formats.folder import EXTRA
 from protoseg.data.index import DataIndex, Sample, Split
+from protoseg.data.io import read_lines
 from protoseg.functional.random import generator
 
 
@@ -51,9 +55,10 @@ def make_partition(
     Args:
         index: the data set.
         labels: which of the training masks to use: a list file, a number, a fraction such as `1/8`, or None for all.
-        holdout: labelled images to keep back for evaluation, given in the same three ways; None for none. Taken out before
-            `labels` is applied, and never trained on, not even as unlabelled images.
-        split: which evaluation images to score on where there is no holdout; the other split is used where this is empty.
+        holdout: labelled images to keep back for evaluation, given in the same three ways; None for none. Never trained on,
+            not even as unlabelled images. A number of labels is the number left; a list of labels is the whole stock of
+            masks, and the holdout comes out of it.
+        split: which evaluation images to score on where there is no holdout.
         seed: of the draws.
         classes_in: the mask values of a labelled image, so that a drawn holdout covers every class it can. It opens masks:
             only those of images that `labels` and `holdout` may choose from.
@@ -66,39 +71,41 @@ def make_partition(
     """
     train = index.of("train")
     masked = [sample for sample in train if sample.mask is not None]
-    listed = labels is not None and not _is_amount(labels)
-    if holdout is None:
-        kept: list[Sample] = []
-    elif _is_amount(holdout):
-        # A list of labels is the whole stock of masks: the holdout comes out of it.
-        stock = _from_list(Path(labels), train, index, "--labels") if listed and labels is not None else masked
-        kept = _draw_covering(stock, _amount(holdout, len(stock), "--holdout"), seed, classes_in)
-    else:
-        kept = _from_list(Path(holdout), train, index, "--holdout")
-    kept_names = {sample.name for sample in kept}
-    rest = [sample for sample in masked if sample.name not in kept_names]
-
-    if labels is None:
-        labeled = rest
-    elif listed:
-        labeled = [s for s in _from_list(Path(labels), train, index, "--labels") if s.name not in kept_names]
-    else:
-        order = torch.randperm(len(rest), generator=generator(seed, "labels")).tolist()
-        labeled = [rest[i] for i in order[: _amount(labels, len(rest), "--labels")]]
+    listed = None if labels is None or _is_amount(labels) else _from_list(Path(labels), index, "--labels")
+    kept: list[Sample] = []
+    if holdout is not None and not _is_amount(holdout):
+        kept = _from_list(Path(holdout), index, "--holdout")
+    stock = _without(masked if listed is None else listed, kept)
+    num_kept = 0 if holdout is None or kept else _amount(holdout, len(stock), "--holdout")
+    if labels is not None and listed is None:
+        # Drawn before the holdout is chosen from it, so that no other mask is opened for that choice.
+        num_labeled = _amount(labels, len(stock) - num_kept, "--labels")
+        order = torch.randperm(len(stock), generator=generator(seed, "labels")).tolist()
+        stock = [stock[i] for i in order[: num_labeled + num_kept]]
+    if num_kept:
+        kept = _draw_covering(stock, num_kept, seed, classes_in)
+    labeled = _without(stock, kept)
     if not labeled:
         raise ValueError("no labelled image is left to learn from; keep back fewer with --holdout or give more masks")
-    labeled_names = {sample.name for sample in labeled}
-    unlabeled = [s for s in train if s.name not in labeled_names and s.name not in kept_names]
-
-    evaluation, name = kept, "holdout" if kept else ""
-    if not kept:
-        other: Split = "val" if split == "test" else "test"
-        for candidate in (split, other):
-            evaluation = [sample for sample in index.of(candidate) if sample.mask is not None]
-            if evaluation:
-                name = candidate
-                break
+    unlabeled = _without(train, [*labeled, *kept])
+    evaluation, name = (kept, "holdout") if kept else _evaluation(index, split)
     return Partition(_sorted(labeled), _sorted(unlabeled), _sorted(evaluation), name)
+
+
+def _evaluation(index: DataIndex, split: Split) -> tuple[list[Sample], str]:
+    """The labelled images of a split; those of `val` where there is no `test`."""
+    candidates: tuple[Split, ...] = ("test", "val") if split == "test" else (split,)
+    for candidate in candidates:
+        if found := [sample for sample in index.of(candidate) if sample.mask is not None]:
+            return found, candidate
+    if split != "test":
+        raise ValueError(f"there is no labelled {split} image in {index.root}; choose another --split")
+    return [], ""
+
+
+def _without(samples: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
+    names = {sample.name for sample in others}
+    return [sample for sample in samples if sample.name not in names]
 
 
 def _sorted(samples: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -106,7 +113,7 @@ def _sorted(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 
 
 def _is_amount(text: str) -> bool:
-    return text.replace("/", "", 1).isdigit()
+    return re.fullmatch(r"[0-9]+(/[0-9]+)?", text) is not None
 
 
 def _amount(text: str, available: int, option: str) -> int:
@@ -126,22 +133,19 @@ def _amount(text: str, available: int, option: str) -> int:
     return count
 
 
-def _from_list(path: Path, train: Sequence[Sample], index: DataIndex, option: str) -> list[Sample]:
-    """The training images that a list file names, one a line, by stem or by path below the image folder."""
+def _from_list(path: Path, index: DataIndex, option: str) -> list[Sample]:
+    """The training images that a list file names, one a line, by path below the image folder or by stem."""
     if not path.is_file():
         raise FileNotFoundError(f"{option} {path}: there is no such file (and it is no number or fraction)")
-    by_key: dict[str, list[Sample]] = {}
-    for sample in train:
-        keys = {sample.name, sample.name + sample.image.suffix, sample.name.rsplit("/", 1)[-1], sample.image.name}
-        for key in keys:
-            by_key.setdefault(key, []).append(sample)
-    evaluation = {key for s in index.samples if s.split != "train" for key in (s.name, s.name.rsplit("/", 1)[-1])}
+    train = [sample for sample in index.of("train") if not sample.name.startswith(EXTRA)]
+    whole, short = _by(train, _whole_names), _by(train, _short_names)
+    evaluation = {key for s in index.samples if s.split != "train" for key in (*_whole_names(s), *_short_names(s))}
     chosen: dict[str, Sample] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         key = line.strip()
         if not key:
             continue
-        found = by_key.get(key, [])
+        found = whole.get(key) or short.get(key, [])  # a whole path is meant even where it is another one's stem
         where = f"{path}, line {number}: {key!r}"
         if not found:
             hint = " (it names an evaluation image, which never trains)" if key in evaluation else ""
@@ -156,10 +160,30 @@ def _from_list(path: Path, train: Sequence[Sample], index: DataIndex, option: st
     return list(chosen.values())
 
 
+def _whole_names(sample: Sample) -> tuple[str, ...]:
+    return sample.name, sample.name + sample.image.suffix
+
+
+def _short_names(sample: Sample) -> tuple[str, ...]:
+    return sample.name.rsplit("/", 1)[-1], sample.image.name
+
+
+def _by(samples: Sequence[Sample], keys: Callable[[Sample], tuple[str, ...]]) -> dict[str, list[Sample]]:
+    table: dict[str, list[Sample]] = {}
+    for sample in samples:
+        for key in keys(sample):
+            table.setdefault(key, []).append(sample)
+    return table
+
+
 def _draw_covering(
     stock: Sequence[Sample], count: int, seed: int, classes_in: Callable[[Sample], frozenset[int]] | None
 ) -> list[Sample]:
-    """Draw images so that both parts hold every class where possible: first those that add a class, then in drawn order."""
+    """Draw images so that both parts hold every class where possible.
+
+    Always the image that adds most classes, the first drawn among equals; never the last one of a class while others are
+    left, because a class that is not learned cannot be scored in any useful way.
+    """
     if count >= len(stock):
         raise ValueError(f"--holdout {count} would keep back all {len(stock)} labelled images; leave some to learn from")
     order = torch.randperm(len(stock), generator=generator(seed, "holdout")).tolist()
@@ -167,22 +191,14 @@ def _draw_covering(
     if classes_in is None:
         return drawn[:count]
     classes = {sample.name: classes_in(sample) for sample in drawn}
-    left = {value: sum(value in found for found in classes.values()) for found in classes.values() for value in found}
+    left = Counter(value for found in classes.values() for value in found)
     kept: list[Sample] = []
     covered: set[int] = set()
-    for only_new in (True, False):
-        for sample in drawn:
-            if len(kept) == count:
-                break
-            found = classes[sample.name]
-            # The last image of a class is learned from: a class never seen cannot be scored in any useful way.
-            if sample in kept or any(left[value] == 1 for value in found) or (only_new and found <= covered):
-                continue
-            kept.append(sample)
-            covered |= found
-            for value in found:
-                left[value] -= 1
-    for sample in drawn:  # nothing left but images that hold the last of a class: fill up in drawn order
-        if len(kept) < count and sample not in kept:
-            kept.append(sample)
+    while len(kept) < count:
+        others = [sample for sample in drawn if sample not in kept]
+        spare = [sample for sample in others if all(left[value] > 1 for value in classes[sample.name])]
+        best = max(spare or others, key=lambda sample: len(classes[sample.name] - covered))
+        kept.append(best)
+        covered |= classes[best.name]
+        left.subtract(classes[best.name])
     return kept

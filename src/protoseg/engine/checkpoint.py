@@ -61,7 +61,10 @@ def load_model_file(path: Path) -> ModelFile:
         raise ValueError(f"{file} is damaged: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{file} is not a protoseg model (its header has no {FORMAT!r})")
-    return ModelFile(tensors, json.loads(metadata["protoseg"]))
+    try:
+        return ModelFile(tensors, json.loads(metadata["protoseg"]))
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is damaged: its header cannot be read ({error})") from error
 
 
 def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

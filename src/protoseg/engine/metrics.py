@@ -61,7 +61,7 @@ def iou(confusion: Tensor) -> IoU:
     Returns:
         IoU in [0, 1]; NaN for a class that is neither in the truth nor predicted, which the mean leaves out.
     """
-    confusion = confusion.double().cpu()
+    confusion = confusion.cpu().double()
     hit = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - hit
     per_class = hit / union  # 0 / 0 is NaN: absent is not the same as missed

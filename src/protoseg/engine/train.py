@@ -124,7 +124,12 @@ def fit(
     last = out / CHECKPOINT
     if last.is_file():
         check_checkpoint(last, module)
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     # From the file, because a run that was killed while it was scored trains no further step when it goes on.
     seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
@@ -140,7 +145,9 @@ def check_checkpoint(path: Path, module: TrainingModule) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{path} is damaged or no checkpoint: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
     own = module.state_dict()
     other = [name for name in own if name not in state or state[name].shape != own[name].shape]
     other += [name for name in state if name not in own]

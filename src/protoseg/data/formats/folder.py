@@ -6,32 +6,39 @@ Evaluation images stand in `test/{images,masks}` or in `images/test` and `masks/
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, table_from_names
-from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, read_lines
+
+EXTRA = "unlabeled:"
+"""Prefix of the names of images from a further folder."""
 
 _EVALUATION: tuple[Split, ...] = ("val", "test")
 
 
 def matches(root: Path) -> bool:
-    return (root / "images").is_dir()
+    return any((root / part / "images").is_dir() for part in ("", *_EVALUATION))
 
 
-def read(root: Path) -> DataIndex:
+def read(root: Path, *, for_training: bool = True) -> DataIndex:
     """List a folder data set. No image is opened.
+
+    Args:
+        root: of the data set.
+        for_training: whether there must be training images with masks.
 
     Raises:
         ValueError: no training image, two files for one name, or masks that fit no image at all.
         FileNotFoundError: there is no `masks/`.
     """
     images, masks = root / "images", root / "masks"
-    if not masks.is_dir():
-        raise FileNotFoundError(f"{root} has images/ but no masks/ folder; a few labelled images are needed to learn from")
-    mask_of = _files(masks, MASK_SUFFIXES)
-    image_of = _files(images, IMAGE_SUFFIXES)
-    if not mask_of:
-        raise ValueError(f"there is no mask in {masks} ({_list(MASK_SUFFIXES)}); label a few images first")
+    if for_training and not masks.is_dir():
+        raise FileNotFoundError(f"{root} has no masks/ folder; a few labelled images are needed to learn from")
+    mask_of, image_of = _files(masks, MASK_SUFFIXES), _files(images, IMAGE_SUFFIXES)
     has_train = (images / "train").is_dir()
     samples = []
     for name, path in image_of.items():
@@ -40,31 +47,48 @@ def read(root: Path) -> DataIndex:
             samples.append(Sample(name, path, mask_of.get(name), split))
     for split in _EVALUATION:
         samples += _beside(root, split)
-    if not any(sample.split == "train" for sample in samples):
-        raise ValueError(f"there is no training image in {images} ({_list(IMAGE_SUFFIXES)})")
-    if not any(sample.mask for sample in samples if sample.split == "train"):
-        example = next(iter(mask_of))
-        raise ValueError(
-            f"no image in {images} has a mask of the same name in {masks}: e.g. {mask_of[example].relative_to(root)} "
-            f"belongs to images/{example}.* (paths must be equal, suffix aside)"
-        )
     samples.sort(key=lambda sample: (sample.split, sample.name))
+    for first, second in pairwise(samples):
+        if first.name == second.name:
+            raise ValueError(f"{first.image} and {second.image} are the same evaluation image; keep one of the two layouts")
+    if for_training:
+        _check_training(root, samples, image_of, mask_of)
     return DataIndex(root, "folder", tuple(samples), read_classes(root / "classes.txt"))
 
 
-def read_unlabeled(root: Path) -> list[Sample]:
-    """List a folder of images without masks.
+def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
+    train = [sample for sample in samples if sample.split == "train"]
+    if not train:
+        raise ValueError(f"there is no training image in {root / 'images'} ({_list(IMAGE_SUFFIXES)})")
+    if not mask_of:
+        raise ValueError(f"there is no mask in {root / 'masks'} ({_list(MASK_SUFFIXES)}); label a few images first")
+    if any(sample.mask for sample in train):
+        return
+    orphan = next((name for name in mask_of if name not in image_of), None)
+    example = f": e.g. {mask_of[orphan]} belongs to images/{orphan}.*" if orphan else ""
+    raise ValueError(
+        f"no training image in {root / 'images'} has a mask of the same name in {root / 'masks'}{example} "
+        "(paths must be equal, suffix aside)"
+    )
+
+
+def read_images(root: Path, option: str) -> list[Sample]:
+    """List a folder of images without masks; their names start with the folder's, so that they differ from all others.
+
+    Args:
+        root: folder, at any depth.
+        option: of the command line, for messages.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: no image is in it.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root} for --unlabeled")
+        raise FileNotFoundError(f"there is no folder {root} for {option}")
     found = _files(root, IMAGE_SUFFIXES)
     if not found:
         raise ValueError(f"there is no image in {root} ({_list(IMAGE_SUFFIXES)})")
-    return [Sample(f"{root.name}:{name}", path, None, "train") for name, path in found.items()]
+    return [Sample(f"{EXTRA}{root.name}/{name}", path, None, "train") for name, path in found.items()]
 
 
 def read_classes(path: Path) -> ClassTable | None:
@@ -75,7 +99,7 @@ def read_classes(path: Path) -> ClassTable | None:
     """
     if not path.is_file():
         return None
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.strip() for line in read_lines(path) if line.strip()]
     if not names:
         raise ValueError(f"{path} is empty; write one class name a line, in the order of the mask values 0, 1, 2, ...")
     if repeated := next((name for name in names if names.count(name) > 1), None):
@@ -106,9 +130,9 @@ def _files(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
         ValueError: two files share a name.
     """
     found: dict[str, Path] = {}
-    for path in sorted(root.rglob("*")):
+    for path in sorted(_walk(root)):
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if hidden or path.suffix.lower() not in suffixes or not path.is_file():
+        if hidden or path.suffix.lower() not in suffixes:
             continue
         name = path.relative_to(root).with_suffix("").as_posix()
         if name in found:
@@ -119,3 +143,10 @@ def _files(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
 
 def _list(suffixes: frozenset[str]) -> str:
     return ", ".join(sorted(suffixes))
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files below a folder, linked folders included."""
+    for folder, _, files in os.walk(root, followlinks=True):
+        for file in files:
+            yield Path(folder, file)

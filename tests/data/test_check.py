@@ -1,0 +1,159 @@
+"""Every labelled file is decoded before training; each fault names its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_folder import cut_short, draw_shapes, make_folder, write_image, write_index
+
+from protoseg.data.check import LabelReport, check_labels, mask_values, read_pair
+from protoseg.data.formats import open_dataset
+from protoseg.data.index import Sample
+from protoseg.data.io import UnreadableImageError, read_mask
+from protoseg.data.splits import make_partition
+
+
+def check(root: Path, **options: str) -> LabelReport:
+    index = open_dataset(root)
+    return check_labels(index, make_partition(index, **options))  # type: ignore[arg-type]
+
+
+def put(mask: Path, value: int, pixels: int = 3) -> None:
+    """Set some pixels of a mask file."""
+    content = read_mask(mask).copy()
+    content.flat[:pixels] = value
+    write_index(mask, content)
+
+
+def fill(folder: Path, values: tuple[int, ...]) -> None:
+    """Let all masks of a folder hold these values alone, in rows."""
+    for mask in folder.rglob("*.png"):
+        shape = read_mask(mask).shape
+        rows = np.array(values, dtype=np.uint8)[np.arange(shape[0]) % len(values)]
+        write_index(mask, np.repeat(rows[:, None], shape[1], axis=1))
+
+
+def test_counts_what_it_saw(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=4, labeled=3, test=1, size=(40, 48))
+    image, mask = draw_shapes(np.random.default_rng(9), (30, 50))
+    mask[0] = 255
+    write_image(root / "images/wide.jpg", image)
+    write_index(root / "masks/wide.png", mask)
+    report = check(root)
+    masks = [read_mask(path) for path in sorted((root / "masks").glob("*.png"))]  # without test/
+    assert report.classes.values == (0, 1, 2)
+    assert report.pixels.tolist() == [sum(int((m == value).sum()) for m in masks) for value in (0, 1, 2)]
+    assert list(report.sizes.items()) == [((40, 48), 3), ((30, 50), 1)]
+
+
+def test_a_class_list_may_hold_classes_that_do_not_occur(tmp_path: Path) -> None:
+    report = check(make_folder(tmp_path, classes=("ground", "square", "disc", "unseen")))
+    assert report.classes.names[3] == "unseen"
+    assert report.pixels[3] == 0
+
+
+def test_classes_come_from_the_masks_in_use(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=4, labeled=None)
+    put(root / "masks/img_03.png", 9)
+    (tmp_path / "list.txt").write_text("img_00\nimg_01\n")
+    assert check(root, labels=str(tmp_path / "list.txt")).classes.values == (0, 1, 2)
+    assert check(root).classes.values == (0, 1, 2, 9)
+
+
+@pytest.mark.parametrize(
+    "which", ["images/img_01.png", "masks/img_01.png", "images/test/test_00.png", "masks/test/test_00.png"]
+)
+def test_a_truncated_file(tmp_path: Path, which: str) -> None:
+    root = make_folder(tmp_path, test=1)
+    cut_short(root / which)
+    with pytest.raises(UnreadableImageError) as caught:
+        check(root)
+    assert str(root / which) in str(caught.value)
+
+
+@pytest.mark.parametrize("which", ["img_01", "test/test_00"])
+def test_a_mask_of_another_size(tmp_path: Path, which: str) -> None:
+    root = make_folder(tmp_path, test=1, size=(40, 48))
+    write_index(root / f"masks/{which}.png", np.zeros((48, 40), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"is 40x48 but its image .* is 48x40") as caught:
+        check(root)
+    assert f"masks/{which}.png" in str(caught.value)
+    assert f"images/{which}.png" in str(caught.value)
+
+
+@pytest.mark.parametrize("which", ["img_01", "test/test_00"])
+def test_a_value_outside_the_class_list(tmp_path: Path, which: str) -> None:
+    root = make_folder(tmp_path, test=1, classes=("ground", "square", "disc"))
+    put(root / f"masks/{which}.png", 7, pixels=5)
+    with pytest.raises(ValueError, match=rf"masks/{which}\.png holds the value 7 in 5 pixels.*0-2, 255"):
+        check(root)
+
+
+def test_a_value_that_only_an_evaluation_mask_holds(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, test=2)
+    put(root / "masks/test/test_01.png", 7, pixels=5)
+    with pytest.raises(ValueError, match=r"masks/test/test_01\.png holds the value 7 in 5 pixels"):
+        check(root)
+
+
+def test_ignored_pixels_are_no_class(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, test=1)
+    put(root / "masks/img_01.png", 255)
+    put(root / "masks/test/test_00.png", 255)
+    report = check(root)
+    assert report.classes.values == (0, 1, 2)
+    assert report.pixels.sum() == 3 * 40 * 48 - 3
+
+
+class TestOneClass:
+    @pytest.mark.parametrize("classes", [(), ("ground", "thing")])
+    @pytest.mark.parametrize("values", [(0,), (1, 255), (0, 255)])
+    def test_stops(self, tmp_path: Path, values: tuple[int, ...], classes: tuple[str, ...]) -> None:
+        """With a class list too: where the masks hold one class, there is nothing to tell apart."""
+        root = make_folder(tmp_path, classes=classes)
+        fill(root / "masks", values)
+        with pytest.raises(ValueError, match="one class") as caught:
+            check(root)
+        assert "masks" in str(caught.value)
+        assert str(root) in str(caught.value)
+
+    @pytest.mark.parametrize("classes", [(), ("ground", "thing")])
+    def test_0_and_255_is_a_common_mistake(self, tmp_path: Path, classes: tuple[str, ...]) -> None:
+        root = make_folder(tmp_path, classes=classes)
+        fill(root / "masks", (0, 255))
+        with pytest.raises(ValueError, match="store the second class as 1"):
+            check(root)
+
+    def test_a_class_list_of_one(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, classes=("thing",))
+        fill(root / "masks", (0,))
+        with pytest.raises(ValueError, match="one class"):
+            check(root)
+
+    @pytest.mark.parametrize("classes", [(), ("ground", "thing")])
+    def test_nothing_but_ignored_pixels(self, tmp_path: Path, classes: tuple[str, ...]) -> None:
+        root = make_folder(tmp_path, classes=classes)
+        fill(root / "masks", (255,))
+        with pytest.raises(ValueError, match=r"ignored|one class"):
+            check(root)
+
+
+def test_an_image_turned_by_exif_fits_its_mask(tmp_path: Path) -> None:
+    from PIL import Image
+
+    root = make_folder(tmp_path, train=2, labeled=1)
+    image, mask = draw_shapes(np.random.default_rng(3), (30, 50))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise by 90 degrees, which is how people draw its mask
+    Image.fromarray(image).save(root / "images/turned.jpg", exif=exif)
+    write_index(root / "masks/turned.png", np.rot90(mask, -1).copy())
+    read, label = read_pair(Sample("turned", root / "images/turned.jpg", root / "masks/turned.png", "train"))
+    assert read.shape[:2] == label.shape == (50, 30)
+    assert check(root).sizes == {(40, 48): 1, (50, 30): 1}
+
+
+def test_mask_values_leave_out_255(tmp_path: Path) -> None:
+    mask = write_index(tmp_path / "m.png", np.array([[0, 3], [255, 3]], dtype=np.uint8))
+    assert mask_values(Sample("m", mask, mask, "train")) == {0, 3}

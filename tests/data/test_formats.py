@@ -1,0 +1,241 @@
+"""Which files become which samples."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_folder import Layout, draw_shapes, make_folder, write_image, write_index
+
+from protoseg.data.formats import open_dataset
+from protoseg.data.formats.camvid import CLASSES
+from protoseg.data.formats.folder import read_classes
+from protoseg.data.index import DataIndex
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def names(index: DataIndex, split: str, *, masked: bool | None = None) -> list[str]:
+    return [s.name for s in index.samples if s.split == split and (masked is None or (s.mask is not None) == masked)]
+
+
+def test_an_image_with_a_mask_is_labeled_and_one_without_is_not(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=3, labeled=2)
+    index = open_dataset(root)
+    assert [(s.name, s.split, s.image, s.mask) for s in index.samples] == [
+        ("img_00", "train", root / "images/img_00.png", root / "masks/img_00.png"),
+        ("img_01", "train", root / "images/img_01.png", root / "masks/img_01.png"),
+        ("img_02", "train", root / "images/img_02.png", None),
+    ]
+    assert index.classes is None
+    assert index.format == "folder"
+
+
+@pytest.mark.parametrize("layout", ["inside", "beside"])
+def test_evaluation_images_never_train(tmp_path: Path, layout: str) -> None:
+    index = open_dataset(make_folder(tmp_path, train=3, labeled=2, test=2, val=1, layout=layout))  # type: ignore[arg-type]
+    assert names(index, "train") == ["img_00", "img_01", "img_02"]
+    assert names(index, "test", masked=True) == ["test/test_00", "test/test_01"]
+    assert names(index, "val", masked=True) == ["val/val_00"]
+    mask = next(s.mask for s in index.samples if s.name == "test/test_01")
+    assert mask == tmp_path / ("masks/test/test_01.png" if layout == "inside" else "test/masks/test_01.png")
+
+
+def test_evaluation_images_below_sub_folders(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=2, labeled=1)
+    for layout in ("images/test/city/x.png", "test/images/town/y.png"):
+        write_image(root / layout, draw_shapes(_rng())[0])
+    index = open_dataset(root)
+    assert names(index, "test") == ["test/city/x", "test/town/y"]
+    assert names(index, "train") == ["img_00", "img_01"]
+
+
+def test_where_images_train_exists_it_alone_trains(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=3, labeled=2, test=1, train_folder=True)
+    write_image(root / "images/loose.png", draw_shapes(_rng())[0])
+    write_image(root / "images/other/loose.png", draw_shapes(_rng())[0])
+    index = open_dataset(root)
+    assert names(index, "train") == ["train/img_00", "train/img_01", "train/img_02"]
+    assert names(index, "test") == ["test/test_00"]
+    assert len(index.samples) == 4
+
+
+def test_any_depth_and_suffix_aside(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=4, labeled=None, nested=True, suffix=".JPG")
+    assert names(open_dataset(root), "train", masked=True) == ["a/b/img_00", "a/b/img_02", "c/img_01", "c/img_03"]
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    """Large data sets are often put together from links."""
+    disk = make_folder(tmp_path / "disk", train=3, labeled=2, test=1, train_folder=True)
+    root = tmp_path / "data"
+    for folder in ("images/train", "images/test", "masks/train", "masks/test"):
+        (root / folder).parent.mkdir(parents=True, exist_ok=True)
+        (root / folder).symlink_to(disk / folder)
+    index = open_dataset(root)
+    assert names(index, "train", masked=True) == ["train/img_00", "train/img_01"]
+    assert names(index, "test") == ["test/test_00"]
+
+
+def test_dots_in_a_name_belong_to_it(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=1, labeled=1)
+    image, mask = draw_shapes(_rng())
+    write_image(root / "images/a.left.jpg", image)
+    write_image(root / "images/a.right.jpg", image)
+    write_index(root / "masks/a.left.png", mask)
+    index = open_dataset(root)
+    assert names(index, "train", masked=True) == ["a.left", "img_00"]
+    assert names(index, "train", masked=False) == ["a.right"]
+
+
+def test_hidden_files_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=2, labeled=1)
+    for name in ("images/._img_00.png", "images/.cache/x.png", "images/Thumbs.db", "images/notes.txt", "masks/.x.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"no image")
+    assert names(open_dataset(root), "train") == ["img_00", "img_01"]
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_two_files_of_one_name(tmp_path: Path, folder: str) -> None:
+    root = make_folder(tmp_path, train=2, labeled=2)
+    other = ".jpg" if folder == "images" else ".bmp"
+    shutil.copy(root / folder / "img_01.png", root / folder / f"img_01{other}")
+    with pytest.raises(ValueError, match="same name") as caught:
+        open_dataset(root)
+    assert f"img_01{other}" in str(caught.value)
+    assert "img_01.png" in str(caught.value)
+
+
+def test_one_evaluation_image_in_both_layouts(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=2, labeled=1, test=1)
+    shutil.copytree(root / "images/test", root / "test/images")
+    shutil.copytree(root / "masks/test", root / "test/masks")
+    with contextlib.suppress(ValueError):  # to say that it stands there twice would do as well
+        found = names(open_dataset(root), "test")
+        assert len(set(found)) == len(found)  # or it is scored twice
+
+
+class TestUnlabeledFolder:
+    def test_its_images_train_and_its_masks_do_not_count(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "data", train=2, labeled=1)
+        more = tmp_path / "more"
+        write_image(more / "deep/x.jpg", draw_shapes(_rng())[0])
+        write_image(more / "img_00.png", draw_shapes(_rng())[0])  # a name that the data set has too
+        index = open_dataset(root, unlabeled=more)
+        assert names(index, "train", masked=True) == ["img_00"]
+        assert names(index, "train", masked=False) == ["img_01", "unlabeled:more/deep/x", "unlabeled:more/img_00"]
+        assert [s.image for s in index.samples if s.name == "unlabeled:more/deep/x"] == [more / "deep/x.jpg"]
+
+    def test_a_missing_or_empty_one_stops(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "data", train=2, labeled=1)
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            open_dataset(root, unlabeled=tmp_path / "nowhere")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ValueError, match="empty"):
+            open_dataset(root, unlabeled=tmp_path / "empty")
+
+    @pytest.mark.parametrize("folder", ["images", "images/test", "test/images", "."])
+    def test_never_brings_back_a_labeled_or_evaluation_image(self, tmp_path: Path, folder: str) -> None:
+        """`--unlabeled data/images` is an easy thing to write."""
+        layout: Layout = "beside" if folder == "test/images" else "inside"
+        root = make_folder(tmp_path, train=4, labeled=2, test=2, val=1, layout=layout)
+        index = open_dataset(root, unlabeled=root / folder)
+        unlabeled = {s.image.resolve() for s in index.samples if s.split == "train" and s.mask is None}
+        others = {s.image.resolve() for s in index.samples if s.split != "train" or s.mask is not None}
+        assert not unlabeled & others
+        trained = [s.image.resolve() for s in index.samples if s.split == "train"]
+        assert len(set(trained)) == len(trained)
+
+
+class TestClasses:
+    def test_names_in_the_order_of_the_values(self, tmp_path: Path) -> None:
+        index = open_dataset(make_folder(tmp_path, classes=("ground", "square", "disc")))
+        assert index.classes is not None
+        assert index.classes.names == ("ground", "square", "disc")
+        assert index.classes.values == (0, 1, 2)
+        assert index.classes.ignored == (255,)
+
+    def test_empty_lines_and_a_byte_order_mark(self, tmp_path: Path) -> None:
+        (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfroad \r\n\r\n sky\r\n")
+        table = read_classes(tmp_path / "classes.txt")
+        assert table is not None
+        assert table.names == ("road", "sky")
+
+    @pytest.mark.parametrize("text", [b"", b"\n \n", b"sky\nroad\nsky\n", "Straße\nFluß\n".encode("latin-1")])
+    def test_an_unusable_list_stops_and_is_named(self, tmp_path: Path, text: bytes) -> None:
+        (tmp_path / "classes.txt").write_bytes(text)
+        with pytest.raises(ValueError, match=r"classes\.txt"):
+            read_classes(tmp_path / "classes.txt")
+
+
+class TestFaults:
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            open_dataset(tmp_path / "nowhere")
+
+    def test_no_images_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="images/"):
+            open_dataset(tmp_path)
+
+    def test_no_masks_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "images").mkdir()
+        with pytest.raises(FileNotFoundError, match="masks/"):
+            open_dataset(tmp_path)
+
+    def test_no_mask(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"no mask in .*masks"):
+            open_dataset(make_folder(tmp_path, labeled=0))
+
+    def test_no_image_in_common(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, train=2, labeled=0)
+        write_index(root / "masks/other.png", draw_shapes(_rng())[1])
+        with pytest.raises(ValueError, match=r"masks/other\.png"):
+            open_dataset(root)
+
+    def test_masks_of_evaluation_images_only(self, tmp_path: Path) -> None:
+        """The message may not give test/test_00 as a mask without an image: it has one."""
+        with pytest.raises(ValueError, match="mask") as caught:
+            open_dataset(make_folder(tmp_path, train=2, labeled=0, test=1))
+        assert "test_00" not in str(caught.value)
+
+
+class TestCamVid:
+    def write(self, root: Path) -> Path:
+        image, mask = draw_shapes(_rng())
+        mask[0] = 11
+        for split in ("train", "val", "test"):
+            write_image(root / split / f"{split}_0.png", image)
+            write_index(root / f"{split}annot" / f"{split}_0.png", mask)
+        write_image(root / "train/train_1.png", image)  # without a mask
+        return root
+
+    def test_is_recognised(self, tmp_path: Path) -> None:
+        index = open_dataset(self.write(tmp_path))
+        assert index.format == "camvid"
+        assert names(index, "train", masked=True) == ["train/train_0"]
+        assert names(index, "train", masked=False) == ["train/train_1"]
+        assert names(index, "val") == ["val/val_0"]
+        assert names(index, "test") == ["test/test_0"]
+        assert index.of("val")[0].mask == tmp_path / "valannot/val_0.png"
+
+    def test_void_is_ignored(self) -> None:
+        assert len(CLASSES) == 11
+        assert CLASSES.names[3] == "road"
+        assert CLASSES.colors[8] == (64, 0, 128)  # car, as in the tutorial
+        assert CLASSES.ignored == (11, 255)
+        assert len(set(CLASSES.colors)) == 11
+
+
+@pytest.mark.data
+def test_shared_camvid_is_recognised_without_a_flag(camvid: Path) -> None:
+    index = open_dataset(camvid)
+    assert [len(index.of(split)) for split in ("train", "val", "test")] == [367, 101, 233]
+    assert all(sample.mask is not None for sample in index.samples)
+    assert index.classes is not None
+    assert index.classes.names == CLASSES.names

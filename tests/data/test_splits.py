@@ -1,0 +1,251 @@
+"""Labelled, unlabelled and kept back: three lists that never share an image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from make_folder import make_folder
+
+from protoseg.data.check import check_labels, mask_values
+from protoseg.data.formats import open_dataset
+from protoseg.data.index import DataIndex, Sample
+from protoseg.data.splits import Partition, make_partition
+
+
+def sample(name: str, split: str = "train", *, masked: bool = True) -> Sample:
+    mask = Path(f"masks/{name}.png") if masked else None
+    return Sample(name, Path(f"images/{name}.jpg"), mask, split)  # type: ignore[arg-type]
+
+
+def index_of(*samples: Sample) -> DataIndex:
+    return DataIndex(Path(), "folder", samples, None)
+
+
+def names(samples: tuple[Sample, ...]) -> list[str]:
+    return [sample.name for sample in samples]
+
+
+TEN = index_of(*(sample(f"a{i}") for i in range(8)), sample("b0", masked=False), sample("b1", masked=False))
+SCORED = index_of(*TEN.samples, sample("test/t", "test"), sample("test/u", "test", masked=False), sample("val/v", "val"))
+NESTED = index_of(
+    sample("a"), sample("x/a"), sample("x/b"), sample("y/b"), sample("y/c", masked=False), sample("test/t", "test")
+)
+
+
+@pytest.fixture
+def listed(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Writes a list file."""
+
+    def write(*lines: str, end: str = "\n") -> str:
+        path = tmp_path / "list.txt"
+        path.write_bytes(end.join(lines).encode())
+        return str(path)
+
+    return write
+
+
+class TestLabels:
+    def test_all_masks_by_default(self) -> None:
+        partition = make_partition(TEN)
+        assert names(partition.labeled) == [f"a{i}" for i in range(8)]
+        assert names(partition.unlabeled) == ["b0", "b1"]
+        assert partition.evaluation == ()
+        assert partition.evaluation_name == ""
+
+    @pytest.mark.parametrize(("labels", "count"), [("3", 3), ("8", 8), ("1/8", 1), ("1/3", 3), ("1/100", 1), ("1/1", 8)])
+    def test_a_number_or_a_fraction_of_the_masks(self, labels: str, count: int) -> None:
+        partition = make_partition(TEN, labels=labels)
+        assert len(partition.labeled) == count
+        assert all(s.mask is not None for s in partition.labeled)
+        assert sorted(names(partition.labeled) + names(partition.unlabeled)) == sorted(names(TEN.samples))
+
+    @pytest.mark.parametrize("labels", ["0", "9", "0/8", "1/0", "3/2", "/8"])
+    def test_a_number_that_cannot_be_is_refused(self, labels: str) -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=f"--labels {labels}"):
+            make_partition(TEN, labels=labels)
+
+    def test_a_list_of_stems_paths_and_file_names(self, listed) -> None:  # type: ignore[no-untyped-def]
+        partition = make_partition(NESTED, labels=listed("x/a", "  y/b.jpg ", "", "x/a"))
+        assert names(partition.labeled) == ["x/a", "y/b"]
+        assert names(partition.unlabeled) == ["a", "x/b", "y/c"]
+
+    def test_windows_line_ends_and_a_byte_order_mark(self, listed) -> None:  # type: ignore[no-untyped-def]
+        assert names(make_partition(TEN, labels=listed("\ufeffa1", "a2", "", end="\r\n")).labeled) == ["a1", "a2"]
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("nothing", "fits no training image"),
+            ("a9.jpg", "fits no training image"),
+            ("b", "fits x/b and y/b"),
+            ("b.jpg", "fits x/b and y/b"),
+            ("test/t", "evaluation image"),
+            ("test/t.jpg", "evaluation image"),
+            ("t", "evaluation image"),
+            ("y/c", "has no mask"),
+        ],
+    )
+    def test_a_line_that_does_not_fit_one_labeled_image_stops(self, listed, line: str, message: str) -> None:  # type: ignore[no-untyped-def]
+        path = listed("x/a", line)
+        with pytest.raises(ValueError, match=message) as caught:
+            make_partition(NESTED, labels=path)
+        assert f"{path}, line 2: {line!r}" in str(caught.value)
+
+    @pytest.mark.parametrize("line", ["a", "a.jpg"])
+    def test_a_whole_path_is_not_ambiguous(self, listed, line: str) -> None:  # type: ignore[no-untyped-def]
+        """`a` is the path of one image and the stem of another: there is no other way to write the first."""
+        assert names(make_partition(NESTED, labels=listed(line)).labeled) == ["a"]
+
+    @pytest.mark.parametrize("line", ["a1", "a1.jpg"])
+    def test_images_of_another_folder_are_not_meant(self, listed, line: str) -> None:  # type: ignore[no-untyped-def]
+        more = Sample("more:a1", Path("more/a1.jpg"), None, "train")  # from --unlabeled
+        partition = make_partition(index_of(*TEN.samples, more), labels=listed(line))
+        assert names(partition.labeled) == ["a1"]
+        assert "more:a1" in names(partition.unlabeled)
+
+    def test_a_missing_empty_or_binary_list_is_named(self, listed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+            make_partition(TEN, labels=str(tmp_path / "nowhere.txt"))
+        with pytest.raises(ValueError, match=r"list\.txt"):
+            make_partition(TEN, labels=listed("", " "))
+        (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\xfe")
+        with pytest.raises(ValueError, match=r"image\.png"):
+            make_partition(TEN, labels=str(tmp_path / "image.png"))
+
+
+class TestEvaluation:
+    def test_labeled_images_of_the_split(self) -> None:
+        assert names(make_partition(SCORED).evaluation) == ["test/t"]
+        assert make_partition(SCORED).evaluation_name == "test"
+        assert names(make_partition(SCORED, split="val").evaluation) == ["val/v"]
+        assert make_partition(SCORED, split="val").evaluation_name == "val"
+
+    def test_val_scores_where_there_is_no_test(self) -> None:
+        index = index_of(*TEN.samples, sample("val/v", "val"))
+        assert make_partition(index).evaluation_name == "val"
+        assert names(make_partition(index).evaluation) == ["val/v"]
+
+    def test_nothing_is_scored_on_images_that_train(self) -> None:
+        assert make_partition(TEN).evaluation == ()
+
+
+class TestHoldout:
+    @pytest.mark.parametrize(("holdout", "count"), [("2", 2), ("1/4", 2), ("1/2", 4)])
+    def test_kept_back_images_are_in_neither_list(self, holdout: str, count: int) -> None:
+        partition = make_partition(TEN, holdout=holdout)
+        assert len(partition.evaluation) == count
+        assert partition.evaluation_name == "holdout"
+        assert_disjoint(partition)
+        assert len(partition.labeled) == 8 - count
+        assert names(partition.unlabeled) == ["b0", "b1"]
+
+    def test_a_list(self, listed) -> None:  # type: ignore[no-untyped-def]
+        partition = make_partition(TEN, holdout=listed("a3", "a1"))
+        assert names(partition.evaluation) == ["a1", "a3"]
+        assert_disjoint(partition)
+
+    def test_comes_out_of_a_list_of_labels(self, listed) -> None:  # type: ignore[no-untyped-def]
+        partition = make_partition(TEN, labels=listed("a1", "a2", "a3"), holdout="1")
+        assert sorted(names(partition.evaluation) + names(partition.labeled)) == ["a1", "a2", "a3"]
+        assert len(partition.evaluation) == 1
+        assert_disjoint(partition)
+
+    def test_leaves_the_asked_number_of_labels(self) -> None:
+        partition = make_partition(TEN, labels="3", holdout="2")
+        assert (len(partition.labeled), len(partition.evaluation), len(partition.unlabeled)) == (3, 2, 5)
+        assert_disjoint(partition)
+
+    @pytest.mark.parametrize("holdout", ["8", "9", "0", "1/1", "5/4"])
+    def test_more_than_can_be_spared_is_refused(self, holdout: str) -> None:
+        with pytest.raises(ValueError, match="--holdout"):
+            make_partition(TEN, holdout=holdout)
+
+    def test_holding_back_every_listed_image_is_refused(self, listed) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(ValueError, match="no labelled image is left"):
+            make_partition(TEN, holdout=listed(*(f"a{i}" for i in range(8))))
+
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize(
+        ("count", "classes"),
+        [
+            (3, [{0}, {0}, {0}, {0}, {0, 1}, {0, 1}, {0, 2}, {0, 2}]),  # two rare classes, each in two images
+            (2, [{0}, {0}, {0}, {0}, {0}, {0, 1}, {0, 1}, {0, 2}]),  # class 2 occurs once: it is learned from
+            (1, [{0}, {0}, {0}, {0}, {0}, {0}, {0, 1, 2}, {0, 1, 2}]),  # one image can show everything
+            (2, [{0}, {0}, {0, 1}, {0, 1}, {0, 2}, {0, 2}, {0, 1, 3}, {0, 3}]),  # class 2, and 1 and 3 together
+        ],
+    )
+    def test_every_class_on_both_sides(self, seed: int, count: int, classes: list[set[int]]) -> None:
+        values = {f"a{i}": frozenset(found) for i, found in enumerate(classes)}
+        partition = make_partition(TEN, holdout=str(count), seed=seed, classes_in=lambda s: values[s.name])
+        assert len(partition.evaluation) == count
+        learned = set().union(*(values[name] for name in names(partition.labeled)))
+        scored = set().union(*(values[name] for name in names(partition.evaluation)))
+        occurs = list(chain.from_iterable(classes))
+        assert learned == set(occurs)
+        assert scored == {value for value in occurs if occurs.count(value) > 1}
+
+
+class TestSeedAndHash:
+    @pytest.mark.parametrize("options", [{"labels": "3"}, {"holdout": "3"}, {"labels": "1/2", "holdout": "1/4"}])
+    def test_the_seed_decides(self, options: dict[str, str]) -> None:
+        partitions = [make_partition(TEN, seed=seed, **options) for seed in (0, 0, 1, 2, 3)]  # type: ignore[arg-type]
+        assert partitions[0] == partitions[1]
+        assert len({p.hash for p in partitions}) > 2
+
+    def test_the_order_of_the_files_does_not(self) -> None:
+        assert make_partition(TEN, labels="3").hash == make_partition(index_of(*TEN.samples), labels="3").hash
+        plain = make_partition(TEN)
+        assert make_partition(index_of(*reversed(TEN.samples))).hash == plain.hash
+
+    @pytest.mark.parametrize("part", ["labeled", "unlabeled", "evaluation"])
+    def test_the_hash_changes_with_each_list(self, part: str) -> None:
+        partition = make_partition(SCORED)
+        assert len(partition.hash) == 12
+        fewer = replace(partition, **{part: getattr(partition, part)[1:]})
+        assert fewer.hash != partition.hash
+
+    def test_moving_an_image_from_one_list_to_another_changes_the_hash(self) -> None:
+        partition = make_partition(SCORED)
+        moved = replace(partition, labeled=partition.labeled[:-1], unlabeled=(partition.labeled[-1], *partition.unlabeled))
+        assert moved.hash != partition.hash
+
+    def test_the_place_of_the_data_set_does_not_change_it(self) -> None:
+        moved = index_of(*(replace(s, image=Path("/elsewhere") / s.image) for s in SCORED.samples))
+        assert make_partition(moved).hash == make_partition(SCORED).hash
+
+
+class TestUnlabeledMasksStayShut:
+    """No mask is ever opened for an unlabelled image, even where there is one."""
+
+    @pytest.mark.parametrize("options", [{"labels": "3"}, {"labels": "LIST"}, {"labels": "LIST", "holdout": "1"}])
+    def test_a_corrupt_one_changes_nothing(self, tmp_path: Path, options: dict[str, str]) -> None:
+        root = make_folder(tmp_path / "data", train=8, labeled=None, test=2)
+        (tmp_path / "list.txt").write_text("img_01\nimg_04\nimg_06\n")
+        options = {key: value.replace("LIST", str(tmp_path / "list.txt")) for key, value in options.items()}
+        first = make_partition(open_dataset(root), classes_in=mask_values, **options)  # type: ignore[arg-type]
+        masks = [s.mask for s in first.unlabeled if s.mask is not None]
+        assert len(masks) == 5
+        for mask in masks:
+            mask.write_text("no image")
+        index = open_dataset(root)
+        again = make_partition(index, classes_in=mask_values, **options)  # type: ignore[arg-type]
+        assert again == first
+        assert check_labels(index, again).classes.values == (0, 1, 2)
+
+    def test_not_even_to_draw_a_holdout(self) -> None:
+        opened: set[str] = set()
+
+        def look(sample: Sample) -> frozenset[int]:
+            opened.add(sample.name)
+            return frozenset({0})
+
+        partition = make_partition(TEN, labels="2", holdout="2", classes_in=look)
+        assert not opened & set(names(partition.unlabeled))
+
+
+def assert_disjoint(partition: Partition) -> None:
+    every = [*partition.labeled, *partition.unlabeled, *partition.evaluation]
+    assert len({s.name for s in every}) == len(every)

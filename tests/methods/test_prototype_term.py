@@ -1,0 +1,240 @@
+"""The prototype term: where it reads, what it averages over, and how prototypes start and move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protoseg.functional.points import sample_points
+from protoseg.functional.random import uniform
+from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm, PrototypeTermOutput
+from protoseg.nn.prototype_head import PrototypeHead
+from protoseg.nn.small_unet import SmallUNet
+from protoseg.types import IGNORE_INDEX, LabeledBatch, SegOutput
+
+D, C, K, GRID = 5, 3, 2, 4
+SIZE, COVERS = (22, 29), (24, 32)
+BATCH, LABELED = 5, 2
+
+
+def ready_term(**options) -> PrototypeTerm:
+    head = PrototypeHead(D, C, per_class=K, **options)
+    gen = torch.Generator().manual_seed(1)
+    head.fit(torch.randn(60, D, generator=gen), torch.arange(60) % C)
+    return PrototypeTerm(head, grid=GRID)
+
+
+class Inputs:
+    """An output of a student on five images of which two are labelled, and what is known about their pixels."""
+
+    def __init__(self, *, align_corners: bool = True) -> None:
+        gen = torch.Generator().manual_seed(2)
+        self.features = torch.randn(BATCH, D, 6, 8, generator=gen).requires_grad_()
+        self.out = SegOutput(torch.zeros(BATCH, C, *SIZE), self.features, COVERS, align_corners)
+        self.label = torch.randint(0, C, (BATCH, *SIZE), generator=gen)
+        self.label[torch.rand(self.label.shape, generator=gen) < 0.2] = IGNORE_INDEX
+        self.valid = torch.rand(self.label.shape, generator=gen) < 0.7
+        self.valid[:LABELED] = self.label[:LABELED] != IGNORE_INDEX
+        self.weight = self.valid & (self.label != IGNORE_INDEX) & (torch.rand(self.label.shape, generator=gen) < 0.6)
+        self.weight[:LABELED] = self.valid[:LABELED]
+        self.seed = torch.tensor([11, 12, 21, 22, 23])
+
+    def run(self, term: PrototypeTerm, num_labeled: int = LABELED) -> PrototypeTermOutput:
+        return term(self.out, self.label, self.weight, self.valid, self.seed, num_labeled=num_labeled)
+
+
+def slow_points(inputs: Inputs) -> Iterator[tuple[int, int, int, list[float]]]:
+    """(image, y, x, up-sampled feature) of every sampled pixel."""
+    dense = F.interpolate(inputs.features, COVERS, mode="bilinear", align_corners=inputs.out.align_corners)
+    points = sample_points(uniform(inputs.seed, "points", GRID * GRID, 2), SIZE, grid=GRID)
+    for b in range(BATCH):
+        for y, x in points[b].tolist():
+            yield b, y, x, dense[b, :, y, x].tolist()
+
+
+def scores(head: PrototypeHead, z: list[float]) -> list[float]:
+    def cosine(p: list[float]) -> float:
+        return sum(a * b for a, b in zip(z, p, strict=True)) / math.sqrt(sum(a * a for a in z) * sum(b * b for b in p))
+
+    return [max(cosine(p) for p in prototypes) / head.temperature for prototypes in head.prototype.tolist()]
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_both_losses(align_corners: bool) -> None:
+    term, inputs = ready_term(), Inputs(align_corners=align_corners)
+    sums, counts, agree, weighing = [0.0, 0.0], [0, 0], 0, 0
+    for b, y, x, z in slow_points(inputs):
+        half, label = int(b >= LABELED), int(inputs.label[b, y, x])
+        counts[half] += bool(inputs.valid[b, y, x])  # for labelled pixels the same as those that count
+        if inputs.weight[b, y, x]:
+            logits = scores(term.head, z)
+            sums[half] += math.log(sum(math.exp(v) for v in logits)) - logits[label]
+            agree += logits.index(max(logits)) == label
+            weighing += 1
+    out = inputs.run(term)
+    assert out.labeled.item() == pytest.approx(sums[0] / counts[0], rel=1e-4)
+    assert out.consistency.item() == pytest.approx(sums[1] / counts[1], rel=1e-4)
+    assert out.agreement.item() == pytest.approx(agree / weighing)
+    assert 0 < agree < weighing
+
+
+def test_points_belong_to_the_image() -> None:
+    """An image's points, and so its loss, do not depend on the rest of the batch."""
+    term, inputs = ready_term(), Inputs()
+    whole = inputs.run(term).carry
+    per_image = GRID * GRID
+    alone = term(
+        SegOutput(inputs.out.logits[3:4], inputs.features[3:4], COVERS, True),
+        inputs.label[3:4],
+        inputs.weight[3:4],
+        inputs.valid[3:4],
+        inputs.seed[3:4],
+        num_labeled=0,
+    ).carry
+    torch.testing.assert_close(alone.features, whole.features[3 * per_image : 4 * per_image])
+    assert torch.equal(alone.label, whole.label[3 * per_image : 4 * per_image])
+
+
+def test_gradient_reaches_sampled_features_only() -> None:
+    term, inputs = ready_term(), Inputs()
+    out = inputs.run(term)
+    (out.labeled + out.consistency).backward()
+    assert (inputs.features.grad.abs().sum(dim=(1, 2, 3)) > 0).all()
+    assert not any(part.requires_grad for part in out.carry)
+    assert not out.agreement.requires_grad
+    assert list(term.parameters()) == []
+
+
+@pytest.mark.parametrize("num_labeled", [0, BATCH])
+def test_one_kind_of_image_only(num_labeled: int) -> None:
+    out = Inputs().run(ready_term(), num_labeled)
+    empty, full = (out.labeled, out.consistency) if num_labeled == 0 else (out.consistency, out.labeled)
+    assert empty.item() == 0.0
+    assert full > 0
+
+
+def test_nothing_known_is_zero_and_finite() -> None:
+    term, inputs = ready_term(), Inputs()
+    inputs.weight.zero_()
+    inputs.valid.zero_()
+    out = inputs.run(term)
+    (out.labeled + out.consistency).backward()
+    assert (out.labeled.item(), out.consistency.item(), out.agreement.item()) == (0.0, 0.0, 0.0)
+    assert torch.equal(inputs.features.grad, torch.zeros_like(inputs.features))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_update_moves_by_all_points_since_the_last_step(parts: int) -> None:
+    """Several carries come from gradient accumulation, and are one update."""
+    term, inputs = ready_term(momentum=0.9), Inputs()
+    carry = inputs.run(term).carry
+    expected = term.head.prototype.clone()
+    rows = list(zip(carry.features.tolist(), carry.label.tolist(), carry.nearest.tolist(), carry.weight.tolist(), strict=True))
+    for c in range(C):
+        for k in range(K):
+            members = [z for z, y, nearest, w in rows if w and y == c and nearest[c] == k]
+            if members:
+                mean = torch.tensor(members).mean(dim=0)
+                expected[c, k] = 0.9 * expected[c, k] + 0.1 * mean
+    chunks = [PrototypeCarry(*part) for part in zip(*(torch.chunk(part, parts) for part in carry), strict=True)]
+    assert len(chunks) == parts
+    term.update(chunks)
+    torch.testing.assert_close(term.head.prototype, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_update_by_nothing() -> None:
+    term = ready_term()
+    before = term.head.prototype.clone()
+    term.update([])
+    assert torch.equal(term.head.prototype, before)
+
+
+def labelled_batches(count: int = 3, *, classes: int = C, missing: int | None = None) -> list[LabeledBatch]:
+    gen = torch.Generator().manual_seed(3)
+    batches = []
+    for i in range(count):
+        mask = torch.randint(0, classes, (2, *SIZE), generator=gen)
+        mask[torch.rand(mask.shape, generator=gen) < 0.2] = IGNORE_INDEX
+        if missing is not None:
+            mask[mask == missing] = IGNORE_INDEX
+        batches.append(LabeledBatch(torch.randn(2, 3, *SIZE, generator=gen), mask, torch.tensor([2 * i, 2 * i + 1])))
+    return batches
+
+
+def started(network: SmallUNet, batches: list[LabeledBatch], *, per_class: int = 1, seed: int = 0, **options) -> PrototypeTerm:
+    term = PrototypeTerm(PrototypeHead(network.feature_channels, C, per_class=per_class), grid=GRID, **options)
+    term.start(network, lambda: iter(batches), seed=seed)
+    return term
+
+
+@pytest.fixture
+def network() -> SmallUNet:
+    torch.manual_seed(0)
+    network = SmallUNet(C, width=4)
+    network(torch.randn(4, 3, 32, 32))  # statistics that are not the initial ones
+    return network
+
+
+def test_start_with_one_prototype_is_the_class_mean(network: SmallUNet) -> None:
+    batches = labelled_batches(missing=1)
+    term = started(network, batches)
+    members: dict[int, list[Tensor]] = {c: [] for c in range(C)}
+    network.eval()
+    for batch in batches:
+        with torch.no_grad():
+            out = network(batch.image)
+        dense = F.interpolate(out.features, out.covers, mode="bilinear", align_corners=out.align_corners)
+        points = sample_points(uniform(batch.seed, "points", GRID * GRID, 2), SIZE, grid=GRID)
+        for b in range(2):
+            for y, x in points[b].tolist():
+                c = int(batch.mask[b, y, x])
+                if c != IGNORE_INDEX:
+                    members[c].append(dense[b, :, y, x])
+    assert term.head.ready.tolist() == [True, False, True]
+    for c in (0, 2):
+        assert len(members[c]) > 20
+        torch.testing.assert_close(term.head.prototype[c, 0], torch.stack(members[c]).mean(dim=0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_start_leaves_the_network_as_it_was(network: SmallUNet, training: bool) -> None:
+    network.train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    started(network, labelled_batches())
+    assert all(module.training is training for module in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_start_depends_on_its_seed_alone(network: SmallUNet) -> None:
+    heads = []
+    for i, seed in enumerate((5, 5, 6)):
+        torch.manual_seed(i)
+        heads.append(started(network, labelled_batches(), per_class=4, seed=seed).head)
+    assert torch.equal(heads[0].prototype, heads[1].prototype)
+    assert not torch.equal(heads[0].prototype, heads[2].prototype)
+
+
+@pytest.mark.parametrize("most", [1, 3, 7, 1000])
+def test_start_takes_an_even_share_of_pixels(network: SmallUNet, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    seen: dict[str, Tensor] = {}
+    monkeypatch.setattr(
+        PrototypeHead, "fit", lambda self, features, label, *, seed: seen.update(features=features, label=label)
+    )
+    started(network, labelled_batches(), fit_points=1000)
+    everything = seen["label"]
+    started(network, labelled_batches(), fit_points=most)
+    for c in range(C):
+        available, taken = int((everything == c).sum()), int((seen["label"] == c).sum())
+        assert min(available, most) / 2 <= taken <= min(available, most)
+    assert (seen["label"] != IGNORE_INDEX).all()
+    assert len(seen["features"]) == len(seen["label"])
+
+
+def test_start_without_any_label(network: SmallUNet) -> None:
+    batches = [batch._replace(mask=torch.full_like(batch.mask, IGNORE_INDEX)) for batch in labelled_batches()]
+    assert not started(network, batches).head.ready.any()

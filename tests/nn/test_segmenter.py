@@ -1,0 +1,351 @@
+"""Every smp architecture as image -> (logits, features), and one clear sentence for what cannot work."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torch.nn.functional as F
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from protoseg.functional.points import read_features, sample_points
+from protoseg.nn.segmenter import Segmenter, create_segmenter, named_state
+
+ARCHITECTURES = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+CLASSES = 3
+NARROW_DPT = {"decoder_fusion_channels": 32, "decoder_intermediate_channels": (16, 16, 16, 16)}
+
+
+def size_of(arch: str) -> tuple[int, int]:
+    """An image that needs padding. PAN halves its deepest features three times, so it needs a larger one."""
+    return (138, 150) if arch == "pan" else (70, 90)
+
+
+def encoder_of(arch: str) -> str:
+    return "tu-test_vit" if arch == "dpt" else "resnet18"  # timm's small ViT of the usual build
+
+
+@functools.cache
+def build(arch: str, in_channels: int = 3) -> Segmenter:
+    torch.manual_seed(0)
+    options = NARROW_DPT if arch == "dpt" else {}
+    return create_segmenter(arch, encoder_of(arch), num_classes=CLASSES, in_channels=in_channels, **options)
+
+
+def image_for(arch: str, *, batch: int = 1, in_channels: int = 3) -> Tensor:
+    return torch.randn(batch, in_channels, *size_of(arch), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_shapes_are_what_the_attributes_say(arch: str) -> None:
+    network, image = build(arch).eval(), image_for(arch)
+    with torch.no_grad():
+        out = network(image)
+    assert out.logits.shape == (1, CLASSES, *size_of(arch))
+    assert (network.num_classes, network.in_channels) == (CLASSES, 3)
+    height, width = out.covers
+    assert all(0 <= c - s < network.divisor for c, s in zip(out.covers, size_of(arch), strict=True))
+    assert out.covers != size_of(arch)
+    assert out.features.shape == (1, network.feature_channels, height // network.stride, width // network.stride)
+    assert out.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_logits_are_the_head_up_sampled_as_it_says(arch: str) -> None:
+    network, image = build(arch).eval(), image_for(arch)
+    with torch.no_grad():
+        out = network(image)
+        low = network.head.head(out.features) if arch == "dpt" else network.head[0](out.features)
+    assert low.shape[-2:] == out.features.shape[-2:]
+    dense = F.interpolate(low, out.covers, mode="bilinear", align_corners=out.align_corners)
+    height, width = size_of(arch)
+    torch.testing.assert_close(out.logits, dense[..., :height, :width], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3plus", "deeplabv3", "fpn", "unet"])  # strides 4, 8, 4, 1
+def test_features_are_read_where_the_padded_image_has_them(arch: str) -> None:
+    network, image = build(arch).eval(), image_for(arch)
+    with torch.no_grad():
+        out = network(image)
+    points = sample_points(torch.rand(1, 256, 2), size_of(arch), grid=16)
+    read = read_features(out.features, points, out.covers, align_corners=out.align_corners)
+    dense = F.interpolate(out.features, out.covers, mode="bilinear", align_corners=out.align_corners)
+    y, x = points[0].T
+    torch.testing.assert_close(read[0], dense[0, :, y, x].T, atol=1e-5 * float(out.features.abs().max()), rtol=0)
+
+
+def test_padding_is_at_the_bottom_and_right() -> None:
+    network, image = build("fpn").eval(), image_for("fpn")
+    by_hand = F.pad(image, (0, 6, 0, 26), mode="replicate")
+    with torch.no_grad():
+        out, whole = network(image), network(by_hand)
+    assert out.covers == whole.covers == (96, 96)
+    assert torch.equal(out.features, whole.features)
+    assert torch.equal(out.logits, whole.logits[..., :70, :90])
+
+
+@pytest.mark.parametrize("arch", ["unet", "fpn", "deeplabv3plus", "dpt"])
+def test_tapping_the_features_changes_no_logit(arch: str) -> None:
+    options = {"dynamic_img_size": True, **NARROW_DPT} if arch == "dpt" else {}
+    network = smp.create_model(arch, encoder_name=encoder_of(arch), encoder_weights=None, classes=2, **options).eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = network(image)
+        assert torch.equal(Segmenter(network).eval()(image).logits, expected)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_gradient_reaches_encoder_and_head(arch: str) -> None:
+    network = build(arch).train()
+    network.zero_grad()
+    network(image_for(arch, batch=2)).logits.square().mean().backward()
+    convolution = next(m for m in network.encoder.modules() if isinstance(m, nn.Conv2d))
+    assert convolution.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in network.head.parameters())
+    encoder = {id(parameter) for parameter in network.encoder_parameters()}
+    assert encoder == {id(parameter) for parameter in network.network.encoder.parameters()}
+    assert not encoder & {id(parameter) for parameter in network.head.parameters()}
+    network.zero_grad()
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+@pytest.mark.parametrize("arch", ["unet", "deeplabv3plus", "dpt"])
+def test_other_numbers_of_channels(arch: str, in_channels: int) -> None:
+    network = build(arch, in_channels).eval()
+    assert network.in_channels == in_channels
+    size = (64, 96)
+    with torch.no_grad():
+        assert network(torch.randn(1, in_channels, *size)).logits.shape == (1, CLASSES, *size)
+
+
+def test_timm_encoder() -> None:
+    network = create_segmenter("fpn", "tu-test_resnet", num_classes=CLASSES, in_channels=4).eval()
+    with torch.no_grad():
+        out = network(torch.randn(1, 4, 70, 90))
+    assert (network.in_channels, network.stride, network.feature_channels) == (4, 4, 128)
+    assert out.logits.shape == (1, CLASSES, 70, 90)
+
+
+def test_a_dry_run_leaves_no_trace() -> None:
+    network = smp.Unet("resnet18", encoder_weights=None)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    wrapped = Segmenter(network)
+    assert wrapped.training
+    assert wrapped.encoder.training
+    after = {**wrapped.network.state_dict(), **{f"segmentation_head.{k}": v for k, v in wrapped.head.state_dict().items()}}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("arch", ["unet", "deeplabv3plus"])
+def test_frozen_batchnorm_keeps_its_statistics(arch: str) -> None:
+    network = create_segmenter(arch, "resnet18", num_classes=CLASSES, freeze_bn=True).train()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    network(image_for(arch, batch=2)).logits.sum().backward()
+    changed = {name for name, value in network.named_buffers() if not torch.equal(value, before[name])}
+    assert changed, "the decoder is not frozen"
+    assert not any(".encoder." in name for name in changed)
+    assert network.encoder.bn1.weight.grad is not None, "scale and shift still learn"
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network).train()
+    assert not synchronised.encoder.bn1.training
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3plus", "deeplabv3", "upernet"])
+def test_batch_of_one_in_training_names_a_way_out(arch: str) -> None:
+    network, image = build(arch), image_for(arch)
+    with pytest.raises(ValueError, match=r"batch of at least 2.*unet or fpn"):
+        network.train()(image)
+    with torch.no_grad():
+        assert network.eval()(image).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("arch", ["unet", "fpn", "pspnet"])
+def test_batch_of_one_trains_where_the_message_says_so(arch: str) -> None:
+    assert build(arch).train()(image_for(arch)).logits.isfinite().all()
+
+
+def one_sentence(error: pytest.ExceptionInfo[Exception]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert len(text) < 500
+    return text
+
+
+def test_unknown_architecture_lists_all() -> None:
+    with pytest.raises(ValueError, match="no architecture 'unnet'") as error:
+        create_segmenter("unnet", "resnet18", num_classes=2)
+    assert all(arch in one_sentence(error) for arch in ARCHITECTURES)
+
+
+@pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet19"), ("unet", "tu-nothing"), ("dpt", "resnet18")])
+def test_encoder_that_does_not_exist_or_fit(arch: str, encoder: str) -> None:
+    with pytest.raises(ValueError, match=f"{arch} cannot be built on {encoder}.*--model.encoder") as error:
+        create_segmenter(arch, encoder, num_classes=2)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("encoder", ["tu-test_vit", "tu-vit_tiny_patch16_224", "tu-deit_tiny_patch16_224"])
+def test_plain_vit_outside_dpt_names_dpt(encoder: str) -> None:
+    with pytest.raises(ValueError, match="dpt") as error:
+        create_segmenter("unet", encoder, num_classes=2)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("encoder", ["tu-mobilevit_xxs", "tu-efficientvit_b0"])
+def test_names_with_vit_are_not_always_plain_vits(encoder: str) -> None:
+    """These have a feature pyramid like any convolutional network."""
+    network = create_segmenter("fpn", encoder, num_classes=CLASSES).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 70, 90)).logits.shape == (1, CLASSES, 70, 90)
+
+
+def test_encoder_of_one_image_size_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="tu-coat_lite_tiny") as error:
+        create_segmenter("fpn", "tu-coat_lite_tiny", num_classes=2)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda: smp.Unet("resnet18", encoder_weights=None, activation="sigmoid"), "activation=None"),
+        (lambda: smp.Unet("resnet18", encoder_weights=None, activation="softmax2d"), "activation=None"),
+        (lambda: smp.Unet("resnet18", encoder_weights=None, aux_params={"classes": 2}), "aux_params=None"),
+        (lambda: smp.FPN("resnet18", encoder_weights=None, upsampling=2), "full-size logits"),
+        (lambda: nn.Conv2d(3, 2, 1), "segmentation_models_pytorch model, got Conv2d"),
+    ],
+)
+def test_networks_that_cannot_be_tapped(network, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        Segmenter(network())
+    one_sentence(error)
+
+
+def random_encoder_state(in_channels: int = 3) -> dict[str, Tensor]:
+    """Weights of smp's resnet18, none of which is an initial value."""
+    encoder = smp.encoders.get_encoder("resnet18", in_channels=in_channels, weights=None)
+    gen = torch.Generator().manual_seed(2)
+    return {k: torch.rand(v.shape, generator=gen) if v.is_floating_point() else v + 7 for k, v in encoder.state_dict().items()}
+
+
+def assert_loaded(network: Segmenter, state: dict[str, Tensor]) -> None:
+    loaded = network.encoder.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(("arch", "prefix"), [("unet", ""), ("fpn", "module."), ("deeplabv3plus", "encoder.")])
+def test_weights_of_a_file_land_in_the_encoder(tmp_path: Path, arch: str, prefix: str) -> None:
+    state = random_encoder_state()
+    given = {prefix + name: value for name, value in state.items()} | {prefix + "fc.weight": torch.ones(10, 512)}
+    save_file(given, tmp_path / "w.safetensors")
+    weights = tmp_path / "w.safetensors" if prefix else str(tmp_path / "w.safetensors")
+    assert_loaded(create_segmenter(arch, "resnet18", num_classes=2, weights=weights), state)
+
+
+@pytest.mark.parametrize("in_channels", [1, 4, 6])
+def test_rgb_weights_for_other_channels(tmp_path: Path, in_channels: int) -> None:
+    state = random_encoder_state()
+    save_file(state, tmp_path / "w.safetensors")
+    network = create_segmenter("unet", "resnet18", num_classes=2, in_channels=in_channels, weights=tmp_path / "w.safetensors")
+    # As smp and timm do: the sum of the filters for one channel; else the filters in turn, at 3 / I of their size.
+    rgb = state["conv1.weight"]
+    turns = rgb[:, [i % 3 for i in range(in_channels)]] * 3 / in_channels
+    expected = rgb.sum(dim=1, keepdim=True) if in_channels == 1 else turns
+    torch.testing.assert_close(network.encoder.conv1.weight.detach(), expected)
+    assert torch.equal(network.encoder.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+
+def test_weights_that_have_the_channels_already(tmp_path: Path) -> None:
+    state = random_encoder_state(4)
+    save_file(state, tmp_path / "w.safetensors")
+    network = create_segmenter("unet", "resnet18", num_classes=2, in_channels=4, weights=tmp_path / "w.safetensors")
+    assert_loaded(network, state)
+
+
+def test_timm_weights_land_in_a_timm_encoder(tmp_path: Path) -> None:
+    """The file of timm's own network: what one downloads for a `tu-` encoder. smp keeps it below `model.`"""
+    state = timm.create_model("test_resnet", pretrained=False).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    network = create_segmenter("unet", "tu-test_resnet", num_classes=2, weights=tmp_path / "w.safetensors")
+    assert_loaded(network, {f"model.{name}": value for name, value in state.items() if not name.startswith("fc.")})
+
+
+def test_weights_of_another_encoder(tmp_path: Path) -> None:
+    save_file(random_encoder_state(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"w\.safetensors does not fit .*--model.encoder") as error:
+        create_segmenter("unet", "resnet34", num_classes=2, weights=tmp_path / "w.safetensors")
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "folder/w"])
+def test_missing_weights_file(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no weights file {name}") as error:
+        create_segmenter("unet", "resnet18", num_classes=2, weights=name)
+    one_sentence(error)
+
+
+class TransportError(Exception):
+    """Root of the errors of httpx, which is not imported: huggingface_hub has changed its HTTP library more than once."""
+
+
+class NetworkError(TransportError): ...
+
+
+class ConnectError(NetworkError): ...
+
+
+class TimeoutException(TransportError): ...  # noqa: N818
+
+
+class ReadTimeout(TimeoutException): ...
+
+
+OFFLINE = [
+    LocalEntryNotFoundError("offline"),
+    OfflineModeIsEnabled("offline"),
+    ConnectError("no route"),
+    ReadTimeout("slow"),
+    ConnectionResetError("reset"),
+    TimeoutError("slow"),
+]
+
+
+@pytest.fixture(params=OFFLINE, ids=lambda error: type(error).__name__)
+def offline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Exception:
+    """Downloads fail as without a network; the test never touches it."""
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise request.param
+
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", fail)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", fail)
+    return request.param
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-test_resnet"])
+def test_weights_that_cannot_be_downloaded(offline: Exception, encoder: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # smp's, about names for timm's encoders
+        with pytest.raises(ConnectionError, match=r"imagenet weights of .*--model.weights FILE") as error:
+            create_segmenter("unet", encoder, num_classes=2, weights="imagenet")
+    one_sentence(error)
+
+
+def test_named_state_that_cannot_be_downloaded(offline: Exception) -> None:
+    with pytest.raises(ConnectionError, match=r"test_resnet.*--model.weights FILE") as error:
+        named_state("test_resnet")
+    one_sentence(error)
+
+
+def test_unknown_weights_name_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="imagenet") as error:
+        create_segmenter("unet", "resnet18", num_classes=2, weights="imagnet")
+    one_sentence(error)

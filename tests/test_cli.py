@@ -1,0 +1,470 @@
+"""The command line, and one run from images to predictions."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from make_folder import TINY, draw_shapes, make_folder, write_image
+from PIL import Image
+from rich.console import Console
+
+from protoseg.cli import main, parse_train
+from protoseg.config import TrainConfig
+from protoseg.data.formats import open_dataset
+from protoseg.data.io import read_image, read_mask
+from protoseg.data.splits import make_partition
+from protoseg.engine.checkpoint import load_model_file
+from protoseg.run import evaluate_run, load_model
+
+COMMANDS = ("demo", "train", "evaluate", "predict")
+
+
+def cpu_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+class TestHelp:
+    @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["predict", "-h"]], ids=str)
+    def test_answers_at_once_and_without_torch(self, words: list[str]) -> None:
+        code = (
+            "import sys; from protoseg.cli import main\n"
+            f"try: status = main({words})\nexcept SystemExit as stop: status = stop.code\n"
+            "sys.exit(9 if 'torch' in sys.modules else status)"
+        )
+        before = cpu_seconds_of_children()  # not the clock's: the machine may be busy
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert "protoseg" in ran.stdout
+        assert cpu_seconds_of_children() - before < 1
+
+    def test_names_every_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--help"]) == 0
+        text = capsys.readouterr().out
+        assert all(f"protoseg {command}" in text for command in COMMANDS)
+
+    def test_of_train_names_every_setting_and_fits_on_two_screens(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as stop:
+            main(["train", "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) <= 100
+        assert max(map(len, text.splitlines())) <= 120
+        for field in dataclasses.fields(TrainConfig):
+            section = getattr(TrainConfig(), field.name)
+            if dataclasses.is_dataclass(section):
+                for inner in dataclasses.fields(section):
+                    assert f"--{field.name}.{inner.name} " in text
+            elif field.name not in {"data", "trainer"}:
+                assert f"--{field.name.replace('_', '-')} " in text
+        assert "DATA" in text
+        assert "--trainer." in text
+        described = [line.split(None, 1) for line in text.splitlines() if line.startswith("  --")]
+        assert all(len(parts) == 2 and not parts[1].startswith("[") for parts in described), "a setting has no description"
+
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out[0].isdigit()
+
+    def test_unknown_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["trian"]) == 2
+        error = capsys.readouterr().err
+        assert "'trian'" in error
+        assert all(command in error for command in COMMANDS)
+
+
+class TestParse:
+    def test_the_defaults_then_the_recipe_then_the_words(self) -> None:
+        plain, demo = parse_train(["data"]), parse_train(["data", "--recipe", "demo"])
+        assert (plain.recipe, plain.model.arch, plain.steps) == ("prototype", "deeplabv3plus", None)
+        assert (demo.recipe, demo.model.arch, demo.crop) == ("demo", "small_unet", 64)
+        own = parse_train(["data", "--crop", "32", "--recipe", "demo", "--model.width=7"])  # before or after the recipe
+        assert (own.crop, own.model.width, own.model.arch) == (32, 7, "small_unet")
+
+    def test_a_recipe_file(self, tmp_path: Path) -> None:
+        (tmp_path / "own.yaml").write_text("steps: 7\nmodel: {arch: fpn}\n")
+        config = parse_train(["data", "--recipe", str(tmp_path / "own.yaml")])
+        assert (config.steps, config.model.arch, config.recipe) == (7, "fpn", str(tmp_path / "own.yaml"))
+        assert config.model.encoder == TrainConfig().model.encoder
+
+    @pytest.mark.parametrize(
+        ("words", "name", "value"),
+        [
+            ("--checkpoint-every 9", "checkpoint_every", 9),
+            ("--checkpoint_every 9", "checkpoint_every", 9),
+            ("--checkpoint-every=9", "checkpoint_every", 9),
+            ("--baseline", "baseline", True),
+            ("--baseline --seed 3", "baseline", True),
+            ("--baseline true", "baseline", True),
+            ("--recipe demo --baseline false", "baseline", False),
+            ("--recipe demo --no-baseline", "baseline", False),
+            ("--no-evaluate", "evaluate", False),
+            ("--evaluate=false", "evaluate", False),
+            ("--model.freeze_bn", "model.freeze_bn", True),
+            ("--model.freeze-bn", "model.freeze_bn", True),
+            ("--no-views.flip", "views.flip", False),
+            ("--views.scale [0.8,1.2]", "views.scale", [0.8, 1.2]),
+            ("--model.mean [0.5]", "model.mean", [0.5]),
+            ("--optimizer.lr 1e-3", "optimizer.lr", 1e-3),
+            ("--trainer.devices 2", "trainer", {"devices": 2}),
+            ("--labels 12", "labels", "12"),
+            ("--labels 1/8", "labels", "1/8"),
+            ("--model.weights none", "model.weights", "none"),
+            ("--prototypes.per-class 0", "prototypes.per_class", 0),
+        ],
+    )
+    def test_spellings(self, words: str, name: str, value: Any) -> None:
+        config: Any = parse_train(["my data", *words.split()])
+        assert config.data == "my data"
+        for part in name.split("."):
+            config = getattr(config, part)
+        assert config == value
+
+    @pytest.mark.parametrize("words", ["--baseline data", "--seed 3 data --steps 2", "--data data", "--seed=3 data"])
+    def test_the_folder_may_stand_anywhere(self, words: str) -> None:
+        assert parse_train(words.split()).data == "data"
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["data", "--stpes", "3"], "stpes"),
+            (["data", "--model.arhc", "unet"], "arhc"),
+            (["data", "--steps", "many"], "steps.*many"),
+            (["data", "--steps", "1.5"], r"steps.*1\.5"),
+            (["data", "--baseline=perhaps"], "baseline"),
+            (["data", "--method", "magic"], "method.*magic"),
+            (["data", "--split", "train"], "split.*train"),
+            (["data", "--recipe", "nothing"], "recipe 'nothing'"),
+            (["data", "--labels"], "labels"),
+            ([], "folder"),
+            (["data", "another"], "another"),  # never silently the second one
+            (["data", "--step", "3"], "--step"),
+        ],
+        ids=str,
+    )
+    def test_what_is_wrong_is_named(self, words: list[str], message: str) -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            parse_train(words)
+
+    def test_a_shortened_name_is_never_half_understood(self) -> None:
+        """`--recip demo` may be refused, but not stored as the recipe `demo` without its settings."""
+        try:
+            config = parse_train(["data", "--recip", "demo"])
+        except ValueError:
+            return
+        assert config.model.arch == "small_unet"
+
+    def test_a_wrong_recipe_file_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "own.yaml").write_text("stepz: 7\n")
+        with pytest.raises(ValueError, match="stepz"):
+            parse_train(["data", "--recipe", str(tmp_path / "own.yaml")])
+
+
+class TestParseResume:
+    @pytest.fixture
+    def stored(self, tmp_path: Path) -> Path:
+        config = parse_train(["data", "--recipe", "demo", "--seed", "4", "--steps", "9"])
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
+        return tmp_path
+
+    def test_takes_the_stored_settings(self, stored: Path) -> None:
+        config = parse_train(["--resume", str(stored)])
+        assert (config.data, config.seed, config.steps, config.model.arch) == ("data", 4, 9, "small_unet")
+        assert config.resume == str(stored)
+
+    def test_what_changes_no_result_may_change(self, stored: Path) -> None:
+        config = parse_train(["--resume", str(stored), "--workers", "2", "--checkpoint-every", "5", "--no-evaluate"])
+        assert (config.workers, config.checkpoint_every, config.evaluate) == (2, 5, False)
+
+    @pytest.mark.parametrize("words", [["--seed", "5"], ["other"], ["--model.width=3"], ["--recipe", "demo"], ["--out", "x"]])
+    def test_anything_else_is_refused(self, stored: Path, words: list[str]) -> None:
+        with pytest.raises(ValueError, match="would change the run"):
+            parse_train(["--resume", str(stored), *words])
+
+    def test_a_folder_without_a_run(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=str(tmp_path / "nowhere")):
+            parse_train(["--resume", str(tmp_path / "nowhere")])
+
+
+SETTINGS = [*TINY, "--steps", "80", "--batch", "4", "--optimizer.lr", "3e-3", "--optimizer.head_factor", "1", "--seed", "3"]
+SETTINGS += ["--consistency.ema_momentum", "0.9", "--consistency.warmup_steps", "10", "--consistency.threshold", "0.5"]
+SETTINGS += ["--model.width", "8", "--prototypes.per_class", "2", "--prototypes.grid", "8", "--log-every", "20"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run and what it printed."""
+
+    data: Path
+    out: Path
+    printed: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return json.loads((self.out / "result.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """`protoseg train` with --baseline on images of an odd, not square size."""
+    folder = tmp_path_factory.mktemp("run")
+    data = make_folder(folder / "data", train=12, labeled=5, test=4, size=(41, 57), classes=("ground", "square", "disc"))
+    capture = pytest.MonkeyPatch()
+    console = Console(record=True, width=200)
+    capture.setattr("rich.console.Console", lambda **_: console)
+    assert main(["train", str(data), *SETTINGS, "--baseline", "--out", str(folder / "out")]) == 0
+    capture.undo()
+    return Run(data, folder / "out", console.export_text())
+
+
+class TestRun:
+    def test_leaves_a_run_folder(self, run: Run) -> None:
+        files = {path.name for path in run.out.iterdir()}
+        wanted = {"config.yaml", "metrics.csv", "last.ckpt", "model.safetensors", "predictions.png", "result.json", "baseline"}
+        assert wanted <= files
+        assert not list(run.out.rglob("*.partial"))
+
+    def test_says_what_it_found(self, run: Run) -> None:
+        assert "5 images, 57x41" in run.printed
+        assert "7 images" in run.printed
+        assert "4 test images" in run.printed
+        assert all(name in run.printed for name in ("ground", "square", "disc"))
+        assert str(run.out) in run.printed
+        assert "80 steps" in run.printed
+
+    def test_config_is_complete(self, run: Run) -> None:
+        config = yaml.safe_load((run.out / "config.yaml").read_text())
+        assert config["data"] == str(run.data)
+        assert (config["steps"], config["batch"], config["crop"], config["seed"]) == (80, 4, 32, 3)
+        assert config["consistency"]["warmup_steps"] == 10
+        assert config["model"]["arch"] == "small_unet"
+        assert set(config) == {field.name for field in dataclasses.fields(TrainConfig)}
+
+    def test_metrics(self, run: Run) -> None:
+        rows = list(csv.DictReader((run.out / "metrics.csv").open()))
+        assert [int(row["step"]) for row in rows] == [20, 40, 60, 80]
+        assert float(rows[-1]["labeled"]) < float(rows[0]["labeled"])  # it learned something
+        terms = ("labeled", "consistency", "prototype_labeled", "prototype_consistency", "confident")
+        assert all(np.isfinite(float(row[term])) for row in rows for term in terms)
+        assert 0 < float(rows[-1]["confident"]) <= 1
+        assert float(rows[-1]["lr"]) < float(rows[0]["lr"])
+
+    def test_checkpoint_is_of_the_last_step(self, run: Run) -> None:
+        state = torch.load(run.out / "last.ckpt", weights_only=True)
+        assert state["global_step"] == 80
+        assert any("prototype" in name for name in state["state_dict"])
+
+    def test_result(self, run: Run) -> None:
+        result, partition = run.result, make_partition(open_dataset(run.data))
+        assert (result["method"], result["seed"], result["steps"], result["evaluated"]) == ("prototype", 3, 80, 4)
+        assert (result["labeled"], result["unlabeled"], result["skipped"]) == (5, 7, [])
+        assert list(result["iou"]) == ["ground", "square", "disc"]
+        assert result["miou"] == pytest.approx(sum(result["iou"].values()) / 3)
+        assert result["miou"] > 0.3  # 80 steps on coloured shapes; never learning anything would give 0.28 at most
+        assert result["gain"] == pytest.approx(result["miou"] - result["baseline"]["miou"])
+        assert result["baseline"]["steps"] == 80
+        assert result["split"]["evaluation"] == "test"
+        assert result["split"]["hash"] == partition.hash
+        assert result["seconds"] > 0
+        assert result["versions"]["torch"] == torch.__version__.split("+")[0]
+        assert "commit" in result["versions"]
+
+    def test_prints_the_table_and_the_gain(self, run: Run) -> None:
+        result = run.result
+        assert f"{100 * result['gain']:+.1f} points" in run.printed
+        line = next(line for line in run.printed.splitlines() if "mIoU" in line and "│" in line)
+        assert [cell.strip() for cell in line.split("│")[2:4]] == [
+            f"{100 * result['baseline']['miou']:.1f}",
+            f"{100 * result['miou']:.1f}",
+        ]
+
+    def test_model_file_describes_itself(self, run: Run) -> None:
+        file = load_model_file(run.out)
+        header = file.header
+        assert header["classes"]["names"] == ["ground", "square", "disc"]
+        assert header["classes"]["values"] == [0, 1, 2]
+        assert len(header["classes"]["colors"]) == 3
+        assert header["normalization"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
+        assert (header["crop"], header["recipe"]) == (32, "prototype")
+        assert header["versions"]["protoseg"]
+        assert file.tensors["prototypes.prototype"].shape == (3, 2, 8)
+        assert torch.isfinite(file.tensors["prototypes.prototype"]).all()
+
+    def test_model_is_the_teacher_of_the_last_step(self, run: Run) -> None:
+        state = torch.load(run.out / "last.ckpt", weights_only=True)["state_dict"]
+        weight = load_model(run.out).network.head.weight
+        same = {name for name, tensor in state.items() if tensor.shape == weight.shape and torch.equal(tensor, weight)}
+        assert any("teacher" in name for name in same)
+        assert not any("student" in name for name in same)
+
+    def test_sheet_has_four_columns(self, run: Run) -> None:
+        assert Image.open(run.out / "predictions.png").width == 4 * (240 + 6) + 6
+        assert Image.open(run.out / "baseline/predictions.png").width == 3 * (240 + 6) + 6
+
+    def test_baseline_used_the_same_images_and_no_unlabeled_one(self, run: Run) -> None:
+        baseline = json.loads((run.out / "baseline/result.json").read_text())
+        assert baseline["method"] == "supervised"
+        assert {key: baseline[key] for key in ("seed", "steps", "split", "labeled")} == {
+            key: run.result[key] for key in ("seed", "steps", "split", "labeled")
+        }
+        assert baseline["miou"] == run.result["baseline"]["miou"]
+        assert "consistency" not in (run.out / "baseline/metrics.csv").read_text()
+
+    def test_resuming_a_finished_run_changes_nothing(self, run: Run) -> None:
+        before = {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}
+        assert main(["train", "--resume", str(run.out)]) == 0
+        assert {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()} == before
+
+
+class TestEvaluate:
+    def test_gives_the_number_of_the_run(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["evaluate", str(run.out), str(run.data), "--split", "test"]) == 0
+        printed = capsys.readouterr().out
+        score = evaluate_run(run.out, run.data, split="test", console=Console(quiet=True))
+        assert score.mean == run.result["miou"]
+        assert list(score.per_class) == list(run.result["iou"].values())
+        assert f"{100 * score.mean:.1f}" in next(line for line in printed.splitlines() if "mIoU" in line)
+        assert "4 test images" in printed
+
+    @pytest.mark.parametrize("layout", ["inside", "beside"])
+    def test_any_labeled_folder(self, run: Run, tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """A folder of test images alone has nothing to train on, and does not need to."""
+        make_folder(tmp_path, train=0, test=3, layout=layout, seed=5)  # type: ignore[arg-type]
+        if layout == "beside":
+            (tmp_path / "masks").rmdir()
+        assert main(["evaluate", str(run.out), str(tmp_path)]) == 0, capsys.readouterr().err
+        assert "3 test images" in capsys.readouterr().out
+
+    def test_a_folder_without_parts_is_scored_whole(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        make_folder(tmp_path, train=3, labeled=2, seed=5)
+        assert main(["evaluate", str(run.out / "model.safetensors"), str(tmp_path)]) == 0
+        assert "2 labelled images" in capsys.readouterr().out
+
+    def test_unlabeled_or_missing_parts_are_named(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["evaluate", str(run.out), str(run.data), "--split", "val"]) == 2
+        assert "val" in capsys.readouterr().err
+
+
+class TestPredict:
+    @pytest.fixture(scope="class")
+    def images(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("images")
+        for name, size in (("wide.jpg", (33, 71)), ("deep/er/tall.png", (65, 19)), ("tiny.png", (5, 7))):
+            write_image(folder / name, draw_shapes(np.random.default_rng(1), size)[0])
+        return folder
+
+    def test_writes_three_files_for_each_image(self, run: Run, images: Path, tmp_path: Path) -> None:
+        assert main(["predict", str(run.out), str(images), "-o", str(tmp_path / "out")]) == 0
+        names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+        stems = ("wide", "deep/er/tall", "tiny")
+        assert names == {f"{stem}{end}" for stem in stems for end in (".png", ".overlay.jpg", ".confidence.png")}
+        colors = load_model(run.out).classes.colors
+        for stem, size in zip(stems, [(71, 33), (19, 65), (7, 5)], strict=True):
+            with Image.open(tmp_path / "out" / f"{stem}.png") as mask:
+                assert mask.mode == "P"
+                assert mask.size == size
+                shown = np.asarray(mask.convert("RGB"))
+            values = read_mask(tmp_path / "out" / f"{stem}.png")
+            assert set(np.unique(values)) <= {0, 1, 2}
+            assert (shown == np.array(colors, dtype=np.uint8)[values]).all()
+            assert Image.open(tmp_path / "out" / f"{stem}.overlay.jpg").size == size
+            confidence = np.asarray(Image.open(tmp_path / "out" / f"{stem}.confidence.png"))
+            assert confidence.shape == values.shape
+            assert confidence.min() >= 255 // 3 - 1  # the best of three classes
+
+    def test_agrees_with_the_score(self, run: Run, tmp_path: Path) -> None:
+        """The masks on disk give the IoU that `evaluate` prints."""
+        assert main(["predict", str(run.out), str(run.data / "images/test"), "-o", str(tmp_path / "out")]) == 0
+        hit, union = np.zeros(3), np.zeros(3)
+        for truth in sorted((run.data / "masks/test").iterdir()):
+            true, found = read_mask(truth), read_mask(tmp_path / "out" / truth.name)
+            for c in range(3):
+                hit[c] += ((true == c) & (found == c)).sum()
+                union[c] += ((true == c) | (found == c)).sum()
+        assert hit / union == pytest.approx(list(run.result["iou"].values()))
+
+    def test_one_file(self, run: Run, images: Path, tmp_path: Path) -> None:
+        assert main(["predict", str(run.out), str(images / "wide.jpg"), "-o", str(tmp_path / "out")]) == 0
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"wide.png", "wide.overlay.jpg", "wide.confidence.png"}
+
+    def test_a_colon_in_the_folder_name(self, run: Run, images: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "12:30"
+        write_image(folder / "x.png", read_image(images / "tiny.png"))
+        assert main(["predict", str(run.out), str(folder), "-o", str(tmp_path / "out")]) == 0
+        assert (tmp_path / "out/x.png").is_file()
+
+
+class TestWithoutScore:
+    def test_nothing_left_to_score_on(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        make_folder(tmp_path / "data", train=4, labeled=2)
+        assert main(["train", str(tmp_path / "data"), *TINY, "--out", str(tmp_path / "out")]) == 0
+        assert "no labelled images left to score on" in capsys.readouterr().out
+        result = json.loads((tmp_path / "out/result.json").read_text())
+        assert "miou" not in result
+        assert result["split"]["evaluation"] == ""
+        assert (tmp_path / "out/model.safetensors").is_file()
+
+    def test_evaluation_switched_off(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+        assert main(["train", str(tmp_path / "data"), *TINY, "--no-evaluate", "--out", str(tmp_path / "out")]) == 0
+        assert "switched off" in capsys.readouterr().out
+        assert "miou" not in json.loads((tmp_path / "out/result.json").read_text())
+
+    def test_holdout_is_named_in_the_run_folder(self, tmp_path: Path) -> None:
+        data = make_folder(tmp_path / "data", train=6, labeled=5)
+        assert main(["train", str(data), *TINY, "--holdout", "2", "--seed", "1", "--out", str(tmp_path / "out")]) == 0
+        result = json.loads((tmp_path / "out/result.json").read_text())
+        assert (result["split"]["evaluation"], result["evaluated"], result["labeled"]) == ("holdout", 2, 3)
+        texts = [p.read_text() for p in (tmp_path / "out").iterdir() if p.suffix in {".json", ".txt", ".yaml"}]
+        from protoseg.data.check import mask_values
+
+        kept = make_partition(open_dataset(data), holdout="2", seed=1, classes_in=mask_values).evaluation
+        assert any(all(sample.name in text for sample in kept) for text in texts)
+
+    def test_the_default_run_folder_is_new_and_printed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        make_folder(tmp_path / "cells", train=4, labeled=2)
+        monkeypatch.chdir(tmp_path)
+        for name in ("cells-prototype-seed0", "cells-prototype-seed0-2"):
+            assert main(["train", "cells", *TINY]) == 0
+            assert (tmp_path / "runs" / name / "result.json").is_file()
+            assert f"runs/{name}" in capsys.readouterr().out
+
+    def test_evaluate_every_draws_a_curve(self, tmp_path: Path) -> None:
+        make_folder(tmp_path / "data", train=4, labeled=2, test=2)
+        words = ["--steps", "3", "--evaluate-every", "2", "--log-every", "1", "--out", str(tmp_path / "out")]
+        assert main(["train", str(tmp_path / "data"), *TINY, *words]) == 0
+        rows = list(csv.DictReader((tmp_path / "out/metrics.csv").open()))
+        assert [row["miou"] != "" for row in rows] == [False, True, True]
+        assert float(rows[-1]["miou"]) == json.loads((tmp_path / "out/result.json").read_text())["miou"]
+
+
+def test_interrupted_runs_say_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("protoseg.engine.module.TrainingModule.on_train_batch_start", interrupt)
+    make_folder(tmp_path / "data", train=4, labeled=2)
+    assert main(["train", str(tmp_path / "data"), *TINY, "--out", str(tmp_path / "out")]) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["road [asphalt]", "[/b]"])
+def test_brackets_in_a_class_name_are_no_markup(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_folder(tmp_path / "data", train=3, labeled=2, test=1, classes=(name, "b", "c"))
+    assert main(["train", str(tmp_path / "data"), *TINY, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count(name) == 2  # among the classes and in the table

@@ -1,0 +1,205 @@
+"""Settings, and the objects they become."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+import yaml
+
+from protoseg.cli import parse_train
+from protoseg.config import (
+    RECIPES,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    build_geometry,
+    build_method,
+    build_network,
+    build_normalization,
+    build_optimizer,
+    build_views,
+    find_recipe,
+    metric_fields,
+    resolve,
+)
+
+SMALL = ["data", "--model.arch", "small_unet", "--model.width", "4", "--model.weights", "none"]
+recipe = functools.cache(lambda name: parse_train(["data", "--recipe", name]))
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+@functools.cache
+def parsed(*words: str) -> TrainConfig:
+    return parse_train([*SMALL, *words])
+
+
+def resolved(
+    *words: str, sizes: dict[tuple[int, int], int] | None = None, num_unlabeled: int = 10, cuda: bool = False
+) -> TrainConfig:
+    return resolve(parsed(*words), sizes=sizes or {(100, 130): 1}, num_unlabeled=num_unlabeled, cuda=cuda)
+
+
+class TestRecipes:
+    def test_the_published_and_the_default_ones_are_there(self) -> None:
+        assert {"prototype", "demo", "paper_voc", "paper_cityscapes"} <= set(NAMES)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_line_of_a_recipe_counts(self, name: str) -> None:
+        config = recipe(name)
+        assert config.recipe == name
+
+        def compare(stored: dict, settings: object) -> None:  # type: ignore[type-arg]
+            for key, value in stored.items():
+                if isinstance(value, dict):
+                    compare(value, getattr(settings, key))
+                else:
+                    assert getattr(settings, key) == value, key
+
+        compare(yaml.safe_load((RECIPES / f"{name}.yaml").read_text()), config)
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_imagenet_for_real_data_and_none_in_the_demo(self, name: str) -> None:
+        assert recipe(name).model.weights == ("none" if name == "demo" else "imagenet")
+
+    def test_the_demo_compares_and_the_others_only_when_asked(self) -> None:
+        assert [name for name in NAMES if recipe(name).baseline] == ["demo"]
+
+    def test_find(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
+        assert find_recipe("demo") == RECIPES / "demo.yaml"
+        own = tmp_path / "own.yaml"
+        own.write_text("steps: 3\n")
+        assert find_recipe(str(own)) == own
+        with pytest.raises(FileNotFoundError, match=r"'nothing'.*demo.*prototype"):
+            find_recipe("nothing")
+
+
+class TestResolve:
+    def test_leaves_nothing_open(self) -> None:
+        config = resolved()
+        for name in ("steps", "crop", "batch", "workers", "log_every"):
+            assert getattr(config, name) is not None, name
+        assert config.consistency.warmup_steps is not None
+
+    def test_what_was_given_stays(self) -> None:
+        given = ("--steps", "70", "--crop", "40", "--batch", "3", "--workers", "1", "--log-every", "7")
+        config = resolved(*given, "--consistency.warmup_steps", "0")
+        assert (config.steps, config.crop, config.batch, config.workers, config.log_every) == (70, 40, 3, 1, 7)
+        assert config.consistency.warmup_steps == 0
+
+    def test_the_given_settings_are_not_written_to(self) -> None:
+        config = parse_train(SMALL)
+        before = config.to_dict()
+        resolve(config, sizes={(100, 130): 1}, num_unlabeled=10, cuda=False)
+        assert config.to_dict() == before
+
+    @pytest.mark.parametrize(
+        ("sizes", "crop"),
+        [({(100, 130): 1}, 96), ({(500, 375): 3, (200, 300): 1}, 192), ({(40, 40): 1}, 64), ({(2000, 3000): 1}, 512)],
+    )
+    def test_crop_goes_by_the_smallest_labeled_image(self, sizes: dict[tuple[int, int], int], crop: int) -> None:
+        assert resolved(sizes=sizes).crop == crop
+
+    def test_steps_grow_with_the_unlabeled_images(self) -> None:
+        steps = [resolved(num_unlabeled=n).steps for n in (0, 10, 2_000, 10_000, 10**6)]
+        assert steps == sorted(steps)
+        assert steps[0] == steps[1] == 4_000
+        assert steps[2] == 30 * 2_000 // 4
+        assert steps[-1] == 40_000
+
+    def test_a_gpu_takes_larger_batches(self) -> None:
+        assert (resolved().batch, resolved(cuda=True).batch) == (4, 8)
+
+    def test_stored_settings_come_back(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
+        config = resolved("--model.mean", "[0.1,0.2,0.3]", "--trainer.devices", "1", "--labels", "1/8")
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
+        assert parse_train(["--resume", str(tmp_path)]) == dataclasses.replace(config, resume=str(tmp_path))
+
+
+class TestNormalization:
+    def test_imagenet_by_default(self) -> None:
+        assert build_normalization(ModelConfig()).mean == pytest.approx((0.485, 0.456, 0.406))
+        assert build_normalization(ModelConfig()).std == pytest.approx((0.229, 0.224, 0.225))
+
+    def test_one_number_is_for_all_channels(self) -> None:
+        normalization = build_normalization(ModelConfig(mean=[0.5], std=[0.25]))
+        assert normalization.mean == (0.5, 0.5, 0.5)
+        assert normalization.std == (0.25, 0.25, 0.25)
+
+    @pytest.mark.parametrize(
+        ("mean", "std"),
+        [
+            ([0.5, 0.5], [0.5]),
+            ([0.5], [0.5, 0.5]),
+            ([0.5], [0.0]),
+            ([0.5], [-1.0]),
+            ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4]),  # of pixels in 0..255, as many papers print them
+            ([123.7, 116.3, 103.5], None),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, mean: list[float], std: list[float] | None) -> None:
+        with pytest.raises(ValueError, match=r"model\.mean"):
+            build_normalization(ModelConfig(mean=mean, std=std))
+
+
+class TestBuild:
+    def test_padding_has_the_mean_color(self) -> None:
+        config = resolved("--crop", "48", "--views.scale", "[0.7,1.5]", "--no-views.flip", "--model.mean", "[0.0,0.5,1.0]")
+        geometry = build_geometry(config, build_normalization(config.model))
+        assert (geometry.size, geometry.scale, geometry.flip) == (48, (0.7, 1.5), False)
+        assert geometry.fill == (0, 128, 255)
+
+    @pytest.mark.parametrize("scale", ["[2]", "[0,1]", "[2.0,0.5]", "[-1,1]"])
+    def test_a_range_of_scales_that_cannot_be_is_refused(self, scale: str) -> None:
+        with pytest.raises(ValueError, match=r"views\.scale"):  # here or as soon as it is parsed
+            build_geometry(resolved("--views.scale", scale), build_normalization(ModelConfig()))
+
+    def test_views(self) -> None:
+        config = resolved("--views.cutmix_per", "batch", "--views.cutmix_probability", "0.3", "--seed", "4", "--no-views.color")
+        views = build_views(config, build_normalization(config.model))
+        assert (views.cutmix_per, views.cutmix_probability, views.seed, views.color) == ("batch", 0.3, 4, False)
+
+    @pytest.mark.parametrize("name", ["adamw", "sgd"])
+    def test_optimizer_holds_each_student_parameter_once(self, name: str) -> None:
+        method = build_method(resolved(), build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))
+        config = OptimizerConfig(name=name, lr=0.01, head_factor=5.0, weight_decay=0.1)  # type: ignore[arg-type]
+        optimizer = build_optimizer(config, method)
+        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(held) == sorted(id(p) for p in method.student.parameters())
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.05])
+        assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
+        encoder = {id(p) for p in method.network.encoder_parameters()}
+        assert {id(p) for p in optimizer.param_groups[0]["params"]} == encoder
+
+    def test_method_gets_its_settings(self) -> None:
+        words = ("--prototypes.per_class", "3", "--prototypes.temperature", "0.2", "--consistency.threshold", "0.7")
+        network = build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3)
+        method = build_method(resolved(*words, "--consistency.ema_momentum", "0.5"), network)
+        assert method.prototypes.head.prototype.shape == (3, 3, 4)  # type: ignore[union-attr]
+        assert method.ema_momentum == 0.5
+        assert method.threshold == 0.7
+
+    def test_zero_prototypes_switch_the_term_off(self) -> None:
+        config = resolved("--prototypes.per_class", "0")
+        method = build_method(config, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))
+        assert method.prototypes is None
+        assert "prototype_labeled" not in metric_fields(config)
+
+    def test_metric_fields_go_by_the_method(self) -> None:
+        assert metric_fields(resolved("--method", "supervised")) == ("loss", "labeled")
+        assert {"consistency", "confident", "prototype_labeled", "prototype_consistency"} <= set(metric_fields(resolved()))
+
+    def test_small_unet_has_no_trained_weights(self) -> None:
+        with pytest.raises(ValueError, match=r"--model\.weights none"):
+            build_network(ModelConfig(arch="small_unet", weights="imagenet"), 3)
+        build_network(ModelConfig(arch="small_unet", weights="imagenet"), 3, pretrained=False)
+
+    def test_a_network_starts_from_the_seed(self) -> None:
+        starts = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            starts.append(build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3).state_dict())
+        assert all(torch.equal(starts[0][k], starts[1][k]) for k in starts[0])
+        assert any(not torch.equal(starts[0][k], starts[2][k]) for k in starts[0])
