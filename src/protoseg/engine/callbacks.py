@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from protoseg.engine.module import TrainingModule
 
@@ -102,7 +103,7 @@ class MetricsLog(StepCallback):
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
             times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-            self._progress = Progress(*columns, *times, TextColumn("{task.fields[text]}"), console=self.console)
+            self._progress = _BarAboveText(*columns, *times, console=self.console)
             self._task = self._progress.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step, text="")
             self._progress.start()
 
@@ -139,7 +140,11 @@ class MetricsLog(StepCallback):
         self._stop()
 
     def _show(self, trainer: L.Trainer, step: int, means: dict[str, float], row: dict[str, Any]) -> None:
-        shown = [f"{name} {value:.0%}" if name == "confident" else f"{name} {value:.3f}" for name, value in means.items()]
+        shares = {"confident", "prototype_agreement"}
+        shown = [
+            f"{name.replace('_', ' ')} {value:.0%}" if name in shares else f"{name.replace('_', ' ')} {value:.3f}"
+            for name, value in means.items()
+        ]
         text = "  ".join([*shown, f"{row['images_per_second']} images/s"])
         if "miou" in row:
             text += f"  mIoU {100 * float(row['miou']):.1f}"
@@ -152,6 +157,15 @@ class MetricsLog(StepCallback):
     def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+class _BarAboveText(Progress):
+    """A progress bar with the loss terms on a line of their own: they do not fit beside it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            yield Text(task.fields["text"], style="dim")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
