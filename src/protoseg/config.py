@@ -38,6 +38,7 @@ class ModelConfig:
         freeze_bn: keep the encoder's BatchNorm statistics
         auxiliary: second head (paper_deeplabv3plus only)
         width: channels of the first level (small_unet only)
+        features: channels of the features (small_unet only)
     """
 
     arch: str = "deeplabv3plus"
@@ -48,6 +49,7 @@ class ModelConfig:
     freeze_bn: bool = False
     auxiliary: bool = False
     width: int = 24
+    features: int = 64
 
 
 @dataclass
@@ -243,8 +245,8 @@ def find_recipe(name: str) -> Path:
 
 _RANGES: dict[str, tuple[str, ...]] = {
     "above 0": (
-        *("steps", "crop", "batch", "accumulate", "checkpoint_every", "log_every", "model.width", "prototypes.grid"),
-        *("prototypes.temperature", "prototypes.fit_points", "optimizer.lr", "optimizer.baseline_lr"),
+        *("steps", "crop", "batch", "accumulate", "checkpoint_every", "log_every", "model.width", "model.features"),
+        *("prototypes.grid", "prototypes.temperature", "prototypes.fit_points", "optimizer.lr", "optimizer.baseline_lr"),
         *("optimizer.head_factor", "optimizer.power", "loss.ohem_min_kept"),
     ),
     "0 or more": (
@@ -348,7 +350,7 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
     if config.arch == "small_unet":
         if weights is not None:
             raise ValueError("there are no pre-trained weights for small_unet; give --model.weights none")
-        return SmallUNet(num_classes, width=config.width)
+        return SmallUNet(num_classes, width=config.width, feature_channels=config.features)
     if config.arch == "paper_deeplabv3plus":
         network = DeepLabV3Plus(num_classes, auxiliary=config.auxiliary, freeze_bn=config.freeze_bn)
         if weights is not None:

@@ -125,6 +125,12 @@ def test_other_numbers_of_channels(arch: str, in_channels: int) -> None:
         assert network(torch.randn(1, in_channels, *size)).logits.shape == (1, CLASSES, *size)
 
 
+def test_channels_of_a_depthwise_first_layer() -> None:
+    network = smp.FPN("resnet18", encoder_weights=None)
+    network.encoder.conv1 = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), network.encoder.conv1)
+    assert Segmenter(network).in_channels == 3
+
+
 def test_timm_encoder() -> None:
     network = create_segmenter("fpn", "tu-test_resnet", num_classes=CLASSES, in_channels=4).eval()
     with torch.no_grad():

@@ -13,12 +13,12 @@ from protoseg.nn.small_unet import SmallUNet
 @pytest.mark.parametrize("size", [(64, 64), (37, 53), (33, 96), (1, 1)])
 @pytest.mark.parametrize("in_channels", [1, 3, 4])
 def test_shapes(in_channels: int, size: tuple[int, int]) -> None:
-    network = SmallUNet(5, in_channels=in_channels, width=4).eval()
+    network = SmallUNet(5, in_channels=in_channels, width=4, feature_channels=6).eval()
     out = network(torch.randn(2, in_channels, *size))
-    assert (network.num_classes, network.in_channels, network.feature_channels) == (5, in_channels, 4)
+    assert (network.num_classes, network.in_channels, network.feature_channels) == (5, in_channels, 6)
     assert out.logits.shape == (2, 5, *size)
     assert all(0 <= c - s < network.divisor and c % network.divisor == 0 for c, s in zip(out.covers, size, strict=True))
-    assert out.features.shape == (2, 4, out.covers[0] // network.stride, out.covers[1] // network.stride)
+    assert out.features.shape == (2, 6, out.covers[0] // network.stride, out.covers[1] // network.stride)
     assert out.auxiliary is None
 
 

@@ -25,7 +25,7 @@ def masked_mean(values: Tensor, weight: Tensor, denominator: Tensor | None = Non
     """
     weight = weight.to(values.dtype)
     total = weight.sum() if denominator is None else denominator.to(values.dtype)
-    return (values * weight).sum() / total.clamp(min=1)
+    return (values * weight).sum() / torch.where(total > 0, total, 1.0)
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ def entropy_drop(pseudo: PseudoLabel, logits: Tensor, *, percent: float) -> Pseu
     # so the host never waits for a count.
     ordered = entropy.flatten().sort().values
     num_valid = pseudo.valid.sum()
-    last_kept = ordered.numel() - num_valid + (num_valid * (100 - percent) / 100).ceil().long() - 1
+    num_kept = (num_valid.double() * (1 - percent / 100)).ceil().long().clamp(max=num_valid)  # float32 miscounts millions
+    last_kept = ordered.numel() - num_valid + num_kept - 1
     kept = (entropy <= ordered.gather(0, last_kept.clamp(min=0)[None])) & (last_kept >= ordered.numel() - num_valid)
     return pseudo._replace(label=torch.where(kept & pseudo.valid, pseudo.label, IGNORE_INDEX))
 

@@ -61,6 +61,10 @@ class PrototypeConsistency(Method):
         super().__init__(student, ema_momentum=ema_momentum, warmup_steps=warmup_steps)
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
+        if not 0 <= drop_percent <= 100:
+            raise ValueError(f"drop_percent is a share of pixels in [0, 100], got {drop_percent}")
+        if selection not in ("threshold", "entropy_drop"):
+            raise ValueError(f"selection is 'threshold' or 'entropy_drop', got {selection!r}")
         self.prototypes = prototypes
         self.labeled_loss, self.threshold = labeled_loss, threshold
         self.selection: Literal["threshold", "entropy_drop"] = selection

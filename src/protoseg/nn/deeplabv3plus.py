@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from protoseg.nn.batchnorm import explain_batch_of_one, freeze_statistics
 from protoseg.types import SegOutput
 
 
@@ -166,9 +167,7 @@ class DeepLabV3Plus(nn.Module):
     def train(self, mode: bool = True) -> DeepLabV3Plus:
         super().train(mode)
         if self.freeze_bn:
-            for module in self.encoder.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            freeze_statistics(self.encoder)
         return self
 
     def forward(self, image: Tensor) -> SegOutput:
@@ -182,7 +181,8 @@ class DeepLabV3Plus(nn.Module):
         """
         size = (image.shape[-2], image.shape[-1])
         low, middle, high = self.encoder(image)  # strides 4, 8, 8
-        context = self.project(self.aspp(high))
+        with explain_batch_of_one(type(self).__name__):
+            context = self.project(self.aspp(high))
         context = F.interpolate(context, low.shape[-2:], mode="bilinear", align_corners=True)
         features = torch.cat([self.low(low), context], dim=1)  # (B, 512, h, w)
         auxiliary = None

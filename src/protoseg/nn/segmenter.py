@@ -17,6 +17,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
+from protoseg.nn.batchnorm import explain_batch_of_one, freeze_statistics
 from protoseg.nn.weights import adapt_first_layer, load_encoder, read_state
 from protoseg.types import SegOutput
 
@@ -54,7 +55,9 @@ class Segmenter(nn.Module):
         self.network = network
         self.freeze_bn = freeze_bn
         self.in_channels, self.divisor = _input_channels(network.encoder), int(network.encoder.output_stride)
-        self.feature_channels, self.stride, self.num_classes = self._dry_run()
+        if isinstance(network, smp.DPT):
+            self.divisor *= 2  # its coarsest map is halved once more, and doubled again
+        self.smallest, self.feature_channels, self.stride, self.num_classes = self._dry_run()
         self.train(self.training)
 
     @property
@@ -64,9 +67,7 @@ class Segmenter(nn.Module):
     def train(self, mode: bool = True) -> Segmenter:
         super().train(mode)
         if self.freeze_bn:
-            for module in self.encoder.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            freeze_statistics(self.encoder)
         return self
 
     def forward(self, image: Tensor) -> SegOutput:
@@ -82,16 +83,9 @@ class Segmenter(nn.Module):
             ValueError: a batch of one in training mode, on a network whose BatchNorm needs two.
         """
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor), mode="replicate")
-        try:
+        padded = F.pad(image, (0, self._missing(width), 0, self._missing(height)), mode="replicate")
+        with explain_batch_of_one(type(self.network).__name__):
             features = self.network(padded)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"{type(self.network).__name__} pools the image to one pixel, and BatchNorm cannot train on a batch of one "
-                "there: use a batch of at least 2, or an architecture without pooling such as unet or fpn"
-            ) from error
         logits = self.head(features)[..., :height, :width]
         covers = (padded.shape[-2], padded.shape[-1])
         return SegOutput(logits, features, covers, align_corners=True)  # as smp's heads up-sample
@@ -100,22 +94,35 @@ class Segmenter(nn.Module):
         """The parameters that start from pre-trained weights and usually get the lower learning rate."""
         return self.encoder.parameters()
 
+    def _missing(self, side: int) -> int:
+        """Pixels to add to a side of the image."""
+        return max(self.smallest, side + -side % self.divisor) - side
+
     @torch.no_grad()
-    def _dry_run(self) -> tuple[int, int, int]:
-        """Feature channels, stride and classes, read off a forward pass in eval mode (which leaves BatchNorm untouched)."""
-        training, side = self.training, 2 * self.divisor
-        parameter = next(self.parameters())
+    def _dry_run(self) -> tuple[int, int, int, int]:
+        """Smallest side, feature channels, stride and classes, read off forward passes in eval mode (BatchNorm stays as it is).
+
+        The first side that works counts: some decoders pool further than the encoder and need a larger image.
+        """
+        training, parameter = self.training, next(self.parameters())
         self.eval()
+        sides = [self.divisor * factor for factor in (2, 4, 8, 16)]
         try:
-            features = self.network(parameter.new_zeros(1, self.in_channels, side, side))
-            logits = self.head(features)
+            for side in sides:
+                try:
+                    features = self.network(parameter.new_zeros(1, self.in_channels, side, side))
+                    logits = self.head(features)
+                    break
+                except (RuntimeError, AssertionError, ValueError) as error:
+                    if side == sides[-1]:
+                        raise ValueError(f"it fails on images of {sides[0]} to {side} px ({_first_line(error)})") from error
         finally:
             super().train(training)
         if logits.shape[-1] != side:
             raise ValueError(
                 f"the logits of a {side} px image are {logits.shape[-1]} px wide; Segmenter needs full-size logits"
             )
-        return features.shape[1], side // features.shape[-1], logits.shape[1]
+        return side, features.shape[1], side // features.shape[-1], logits.shape[1]
 
 
 def create_segmenter(
@@ -152,24 +159,27 @@ def create_segmenter(
         raise ValueError(f"there is no architecture {arch!r}; choose one of {', '.join(architectures)}")
     state = None if weights is None or not _is_file_name(weights) else read_state(Path(weights))
     name = None if state is not None or weights is None else str(weights)
-    if arch == "dpt" or (encoder.startswith("tu-") and "vit" in encoder):
+    if arch == "dpt":
         options.setdefault("dynamic_img_size", True)  # or a ViT takes one image size only
-        if arch != "dpt":
-            raise ValueError(f"{encoder} is a plain ViT, which has no feature pyramid for {arch}; use --model.arch dpt")
     try:
         network = smp.create_model(
             arch, encoder_name=encoder, encoder_weights=name, in_channels=in_channels, classes=num_classes, **options
         )
+        segmenter = Segmenter(network, freeze_bn=freeze_bn)
     except Exception as error:  # smp and timm raise anything from KeyError to AssertionError for a pair that does not fit
         if name is not None and _is_download_error(error):
             raise _unreachable(encoder, name, error) from error
+        if "downsampling pattern" in str(error):
+            raise ValueError(
+                f"{encoder} is a plain ViT, which has no feature pyramid for {arch}; use --model.arch dpt"
+            ) from error
         raise ValueError(
             f"{arch} cannot be built on {encoder}: {_first_line(error)}. Choose another --model.arch or --model.encoder, "
             "e.g. deeplabv3plus on resnet50"
         ) from error
     if state is not None:
-        load_encoder(network.encoder, adapt_first_layer(state, network.encoder), source=str(weights))
-    return Segmenter(network, freeze_bn=freeze_bn)
+        load_encoder(segmenter.encoder, adapt_first_layer(state, segmenter.encoder), source=str(weights))
+    return segmenter
 
 
 def _input_channels(encoder: nn.Module) -> int:
@@ -185,23 +195,15 @@ def _is_file_name(weights: str | Path) -> bool:
     )
 
 
-def _is_download_error(error: BaseException | None) -> bool:
-    names = {type(e).__name__ for e in _chain(error)}
-    return bool(
-        names
-        & {
-            "LocalEntryNotFoundError",
-            "ConnectionError",
-            "ConnectError",
-            "URLError",
-            "OfflineModeIsEnabled",
-            "HfHubHTTPError",
-            "HTTPError",
-            "ProxyError",
-            "MaxRetryError",
-            "ConnectTimeout",
-        }
-    )
+_DOWNLOAD_ERRORS = {
+    *("LocalEntryNotFoundError", "OfflineModeIsEnabled", "HfHubHTTPError", "HTTPError", "HTTPStatusError", "ProxyError"),
+    *("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "MaxRetryError", "URLError", "SSLError"),
+}
+"""Names, not classes: they belong to whichever of requests, httpx and urllib3 the installed hub client uses."""
+
+
+def _is_download_error(error: BaseException) -> bool:
+    return any(isinstance(e, (ConnectionError, TimeoutError)) or type(e).__name__ in _DOWNLOAD_ERRORS for e in _chain(error))
 
 
 def _unreachable(encoder: str, weights: str, error: Exception) -> ConnectionError:
@@ -211,10 +213,11 @@ def _unreachable(encoder: str, weights: str, error: Exception) -> ConnectionErro
     )
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def _first_line(error: BaseException) -> str:

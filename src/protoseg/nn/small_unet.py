@@ -23,22 +23,24 @@ class SmallUNet(nn.Module):
     Args:
         num_classes: C.
         in_channels: I.
-        width: channels of the first level and of the features (D); they double at each further level.
+        width: channels of the first level; they double at each further one.
+        feature_channels: D; default `width`.
     """
 
     stride = 2
     divisor = 16
 
-    def __init__(self, num_classes: int, *, in_channels: int = 3, width: int = 24) -> None:
+    def __init__(self, num_classes: int, *, in_channels: int = 3, width: int = 24, feature_channels: int | None = None) -> None:
         super().__init__()
-        self.num_classes, self.in_channels, self.feature_channels = num_classes, in_channels, width
+        feature_channels = width if feature_channels is None else feature_channels
+        self.num_classes, self.in_channels, self.feature_channels = num_classes, in_channels, feature_channels
         channels = [in_channels, width, 2 * width, 4 * width, 8 * width]
         down = [nn.Sequential(_conv(i, o, stride=2), _conv(o, o)) for i, o in pairwise(channels)]
         self.encoder = nn.ModuleList(down)  # strides 2, 4, 8, 16
-        up = [(8 * width, 4 * width), (4 * width, 2 * width), (2 * width, width)]
-        self.reduce = nn.ModuleList([nn.Conv2d(i, o, 1) for i, o in up])
-        self.merge = nn.ModuleList([_conv(2 * o, o) for _, o in up])
-        self.head = nn.Conv2d(width, num_classes, 1)
+        up = [(8 * width, 4 * width, 4 * width), (4 * width, 2 * width, 2 * width), (2 * width, width, feature_channels)]
+        self.reduce = nn.ModuleList([nn.Conv2d(below, beside, 1) for below, beside, _ in up])
+        self.merge = nn.ModuleList([_conv(2 * beside, out) for _, beside, out in up])
+        self.head = nn.Conv2d(feature_channels, num_classes, 1)
 
     def forward(self, image: Tensor) -> SegOutput:
         """Predict every pixel: (B, I, H, W) -> logits (B, C, H, W), features (B, D, H / 2, W / 2) of the padded image."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -32,8 +30,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a file of weights: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # on a file of another kind torch's reader raises whatever its bytes lead to
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{path} cannot be read as a file of weights ({type(error).__name__}: {reason})") from error
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -55,7 +54,9 @@ def load_encoder(encoder: nn.Module, state: dict[str, Tensor], *, source: str) -
         ValueError: tensors are missing or of another shape.
     """
     wanted = encoder.state_dict()
-    match = max((_strip(state, prefix) for prefix in ("", *_PREFIXES)), key=lambda s: len(wanted.keys() & s.keys()))
+    candidates = [_strip(state, prefix) for prefix in ("", *_PREFIXES)]
+    candidates.append({f"model.{key}": value for key, value in state.items()})  # smp keeps timm's networks below `model.`
+    match = max(candidates, key=lambda candidate: len(wanted.keys() & candidate.keys()))
     # The step counters of BatchNorm are missing from converted files and change nothing.
     missing = [key for key in wanted if key not in match and not key.endswith("num_batches_tracked")]
     shapes = [key for key in wanted if key in match and match[key].shape != wanted[key].shape]
@@ -69,7 +70,7 @@ def load_encoder(encoder: nn.Module, state: dict[str, Tensor], *, source: str) -
 
 
 def adapt_first_layer(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
-    """Fit RGB filters to another number of input channels: repeat them in turn and keep the sum of their responses.
+    """Fit RGB filters to another number of input channels: their sum for one, else repeated in turn and scaled by 3 / I.
 
     Args:
         state: names to tensors of a network with 3 input channels.
@@ -84,9 +85,11 @@ def adapt_first_layer(state: dict[str, Tensor], encoder: nn.Module) -> dict[str,
         return state
     shape = (first.out_channels, 3, *first.kernel_size)
     adapted = dict(state)
+    repeated = [i % 3 for i in range(channels)]
     name = next((key for key, value in state.items() if tuple(value.shape) == shape), None)
     if name is not None:
-        adapted[name] = state[name][:, [i % 3 for i in range(channels)]] * (3 / channels)
+        filters = state[name]
+        adapted[name] = filters.sum(dim=1, keepdim=True) if channels == 1 else filters[:, repeated] * (3 / channels)
     return adapted
 
 
