@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,45 @@ def arguments(description: str, results: Path) -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=None, help="keep the run folders here; default a temporary folder")
     parser.add_argument("--table", action="store_true", help="only print the table of the finished cells")
     return parser
+
+
+METHODS = {
+    "labels only": ["--method", "supervised"],
+    "CutMix teacher": ["--prototypes.per_class", "0"],
+    "prototypes": [],
+}
+"""The three contestants: what each adds to the common settings."""
+
+
+def run(
+    options: argparse.Namespace,
+    extra: Sequence[str],
+    common: Callable[[int], Sequence[str]],
+    *,
+    hide: Mapping[str, str],
+    **cell: str,
+) -> None:
+    """Run all cells of the asked methods and seeds, then print the tables.
+
+    Args:
+        options: of `arguments`.
+        extra: further options of `protoseg train`, for every method; they become part of the cell.
+        common: seed -> words of `protoseg train`.
+        hide: see `run_cell`.
+        cell: what else tells these cells from others in the results file.
+    """
+    methods = options.methods.split(",") if options.methods else list(METHODS)
+    if extra:
+        cell["settings"] = " ".join(extra)
+    if not options.table:
+        for seed in (int(text) for text in options.seeds.split(",")):
+            for method in methods:
+                words = [*common(seed), "--seed", str(seed), *METHODS[method], *extra]
+                run_cell({"method": method, "seed": seed, **cell}, words, options.results, options.runs, hide=hide)
+    rows = [row for row in read(options.results) if all(row.get(key) == value for key, value in cell.items())]
+    rows = [row for row in rows if extra or "settings" not in row]
+    if rows:
+        print(table(rows, methods), class_table(rows, methods), sep="\n\n")
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -48,7 +90,7 @@ def run_cell(
     """
     if any(all(row.get(key) == value for key, value in cell.items()) for row in read(results)):
         return
-    name = "-".join(str(value) for value in cell.values())
+    name = re.sub(r"[^\w.]+", "-", "-".join(str(value) for value in cell.values()))
     with tempfile.TemporaryDirectory() as scratch:
         out = (runs or Path(scratch)) / name
         resumable = (out / "config.yaml").is_file()
@@ -71,8 +113,6 @@ def run_cell(
 
 def machine() -> str:
     """Processor and GPU, in words."""
-    import os
-
     import torch
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
@@ -119,7 +159,5 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
 
 def _curve(metrics: Path) -> list[list[float]]:
     """(step, mIoU) where a run was scored on the way."""
-    import csv
-
     with metrics.open(newline="") as file:
         return [[int(row["step"]), round(float(row["miou"]), 4)] for row in csv.DictReader(file) if row.get("miou")]

@@ -80,7 +80,7 @@ def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
         console.print(
             f"the unlabelled images changed mIoU by {gain:+.1f} points (one seed: repeat with others before you trust it)"
         )
-    console.print(f"{result['evaluated']} {result['split']['evaluation']} images, last step; run folder {out}")
+    console.print(f"{result['evaluated']} {result['split']['evaluation']} images, last step; run folder {out}", soft_wrap=True)
 
 
 def iou_table(names: Sequence[str], scores: dict[str, IoU]) -> Table:
