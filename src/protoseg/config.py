@@ -38,7 +38,7 @@ class ModelConfig:
         freeze_bn: keep the encoder's BatchNorm statistics
         auxiliary: second head (paper_deeplabv3plus only)
         width: channels of the first level (small_unet only)
-        features: channels of the features (small_unet only)
+        features: channels of the features (small_unet only); default width
     """
 
     arch: str = "deeplabv3plus"
@@ -49,7 +49,7 @@ class ModelConfig:
     freeze_bn: bool = False
     auxiliary: bool = False
     width: int = 24
-    features: int = 64
+    features: int | None = None
 
 
 @dataclass

@@ -185,7 +185,7 @@ def create_segmenter(
 def _input_channels(encoder: nn.Module) -> int:
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):
-            return module.in_channels * (1 if module.groups == 1 else module.groups)
+            return module.in_channels
     raise ValueError("the encoder has no convolution, so its number of input channels is unknown")
 
 
