@@ -356,14 +356,15 @@ class TestEvaluate:
         assert "val" in capsys.readouterr().err
 
 
-class TestPredict:
-    @pytest.fixture(scope="class")
-    def images(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("images")
-        for name, size in (("wide.jpg", (33, 71)), ("deep/er/tall.png", (65, 19)), ("tiny.png", (5, 7))):
-            write_image(folder / name, draw_shapes(np.random.default_rng(1), size)[0])
-        return folder
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for name, size in (("wide.jpg", (33, 71)), ("deep/er/tall.png", (65, 19)), ("tiny.png", (5, 7))):
+        write_image(folder / name, draw_shapes(np.random.default_rng(1), size)[0])
+    return folder
 
+
+class TestPredict:
     def test_writes_three_files_for_each_image(self, run: Run, images: Path, tmp_path: Path) -> None:
         assert main(["predict", str(run.out), str(images), "-o", str(tmp_path / "out")]) == 0
         names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}

@@ -8,9 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protoseg.config import TrainConfig, find_recipe, validate
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _ABOUT = """\
 protoseg: semantic segmentation from a few masks and many images.
@@ -97,11 +100,16 @@ def _free(path: Path) -> Path:
 
 def _train(arguments: list[str]) -> None:
     config = parse_train(arguments)
-    from rich.console import Console
-
     from protoseg.run import train
 
-    train(config, console=Console(markup=False))
+    train(config, console=_console())
+
+
+def _console() -> Console:
+    """Class names and paths are printed as they are: brackets are no markup, and no line is broken inside a path."""
+    from rich.console import Console
+
+    return Console(markup=False, soft_wrap=True)
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -110,11 +118,9 @@ def _evaluate(arguments: list[str]) -> None:
     parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which evaluation images; default test")
     options = parser.parse_args(arguments)
-    from rich.console import Console
-
     from protoseg.run import evaluate_run
 
-    evaluate_run(options.run, options.data, split=options.split, console=Console(markup=False))
+    evaluate_run(options.run, options.data, split=options.split, console=_console())
 
 
 def _predict(arguments: list[str]) -> None:
@@ -125,11 +131,9 @@ def _predict(arguments: list[str]) -> None:
     parser.add_argument("images", type=Path, help="folder of images, or one image")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
     options = parser.parse_args(arguments)
-    from rich.console import Console
-
     from protoseg.run import predict_run
 
-    predict_run(options.run, options.images, out=options.out, console=Console(markup=False))
+    predict_run(options.run, options.images, out=options.out, console=_console())
 
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:

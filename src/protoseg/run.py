@@ -207,7 +207,7 @@ def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None
     network = model.network.to(_device())
     skipped = predict(network, samples, model.classes, model.normalization, out=out, track=_track("predicting", console))
     for error in skipped:
-        console.print(f"warning: skipped, {error}", soft_wrap=True)
+        console.print(f"warning: skipped, {error}")
     if len(skipped) == len(samples):
         raise ValueError(f"none of the {len(samples)} images in {images} could be read")
     console.print(f"{len(samples) - len(skipped)} images: mask, overlay and confidence of each in {out}")

@@ -42,7 +42,7 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
         f"{config.steps} steps of {config.batch} + {config.batch} crops of {config.crop} px, seed {config.seed}",
     )
     table.add_row("run folder", str(out))
-    console.print(table, soft_wrap=True)
+    console.print(table)
     missing = [name for name, count in zip(data.classes.names, report.pixels, strict=True) if count == 0]
     if missing:
         console.print(f"note: no labelled pixel of {', '.join(missing)}; such a class cannot be learned")
@@ -80,7 +80,7 @@ def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
         console.print(
             f"the unlabelled images changed mIoU by {gain:+.1f} points (one seed: repeat with others before you trust it)"
         )
-    console.print(f"{result['evaluated']} {result['split']['evaluation']} images, last step; run folder {out}", soft_wrap=True)
+    console.print(f"{result['evaluated']} {result['split']['evaluation']} images, last step; run folder {out}")
 
 
 def iou_table(names: Sequence[str], scores: dict[str, IoU]) -> Table:
