@@ -127,9 +127,11 @@ class Slow:
         first, second = self.pixels(out.logits[: self.num_labeled]), self.pixels(out.logits[self.num_labeled :])
         truth = {p: int(labeled.mask[p]) for p in everywhere(self.num_labeled)}
         known = [p for p in truth if truth[p] != IGNORE_INDEX]
+        by_selected = method.normalizer == "selected"
         self.labeled = sum(cross_entropy(first[p], truth[p]) for p in known) / max(1, len(known))
         if method.selection == "threshold":
-            self.consistency = sum(cross_entropy(second[p], self.label[p]) for p in self.confident) / max(1, len(self.valid))
+            count = len(self.confident if by_selected else self.valid)
+            self.consistency = sum(cross_entropy(second[p], self.label[p]) for p in self.confident) / max(1, count)
         else:  # (pixels / kept) * mean over kept
             mean = sum(cross_entropy(second[p], self.label[p]) for p in self.learn) / max(1, len(self.learn))
             self.consistency = len(self.valid) / max(1, len(self.learn)) * mean
@@ -145,7 +147,7 @@ class Slow:
             z, half = dense[b, :, y, x].detach(), int(b >= self.num_labeled)
             place = (b - half * self.num_labeled, y, x)
             label = self.label[place] if half else truth[place]
-            counts[half] += place in self.valid if half else label != IGNORE_INDEX
+            counts[half] += place in (self.confident if by_selected else self.valid) if half else label != IGNORE_INDEX
             if place not in self.confident if half else label == IGNORE_INDEX:
                 continue
             logits, nearest = self.prototype_logits(z)
@@ -185,6 +187,17 @@ def test_all_four_terms(selection: str, size: int) -> None:
     assert 0.1 < len(slow.confident) / len(slow.valid) < 0.9, "the test is about a teacher that is sure of some pixels"
     assert {slow.label[p] for p in slow.confident} == {0, 1, 2}
     assert len(slow.learn) < len(slow.valid) or selection == "threshold"
+
+
+def test_average_over_the_pixels_that_teach() -> None:
+    method, labeled, unlabeled = ready(make(threshold=0.7, normalizer="selected")), labeled_batch(), unlabeled_batch()
+    slow = Slow(method, labeled, unlabeled, dropped=0.0)
+    out = method.train()(labeled, unlabeled, step=0)
+    for name, value in out.terms.items():
+        assert value.item() == pytest.approx(getattr(slow, name), rel=1e-4), name
+    by_valid = ready(make(threshold=0.7)).train()(labeled, unlabeled, step=0)
+    assert out.terms["consistency"] > 1.1 * by_valid.terms["consistency"]
+    assert out.terms["prototype_consistency"] > 1.1 * by_valid.terms["prototype_consistency"]
 
 
 def test_weights_of_the_terms() -> None:
@@ -473,6 +486,8 @@ def test_resumed_state_goes_on_to_the_same_losses() -> None:
         ({"ema_momentum": 1.0}, "ema_momentum"),
         ({"selection": "treshold"}, "selection"),
         ({"drop_percent": 120.0}, "drop_percent"),
+        ({"normalizer": "confident"}, "normalizer"),
+        ({"warmup_steps": -1}, "warmup_steps"),
     ],
 )
 def test_impossible_options_are_refused_at_construction(options: dict[str, float], message: str) -> None:

@@ -83,6 +83,32 @@ def test_both_losses(align_corners: bool) -> None:
     assert 0 < agree < weighing
 
 
+def test_average_over_those_that_teach() -> None:
+    term, inputs = ready_term(), Inputs()
+    by_valid = inputs.run(term)
+    teaching = by_valid.carry.weight[LABELED * GRID**2 :].sum()
+    points = sample_points(uniform(inputs.seed, "points", GRID * GRID, 2), SIZE, grid=GRID)
+    valid = sum(int(inputs.valid[b, y, x]) for b in range(LABELED, BATCH) for y, x in points[b].tolist())
+    inputs.valid = None
+    by_teaching = inputs.run(term)
+    assert by_teaching.labeled == by_valid.labeled
+    assert by_teaching.consistency.item() == pytest.approx(by_valid.consistency.item() * valid / int(teaching), rel=1e-5)
+    assert 0 < int(teaching) < valid
+
+
+def test_points_can_be_shared_by_the_batch() -> None:
+    term, inputs = ready_term(), Inputs()
+    term.shared_points = True
+    inputs.label = torch.arange(SIZE[0] * SIZE[1]).view(1, *SIZE).expand(BATCH, -1, -1) % C
+    inputs.weight = inputs.valid = torch.ones(BATCH, *SIZE, dtype=torch.bool)
+    shared = inputs.run(term).carry.label.view(BATCH, -1)
+    assert all(torch.equal(row, shared[0]) for row in shared)
+    term.shared_points = False
+    own = inputs.run(term).carry.label.view(BATCH, -1)
+    assert torch.equal(own[0], shared[0])
+    assert not torch.equal(own[0], own[1])
+
+
 def test_points_belong_to_the_image() -> None:
     """An image's points, and so its loss, do not depend on the rest of the batch."""
     term, inputs = ready_term(), Inputs()
@@ -233,6 +259,14 @@ def test_start_takes_an_even_share_of_pixels(network: SmallUNet, monkeypatch: py
         assert min(available, most) / 2 <= taken <= min(available, most)
     assert (seen["label"] != IGNORE_INDEX).all()
     assert len(seen["features"]) == len(seen["label"])
+
+
+def test_given_prototypes_are_kept(network: SmallUNet) -> None:
+    term = PrototypeTerm(PrototypeHead(network.feature_channels, C, per_class=K), grid=GRID, fit_start=False)
+    given = torch.randn(C, K, network.feature_channels)
+    term.head.assign(given)
+    term.start(network, lambda: iter(labelled_batches()))
+    assert torch.equal(term.head.prototype, given)
 
 
 def test_start_without_any_label(network: SmallUNet) -> None:

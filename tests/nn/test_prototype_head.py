@@ -366,6 +366,26 @@ def test_fit_of_a_class_does_not_see_the_others() -> None:
     assert torch.equal(both.prototype[2], alone.prototype[2])
 
 
+@pytest.mark.parametrize("unit_features", [False, True])
+def test_assign_sets_all_prototypes(unit_features: bool) -> None:
+    head, given = PrototypeHead(D, C, per_class=K, unit_features=unit_features), torch.randn(C, K, D) * 3
+    before = given.clone()
+    head.assign(given)
+    assert head.ready.all()
+    torch.testing.assert_close(head.prototype, F.normalize(before, dim=-1) if unit_features else before)
+    head.prototype.zero_()
+    assert torch.equal(given, before), "a copy"
+
+
+@pytest.mark.parametrize("shape", [(C * K, D), (C, K + 1, D), (K, C, D), (C, K, D - 1)])
+def test_assign_refuses_another_shape(shape: tuple[int, ...]) -> None:
+    head = random_head()
+    before = head.prototype.clone()
+    with pytest.raises(ValueError, match=r"\(4, 3, 5\) \(C, K, D\) expected"):
+        head.assign(torch.zeros(shape))
+    assert torch.equal(head.prototype, before)
+
+
 def test_state_survives_a_round_trip() -> None:
     features, label = random_pixels(count=100)
     label[label == 3] = 0

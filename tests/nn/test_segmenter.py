@@ -91,6 +91,15 @@ def test_padding_is_at_the_bottom_and_right() -> None:
     assert torch.equal(out.logits, whole.logits[..., :70, :90])
 
 
+@pytest.mark.parametrize(("arch", "covers"), [("unet", (32, 64)), ("deeplabv3plus", (32, 48)), ("pan", (128, 128))])
+def test_small_images_are_padded_as_far_as_the_decoder_needs(arch: str, covers: tuple[int, int]) -> None:
+    network = build(arch).eval()
+    with torch.no_grad():
+        out = network(torch.randn(1, 3, 32, 40))
+    assert out.covers == covers
+    assert out.logits.shape == (1, CLASSES, 32, 40)
+
+
 @pytest.mark.parametrize("arch", ["unet", "fpn", "deeplabv3plus", "dpt"])
 def test_tapping_the_features_changes_no_logit(arch: str) -> None:
     options = {"dynamic_img_size": True, **NARROW_DPT} if arch == "dpt" else {}
@@ -276,12 +285,21 @@ def test_weights_that_have_the_channels_already(tmp_path: Path) -> None:
     assert_loaded(network, state)
 
 
-def test_timm_weights_land_in_a_timm_encoder(tmp_path: Path) -> None:
-    """The file of timm's own network: what one downloads for a `tu-` encoder. smp keeps it below `model.`"""
-    state = timm.create_model("test_resnet", pretrained=False).state_dict()
+@pytest.mark.parametrize(
+    ("name", "tensor", "place"),
+    [
+        ("test_resnet", "layer4.0.conv2.weight", "model.layer4.0.conv2.weight"),
+        ("test_convnext", "stages.1.blocks.0.conv_dw.weight", "model.stages_1.blocks.0.conv_dw.weight"),
+    ],
+)
+def test_timm_weights_land_in_a_timm_encoder(tmp_path: Path, name: str, tensor: str, place: str) -> None:
+    """The file of timm's own network: what one downloads for a `tu-` encoder. Names differ by `model.` and flattened stages."""
+    state = timm.create_model(name, pretrained=False).state_dict()
     save_file(state, tmp_path / "w.safetensors")
-    network = create_segmenter("unet", "tu-test_resnet", num_classes=2, weights=tmp_path / "w.safetensors")
-    assert_loaded(network, {f"model.{name}": value for name, value in state.items() if not name.startswith("fc.")})
+    network = create_segmenter("fpn", f"tu-{name}", num_classes=2, weights=tmp_path / "w.safetensors")
+    assert torch.equal(network.encoder.state_dict()[place], state[tensor])
+    values = {float(value.sum()) for value in state.values()}
+    assert all(float(value.sum()) in values for value in network.encoder.state_dict().values()), "every tensor is from the file"
 
 
 def test_weights_of_another_encoder(tmp_path: Path) -> None:
@@ -305,6 +323,16 @@ class TransportError(Exception):
 class NetworkError(TransportError): ...
 
 
+class RemoteProtocolError(TransportError): ...
+
+
+class RequestException(OSError):  # noqa: N818
+    """Root of the errors of requests, whose ConnectionError is not Python's."""
+
+
+RequestsConnectionError = type("ConnectionError", (RequestException,), {})
+
+
 class ConnectError(NetworkError): ...
 
 
@@ -319,6 +347,8 @@ OFFLINE = [
     OfflineModeIsEnabled("offline"),
     ConnectError("no route"),
     ReadTimeout("slow"),
+    RemoteProtocolError("server disconnected"),
+    RequestsConnectionError("no route"),
     ConnectionResetError("reset"),
     TimeoutError("slow"),
 ]
@@ -329,7 +359,7 @@ def offline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Downloads fail as without a network; the test never touches it."""
 
     def fail(*args: object, **kwargs: object) -> None:
-        raise request.param
+        raise type(request.param)(*request.param.args)
 
     monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", fail)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", fail)

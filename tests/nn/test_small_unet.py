@@ -46,6 +46,13 @@ def test_features_at_points_agree_with_the_logits() -> None:
         )
 
 
+def test_width_of_the_features_can_be_chosen() -> None:
+    network = SmallUNet(3, width=4, feature_channels=7)
+    out = network(torch.randn(2, 3, 32, 32))
+    assert network.feature_channels == out.features.shape[1] == network.head.in_channels == 7
+    assert network.encoder[0][0][0].out_channels == 4
+
+
 def test_padding_is_at_the_bottom_and_right() -> None:
     network = SmallUNet(3, width=4).eval()
     image = torch.randn(1, 3, 41, 57)
