@@ -50,6 +50,8 @@ class Method(nn.Module):
         super().__init__()
         if not 0 <= ema_momentum < 1:
             raise ValueError(f"ema_momentum must be in [0, 1), got {ema_momentum}")
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be 0 or more, got {warmup_steps}")
         self.student = student
         self.teacher = Teacher(student)
         self.ema_momentum, self.warmup_steps = ema_momentum, warmup_steps

@@ -65,6 +65,8 @@ class PrototypeConsistency(Method):
             raise ValueError(f"drop_percent is a share of pixels in [0, 100], got {drop_percent}")
         if selection not in ("threshold", "entropy_drop"):
             raise ValueError(f"selection is 'threshold' or 'entropy_drop', got {selection!r}")
+        if normalizer not in ("valid", "selected"):
+            raise ValueError(f"normalizer is 'valid' or 'selected', got {normalizer!r}")
         self.prototypes = prototypes
         self.labeled_loss, self.threshold = labeled_loss, threshold
         self.selection: Literal["threshold", "entropy_drop"] = selection

@@ -106,7 +106,7 @@ class Segmenter(nn.Module):
         """
         training, parameter = self.training, next(self.parameters())
         self.eval()
-        sides = [self.divisor * factor for factor in (2, 4, 8, 16)]
+        sides = [self.divisor * factor for factor in (1, 2, 4, 8, 16)]
         try:
             for side in sides:
                 try:
@@ -197,13 +197,13 @@ def _is_file_name(weights: str | Path) -> bool:
 
 _DOWNLOAD_ERRORS = {
     *("LocalEntryNotFoundError", "OfflineModeIsEnabled", "HfHubHTTPError", "HTTPError", "HTTPStatusError", "ProxyError"),
-    *("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "MaxRetryError", "URLError", "SSLError"),
+    *("ConnectionError", "TimeoutError", "TransportError", "RequestException", "MaxRetryError", "URLError", "SSLError"),
 }
 """Names, not classes: they belong to whichever of requests, httpx and urllib3 the installed hub client uses."""
 
 
 def _is_download_error(error: BaseException) -> bool:
-    return any(isinstance(e, (ConnectionError, TimeoutError)) or type(e).__name__ in _DOWNLOAD_ERRORS for e in _chain(error))
+    return any(cls.__name__ in _DOWNLOAD_ERRORS for e in _chain(error) for cls in type(e).__mro__)
 
 
 def _unreachable(encoder: str, weights: str, error: Exception) -> ConnectionError:

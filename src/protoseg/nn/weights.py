@@ -55,7 +55,11 @@ def load_encoder(encoder: nn.Module, state: dict[str, Tensor], *, source: str) -
     """
     wanted = encoder.state_dict()
     candidates = [_strip(state, prefix) for prefix in ("", *_PREFIXES)]
-    candidates.append({f"model.{key}": value for key, value in state.items()})  # smp keeps timm's networks below `model.`
+    # smp keeps timm's networks below `model.`, and timm flattens some names there (stages.0.x becomes stages_0.x).
+    flat = {key.replace(".", "_"): key for key in wanted}
+    for candidate in list(candidates):
+        wrapped = {key: f"model.{key}".replace(".", "_") for key in candidate}
+        candidates.append({flat[wrapped[key]]: value for key, value in candidate.items() if wrapped[key] in flat})
     match = max(candidates, key=lambda candidate: len(wanted.keys() & candidate.keys()))
     # The step counters of BatchNorm are missing from converted files and change nothing.
     missing = [key for key in wanted if key not in match and not key.endswith("num_batches_tracked")]
