@@ -23,13 +23,13 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="score on the block of train that settings are chosen on")
     options, extra = parser.parse_known_args()
     splits = options.root / "splits"
-    words = [str(options.root), "--recipe", "camvid", "--labels", str(splits / f"{options.labels}.txt")]
+    words = [str(options.root), "--labels", str(splits / f"{options.labels}.txt")]
     words += ["--model.weights", str(options.weights), "--model.mean", "[0.5]", "--model.std", "[0.5]"]
     if options.tune:
         words += ["--holdout", str(splits / "tune_holdout.txt")]
     hide = {str(options.weights): "WEIGHTS", str(options.root): "CAMVID"}
     scored = "tune" if options.tune else "test"
-    grid.run(options, extra, lambda seed: words, hide=hide, labels=options.labels, scored=scored)
+    grid.run(options, extra, lambda seed: words, recipe="camvid", hide=hide, labels=options.labels, scored=scored)
 
 
 if __name__ == "__main__":

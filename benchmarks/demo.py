@@ -23,9 +23,9 @@ def main() -> None:
             data = Path(folder) / f"demo{seed}"
             if not data.exists():
                 write_demo(data, seed=seed)
-            return [str(data), "--recipe", "demo", "--no-baseline"]
+            return [str(data), "--no-baseline"]
 
-        grid.run(options, extra, words, hide={folder: "."})
+        grid.run(options, extra, words, recipe="demo", hide={folder: "."})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from protoseg.config import find_recipe
 
 
 def arguments(description: str, results: Path) -> argparse.ArgumentParser:
@@ -43,6 +46,7 @@ def run(
     extra: Sequence[str],
     common: Callable[[int], Sequence[str]],
     *,
+    recipe: str,
     hide: Mapping[str, str],
     **cell: str,
 ) -> None:
@@ -52,19 +56,21 @@ def run(
         options: of `arguments`.
         extra: further options of `protoseg train`, for every method; they become part of the cell.
         common: seed -> words of `protoseg train`.
+        recipe: of all cells. Its content is part of the cell: a number of another version of it is another number.
         hide: see `run_cell`.
         cell: what else tells these cells from others in the results file.
     """
     methods = options.methods.split(",") if options.methods else list(METHODS)
+    content = find_recipe(recipe).read_bytes()
+    cell |= {"recipe": f"{recipe}@{hashlib.sha256(content).hexdigest()[:8]}"}
     if extra:
         cell["settings"] = " ".join(extra)
     if not options.table:
         for seed in (int(text) for text in options.seeds.split(",")):
             for method in methods:
-                words = [*common(seed), "--seed", str(seed), *METHODS[method], *extra]
+                words = [*common(seed), "--recipe", recipe, "--seed", str(seed), *METHODS[method], *extra]
                 run_cell({"method": method, "seed": seed, **cell}, words, options.results, options.runs, hide=hide)
-    rows = [row for row in read(options.results) if all(row.get(key) == value for key, value in cell.items())]
-    rows = [row for row in rows if extra or "settings" not in row]
+    rows = [row for row in read(options.results) if is_cell(row, cell)]
     if rows:
         print(table(rows, methods), class_table(rows, methods), sep="\n\n")
 
@@ -74,6 +80,11 @@ def read(results: Path) -> list[dict[str, Any]]:
     if not results.is_file():
         return []
     return [json.loads(line) for line in results.read_text().splitlines() if line]
+
+
+def is_cell(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
+    """Whether a finished row is of these cells: everything equal, and no further settings."""
+    return all(row.get(key) == value for key, value in cell.items()) and row.get("settings") == cell.get("settings")
 
 
 def run_cell(
@@ -88,7 +99,7 @@ def run_cell(
         runs: where run folders stay; a temporary folder when left out.
         hide: paths of this machine -> the names by which the results mention them.
     """
-    if any(all(row.get(key) == value for key, value in cell.items()) for row in read(results)):
+    if any(is_cell(row, cell) for row in read(results)):
         return
     name = re.sub(r"[^\w.]+", "-", "-".join(str(value) for value in cell.values()))
     with tempfile.TemporaryDirectory() as scratch:

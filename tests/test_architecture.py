@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "engine": ("types", "functional", "data", "engine", "methods.base"),
     "config": ("types", "functional", "nn", "methods", "data", "engine"),
     "summary": ("types", "data", "engine", "config"),
-    "run": ("types", "functional", "nn", "methods", "data", "engine", "config", "summary"),
-    "cli": ("config", "run", "data"),
-    "__init__": ("config", "run", "nn", "methods"),
+    "trained": ("types", "data", "engine", "config", "summary"),
+    "run": ("types", "functional", "nn", "methods", "data", "engine", "config", "summary", "trained"),
+    "cli": ("config", "run", "trained", "data"),
+    "__init__": ("config", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""
 
@@ -41,8 +42,18 @@ ONLY_IN = {
 }
 """Library -> the only places that may import it."""
 
-TORCH_ALONE = ("types", "functional", "methods", "nn.prototype_head", "nn.teacher", "nn.distributed", "nn.deeplabv3plus")
-CONCRETE_METHODS = ("config", "run", "__init__")
+TORCH_ALONE = (
+    "types",
+    "functional",
+    "methods",
+    "nn.prototype_head",
+    "nn.teacher",
+    "nn.distributed",
+    "nn.deeplabv3plus",
+    "nn.small_unet",
+    "nn.batchnorm",
+)
+CONCRETE_METHODS = ("config", "__init__")
 """Who may name a method, `methods` itself aside."""
 
 
@@ -75,8 +86,14 @@ def is_below(name: str, places: tuple[str, ...]) -> bool:
 
 
 def own(module: str) -> set[str]:
-    """The modules of protoseg that a module imports, without the package's name."""
-    return {name.removeprefix("protoseg.") for name in imports(module) if name.startswith("protoseg.")}
+    """The modules of protoseg that a module imports, without the package's name.
+
+    A public name taken from the package itself counts as the module it comes from.
+    """
+    found = {name.removeprefix("protoseg.") for name in imports(module) if name.startswith("protoseg.")}
+    tree = ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text())
+    lazy = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "protoseg"]
+    return found | {protoseg._HOME[alias.name] for node in lazy for alias in node.names if alias.name in protoseg._HOME}
 
 
 def test_every_module_has_a_layer() -> None:
@@ -111,9 +128,12 @@ def test_the_test_sees_an_import_that_goes_up(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "functional/bad.py").write_text(
         "def f():\n    from protoseg.engine import train\n    import lightning.pytorch\n"
     )
+    (tmp_path / "functional/lazy.py").write_text("from protoseg import PrototypeConsistency\n")
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     with pytest.raises(AssertionError):
         test_imports_go_downwards("functional.bad")
+    with pytest.raises(AssertionError):
+        test_imports_go_downwards("functional.lazy")
     with pytest.raises(AssertionError):
         test_libraries_stay_where_they_belong("functional.bad")
 

@@ -117,6 +117,12 @@ def outside_the_labeled_values(data: Path) -> Path:
     return write_index(data / "masks/test/test_00.png", np.full((40, 48), 9, dtype=np.uint8))
 
 
+def ignored_test_masks(data: Path) -> Path:
+    for mask in (data / "masks/test").iterdir():
+        write_index(mask, np.full((40, 48), 255, dtype=np.uint8))
+    return data / "masks/test/test_00.png"
+
+
 def one_class(data: Path) -> Path:
     for mask in (data / "masks").rglob("*.png"):
         write_index(mask, np.zeros((40, 48), dtype=np.uint8))
@@ -154,6 +160,7 @@ SPOIL = [
     other_size,
     outside_the_class_list,
     outside_the_labeled_values,
+    ignored_test_masks,
     one_class,
     zero_and_255,
     zero_and_255_with_a_class_list,
@@ -186,13 +193,22 @@ def test_data(data: Path, tmp_path: Path, refuse: Refuse, spoil: Callable[[Path]
         (["--model.arch", "unet", "--model.encoder", "resnet19"], "resnet19"),
         (["--recipe", "nothing"], "nothing"),
         (["--stpes", "3"], "--stpes"),
+        (["--consistency.warmup_steps", "2"], "consistency.warmup_steps is 2, which leaves none of 2 steps"),
+        (["--batch", "1", "--model.arch", "deeplabv3plus", "--model.encoder", "resnet18"], "batch of at least 2"),
+        (["--batch", "3", "--trainer.devices", "2"], "--batch 3 does not divide over 2 processes"),
+        (["--trainer.bogus", "1"], "--trainer.bogus"),
+        (["--trainer.max_steps", "5"], "--steps"),
+        (["--trainer.accumulate_grad_batches", "2"], "--accumulate"),
+        (["--trainer.logger", "true"], "--trainer.logger"),
+        (["--recipe", "BROKEN"], "broken.yaml"),
     ],
     ids=str,
 )
 def test_settings(data: Path, tmp_path: Path, refuse: Refuse, words: list[str], name: str) -> None:
     (tmp_path / "list.txt").write_text("img_00\nimg_77\n")
     save_file({"conv.weight": torch.ones(3)}, tmp_path / "other.safetensors")
-    paths = {"LIST": tmp_path / "list.txt", "OTHER": tmp_path / "other.safetensors"}
+    (tmp_path / "broken.yaml").write_text("steps: [1\nmethod: {")
+    paths = {"LIST": tmp_path / "list.txt", "OTHER": tmp_path / "other.safetensors", "BROKEN": tmp_path / "broken.yaml"}
     refuse("train", data, *TINY, *(paths.get(word, word) for word in words), "--out", tmp_path / "run", names=name)
 
 
@@ -265,6 +281,9 @@ class TestRunFolder:
 
     def test_demo_with_a_misspelt_option_writes_nothing(self, tmp_path: Path, refuse: Refuse) -> None:
         refuse("demo", "--out", tmp_path / "run", "--stpes", "5", names="--stpes")
+
+    def test_demo_too_short_to_use_an_unlabelled_image_writes_nothing(self, tmp_path: Path, refuse: Refuse) -> None:
+        refuse("demo", "--out", tmp_path / "run", "--steps", "300", names="consistency.warmup_steps")
 
     def test_demo_into_a_folder_that_holds_something(self, tmp_path: Path, refuse: Refuse) -> None:
         (tmp_path / "run").mkdir()
@@ -348,6 +367,23 @@ class TestUse:
     def test_a_class_that_the_model_does_not_know(self, trained: Path, data: Path, refuse: Refuse) -> None:
         error = refuse("evaluate", trained, data, names=outside_the_labeled_values(data))
         assert "value 9" in error
+
+    def test_its_own_training_images(self, tmp_path: Path, refuse: Refuse) -> None:
+        data = make_folder(tmp_path / "data", train=4, labeled=3)
+        assert main(["train", str(data), *TINY, "--out", str(tmp_path / "run")]) == 0
+        error = refuse("evaluate", tmp_path / "run", data, names=data)
+        assert "--holdout" in error
+
+    def test_no_labelled_image(self, trained: Path, tmp_path: Path, refuse: Refuse) -> None:
+        data = make_folder(tmp_path / "data", train=3, labeled=0)
+        refuse("evaluate", trained, data, names=f"no labelled image in {data}")
+
+    def test_classes_in_another_order(self, tmp_path: Path, refuse: Refuse) -> None:
+        data = make_folder(tmp_path / "data", train=4, labeled=3, test=1, classes=("ground", "square", "disc"))
+        assert main(["train", str(data), *TINY, "--out", str(tmp_path / "run")]) == 0
+        (data / "classes.txt").write_text("ground\ndisc\nsquare\n")
+        error = refuse("evaluate", tmp_path / "run", data, names="'square'")
+        assert "'disc'" in error
 
     def test_a_model_of_a_later_version(self, trained: Path, data: Path, tmp_path: Path, refuse: Refuse) -> None:
         """One setting more than this version knows."""

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from make_folder import TINY, draw_shapes, make_folder, write_image
+from make_folder import TINY, cut_short, draw_shapes, make_folder, write_image
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import save_file
 
 from protoseg.cli import main, parse_train
 from protoseg.config import TrainConfig
@@ -25,7 +26,8 @@ from protoseg.data.formats import open_dataset
 from protoseg.data.io import read_image, read_mask
 from protoseg.data.splits import make_partition
 from protoseg.engine.checkpoint import load_model_file
-from protoseg.run import evaluate_run, load_model
+from protoseg.nn.segmenter import create_segmenter
+from protoseg.trained import evaluate_run, load_model
 
 COMMANDS = ("demo", "train", "evaluate", "predict")
 
@@ -174,18 +176,18 @@ class TestParse:
 class TestParseResume:
     @pytest.fixture
     def stored(self, tmp_path: Path) -> Path:
-        config = parse_train(["data", "--recipe", "demo", "--seed", "4", "--steps", "9"])
+        config = parse_train(["data", "--recipe", "demo", "--seed", "4", "--steps", "900"])
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
         return tmp_path
 
     def test_takes_the_stored_settings(self, stored: Path) -> None:
         config = parse_train(["--resume", str(stored)])
-        assert (config.data, config.seed, config.steps, config.model.arch) == ("data", 4, 9, "small_unet")
+        assert (config.data, config.seed, config.steps, config.model.arch) == ("data", 4, 900, "small_unet")
         assert config.resume == str(stored)
 
     def test_what_changes_no_result_may_change(self, stored: Path) -> None:
-        config = parse_train(["--resume", str(stored), "--workers", "2", "--checkpoint-every", "5", "--no-evaluate"])
-        assert (config.workers, config.checkpoint_every, config.evaluate) == (2, 5, False)
+        config = parse_train(["--resume", str(stored), "--workers", "2", "--checkpoint-every", "5"])
+        assert (config.workers, config.checkpoint_every) == (2, 5)
 
     @pytest.mark.parametrize("words", [["--seed", "5"], ["other"], ["--model.width=3"], ["--recipe", "demo"], ["--out", "x"]])
     def test_anything_else_is_refused(self, stored: Path, words: list[str]) -> None:
@@ -312,14 +314,25 @@ class TestRun:
         assert Image.open(run.out / "predictions.png").width == 4 * (240 + 6) + 6
         assert Image.open(run.out / "baseline/predictions.png").width == 3 * (240 + 6) + 6
 
-    def test_baseline_used_the_same_images_and_no_unlabeled_one(self, run: Run) -> None:
+    def test_baseline_used_the_same_labelled_images(self, run: Run) -> None:
         baseline = json.loads((run.out / "baseline/result.json").read_text())
         assert baseline["method"] == "supervised"
         assert {key: baseline[key] for key in ("seed", "steps", "split", "labeled")} == {
             key: run.result[key] for key in ("seed", "steps", "split", "labeled")
         }
         assert baseline["miou"] == run.result["baseline"]["miou"]
-        assert "consistency" not in (run.out / "baseline/metrics.csv").read_text()
+
+    def test_baseline_starts_alike_and_sees_the_same_crops(self, tmp_path: Path) -> None:
+        """Until the unlabelled images come in, the two runs are one run, to the last bit."""
+        data = make_folder(tmp_path / "data", train=6, labeled=3, test=1)
+        words = [*TINY, "--steps", "4", "--consistency.warmup_steps", "3", "--log-every", "1", "--baseline"]
+        assert main(["train", str(data), *words, "--out", str(tmp_path / "out")]) == 0
+        ours, baseline = (
+            [row["labeled"] for row in csv.DictReader((tmp_path / "out" / part / "metrics.csv").open())]
+            for part in ("", "baseline")
+        )
+        assert ours[:3] == baseline[:3]
+        assert len(set(ours)) == 4
 
     def test_resuming_a_finished_run_changes_nothing(self, run: Run) -> None:
         before = {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}
@@ -406,6 +419,36 @@ class TestPredict:
         assert (tmp_path / "out/x.png").is_file()
 
 
+def test_a_broken_unlabelled_image_is_warned_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_folder(tmp_path / "data", train=6, labeled=2)
+    for name in ("img_03", "img_04", "img_05"):
+        cut_short(data / f"images/{name}.png")
+    assert main(["train", str(data), *TINY, "--steps", "6", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("warning") == 1
+    assert "3 unlabelled images were unreadable and skipped" in printed
+    assert len(json.loads((tmp_path / "out/result.json").read_text())["skipped"]) == 3
+
+
+def test_a_run_goes_on_without_its_start_weights(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data", train=4, labeled=2)
+    save_file(create_segmenter("unet", "resnet18", num_classes=2).encoder.state_dict(), tmp_path / "start.safetensors")
+    words = ["--model.arch", "unet", "--model.encoder", "resnet18", "--model.weights", str(tmp_path / "start.safetensors")]
+    words += ["--steps", "2", "--batch", "2", "--crop", "32", "--out", str(tmp_path / "out")]
+    assert main(["train", str(data), *words]) == 0
+    (tmp_path / "start.safetensors").unlink()
+    (tmp_path / "out/result.json").unlink()
+    assert main(["train", "--resume", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/result.json").is_file()
+
+
+def test_no_git_program_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    data = make_folder(tmp_path / "data", train=4, labeled=2)
+    assert main(["train", str(data), *TINY, "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/result.json").read_text())["versions"]["commit"] is None
+
+
 class TestWithoutScore:
     def test_nothing_left_to_score_on(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         make_folder(tmp_path / "data", train=4, labeled=2)
@@ -415,6 +458,34 @@ class TestWithoutScore:
         assert "miou" not in result
         assert result["split"]["evaluation"] == ""
         assert (tmp_path / "out/model.safetensors").is_file()
+
+    def test_the_sheet_then_shows_unlabelled_images(self, tmp_path: Path) -> None:
+        data = make_folder(tmp_path / "data", train=4, labeled=2)
+        cut_short(data / "images/img_02.png")  # an unreadable one has no row
+        assert main(["train", str(data), *TINY, "--out", str(tmp_path / "out")]) == 0
+        sheet = Image.open(tmp_path / "out/predictions.png")
+        assert sheet.width == 2 * (240 + 6) + 6
+        assert 200 < sheet.height < 400  # one row and the legend
+
+    def test_a_held_out_score_can_be_asked_for_again(self, tmp_path: Path) -> None:
+        data = make_folder(tmp_path / "data", train=6, labeled=5)
+        assert main(["train", str(data), *TINY, "--holdout", "2", "--out", str(tmp_path / "out")]) == 0
+        result = json.loads((tmp_path / "out/result.json").read_text())
+        for run in ("out", "out/model.safetensors"):
+            score = evaluate_run(tmp_path / run, data, split=None, console=Console(quiet=True))
+            assert score.mean == result["miou"]
+
+    def test_another_labelled_folder_is_scored_whole(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = make_folder(tmp_path / "data", train=4, labeled=3)
+        assert main(["train", str(data), *TINY, "--out", str(tmp_path / "out")]) == 0
+        other = make_folder(tmp_path / "other", train=4, labeled=3)
+        assert main(["evaluate", str(tmp_path / "out"), str(other)]) == 0
+        assert "3 labelled images (no test/ or val/ there)" in capsys.readouterr().out
+
+    def test_val_is_scored_where_there_is_no_test(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = make_folder(tmp_path / "data", train=2, labeled=1, val=2, classes=("ground", "square", "disc"))
+        assert main(["evaluate", str(run.out), str(data)]) == 0
+        assert "2 val images" in capsys.readouterr().out
 
     def test_evaluation_switched_off(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         make_folder(tmp_path / "data", train=4, labeled=2, test=1)

@@ -25,6 +25,7 @@ from protoseg.config import (
     metric_fields,
     resolve,
 )
+from protoseg.functional.losses import ohem_cross_entropy
 
 SMALL = ["data", "--model.arch", "small_unet", "--model.width", "4", "--model.weights", "none"]
 recipe = functools.cache(lambda name: parse_train(["data", "--recipe", name]))
@@ -53,7 +54,7 @@ class TestRecipes:
 
         def compare(stored: dict, settings: object) -> None:  # type: ignore[type-arg]
             for key, value in stored.items():
-                if isinstance(value, dict):
+                if isinstance(value, dict) and key != "trainer":
                     compare(value, getattr(settings, key))
                 else:
                     assert getattr(settings, key) == value, key
@@ -111,6 +112,15 @@ class TestResolve:
 
     def test_a_gpu_takes_larger_batches(self) -> None:
         assert (resolved().batch, resolved(cuda=True).batch) == (4, 8)
+
+    def test_files_become_whole_paths_and_amounts_stay(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+        monkeypatch.chdir(tmp_path)
+        for name in ("5", "list.txt", "start.pt"):
+            (tmp_path / name).write_text("")
+        config = resolved("--labels", "5", "--holdout", "list.txt", "--prototypes.start", "start.pt")
+        assert config.labels == "5"
+        assert config.holdout == str(tmp_path / "list.txt")
+        assert config.prototypes.start == str(tmp_path / "start.pt")
 
     def test_stored_settings_come_back(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
         config = resolved("--model.mean", "[0.1,0.2,0.3]", "--trainer.devices", "1", "--labels", "1/8")
@@ -180,6 +190,14 @@ class TestBuild:
         assert method.prototypes.head.prototype.shape == (3, 3, 4)  # type: ignore[union-attr]
         assert method.ema_momentum == 0.5
         assert method.threshold == 0.7
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_ohem_keeps_pixels_by_image(self, batch: int) -> None:
+        words = ("--loss.name", "ohem", "--loss.ohem_min_kept", "20", "--loss.ohem_threshold", "0.01")
+        method = build_method(resolved(*words), build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))
+        logits, mask = torch.randn(batch, 3, 8, 8), torch.randint(0, 3, (batch, 8, 8))
+        expected = ohem_cross_entropy(logits, mask, threshold=0.01, min_kept=20 * batch)
+        assert method.labeled_loss(logits, mask) == expected  # type: ignore[operator]
 
     def test_zero_prototypes_switch_the_term_off(self) -> None:
         config = resolved("--prototypes.per_class", "0")

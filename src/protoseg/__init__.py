@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from protoseg.nn.prototype_head import PrototypeHead
     from protoseg.nn.segmenter import Segmenter, create_segmenter
     from protoseg.nn.teacher import Teacher
-    from protoseg.run import load_model, train
+    from protoseg.run import train
+    from protoseg.trained import load_model
 
 _HOME = {
     "TrainConfig": "config",
@@ -26,7 +27,7 @@ _HOME = {
     "Segmenter": "nn.segmenter",
     "create_segmenter": "nn.segmenter",
     "Teacher": "nn.teacher",
-    "load_model": "run",
+    "load_model": "trained",
     "train": "run",
 }
 __all__ = [

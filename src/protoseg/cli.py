@@ -79,23 +79,27 @@ def _demo(arguments: list[str]) -> None:
     options, rest = parser.parse_known_args(arguments)
     if any(word.split("=")[0] == "--resume" for word in rest):
         raise ValueError("a demo goes on like any other run: protoseg train --resume RUN_FOLDER")
-    out = Path(options.out) if options.out else _free(Path("runs") / "demo")
+    # Lightning starts the command again for each further process of a distributed run: same folders, nothing to write.
+    is_copy = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    chosen = os.environ["PROTOSEG_RUN_FOLDER"] if is_copy else options.out
+    out = Path(chosen) if chosen else _free(Path("runs") / "demo")
     data = out.with_name(f"{out.name}-data")
     for folder in (out, data):
-        if folder.exists():
+        if folder.exists() and not is_copy:
             raise FileExistsError(f"{folder} exists; give another folder with --out")
     words = [str(data), "--recipe", "demo", "--seed", str(options.seed), "--out", str(out), *rest]
     parse_train(words)  # a misspelt option stops here, before images are written
     from protoseg.data.demo import write_demo
 
-    write_demo(data, seed=options.seed)
+    if not is_copy:
+        write_demo(data, seed=options.seed)
     _train(words)
 
 
 def _free(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that does not exist."""
+    """The path, or the first of path-2, path-3, ... where neither it nor its data exist."""
     candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 10_000))]
-    return next(candidate for candidate in candidates if not candidate.exists())
+    return next(c for c in candidates if not c.exists() and not c.with_name(f"{c.name}-data").exists())
 
 
 def _train(arguments: list[str]) -> None:
@@ -116,9 +120,9 @@ def _evaluate(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="protoseg evaluate", description="mIoU and IoU per class of a trained model.")
     parser.add_argument("run", type=Path, help="run folder, or a model.safetensors")
     parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
-    parser.add_argument("--split", choices=("test", "val"), default="test", help="which evaluation images; default test")
+    parser.add_argument("--split", choices=("test", "val"), help="which evaluation images; default test, else val")
     options = parser.parse_args(arguments)
-    from protoseg.run import evaluate_run
+    from protoseg.trained import evaluate_run
 
     evaluate_run(options.run, options.data, split=options.split, console=_console())
 
@@ -131,7 +135,7 @@ def _predict(arguments: list[str]) -> None:
     parser.add_argument("images", type=Path, help="folder of images, or one image")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
     options = parser.parse_args(arguments)
-    from protoseg.run import predict_run
+    from protoseg.trained import predict_run
 
     predict_run(options.run, options.images, out=options.out, console=_console())
 
@@ -149,6 +153,7 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     if any(argument in {"-h", "--help"} for argument in arguments):
         print(train_help(), end="")
         raise SystemExit(0)
+    import yaml
     from jsonargparse import ArgumentParser, Namespace
 
     words = _normalize(arguments)
@@ -159,6 +164,10 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     if resume is not None:
         return _parse_resume(parser, words, Path(resume))
     recipe = find_recipe(_value_of(words, "--recipe") or TrainConfig.recipe)
+    try:
+        yaml.safe_load(recipe.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{recipe} is not a YAML file of settings: {' '.join(str(error).split())}") from error
     parsed: Namespace = _parse(parser, ["--config", str(recipe), *words])
     config: TrainConfig = _instantiate(parser, parsed)
     validate(config)
@@ -167,7 +176,7 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     return config
 
 
-_RESUMABLE = {"--resume", "--workers", "--checkpoint_every", "--evaluate"}
+_RESUMABLE = {"--resume", "--workers", "--checkpoint_every"}
 """What may change when a run goes on: nothing that changes its result."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answers at once
     from collections.abc import Callable
 
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from protoseg.data.batch import BatchViews
@@ -159,13 +158,13 @@ class LossConfig:
     Attributes:
         name: cross_entropy or ohem
         ohem_threshold: probability above which a pixel is easy
-        ohem_min_kept: pixels kept at least, per batch
+        ohem_min_kept: pixels kept at least, per image
         auxiliary_weight: of the second head
     """
 
     name: Literal["cross_entropy", "ohem"] = "cross_entropy"
     ohem_threshold: float = 0.7
-    ohem_min_kept: int = 100_000
+    ohem_min_kept: int = 50_000
     auxiliary_weight: float = 0.4
 
 
@@ -278,6 +277,12 @@ def validate(config: TrainConfig) -> None:
             value = attrgetter(name)(config)
             if value is not None and not holds[accepted](value):
                 raise ValueError(f"{name} is {value}; it must be {accepted}")
+    warmup, steps = config.consistency.warmup_steps, config.steps
+    if config.method != "supervised" and warmup is not None and steps is not None and warmup >= steps:
+        raise ValueError(
+            f"consistency.warmup_steps is {warmup}, which leaves none of {steps} steps to learn from unlabelled images; "
+            "give fewer, or more --steps"
+        )
     scale = config.views.scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise ValueError(f"views.scale is {scale}; it takes two numbers above 0, the smaller first, e.g. [0.5, 2.0]")
@@ -295,12 +300,14 @@ def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlab
     Returns:
         A copy without open settings.
     """
+    from protoseg.data.splits import is_amount
+
     config = dataclasses.replace(
         config,
         data=_absolute(config.data),
         unlabeled=config.unlabeled and _absolute(config.unlabeled),
-        labels=config.labels and _absolute(config.labels),
-        holdout=config.holdout and _absolute(config.holdout),
+        labels=config.labels and (config.labels if is_amount(config.labels) else _absolute(config.labels)),
+        holdout=config.holdout and (config.holdout if is_amount(config.holdout) else _absolute(config.holdout)),
     )
     normalization, weights = build_normalization(config.model), config.model.weights
     config.model = dataclasses.replace(
@@ -309,6 +316,9 @@ def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlab
         std=list(normalization.std),
         weights=weights if weights in {"imagenet", "none"} else _absolute(weights),
     )
+    start = config.prototypes.start
+    if start not in {"kmeans", "random"}:
+        config.prototypes = dataclasses.replace(config.prototypes, start=_absolute(start))
     batch = config.batch = (8 if cuda else 4) if config.batch is None else config.batch
     if config.crop is None:
         side = min(min(size) for size in sizes)  # the smallest labelled image, so that little is padding
@@ -375,7 +385,11 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
     loss, consistency, prototypes = config.loss, config.consistency, config.prototypes
     assert consistency.warmup_steps is not None
     assert config.steps is not None
-    ohem = partial(ohem_cross_entropy, threshold=loss.ohem_threshold, min_kept=loss.ohem_min_kept)
+
+    def ohem(logits: Tensor, mask: Tensor) -> Tensor:
+        kept = loss.ohem_min_kept * len(mask)  # by image, so that it fits whatever share of the batch a process has
+        return ohem_cross_entropy(logits, mask, threshold=loss.ohem_threshold, min_kept=kept)
+
     shared: dict[str, Any] = {
         "labeled_loss": ohem if loss.name == "ohem" else cross_entropy,
         "auxiliary_weight": loss.auxiliary_weight,

@@ -1,15 +1,15 @@
-"""One function for each command: from settings to a run folder."""
+"""`protoseg train`: from settings to a run folder."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from protoseg.config import (
-    ModelConfig,
     TrainConfig,
     build_geometry,
     build_method,
@@ -34,43 +32,25 @@ from protoseg.config import (
     validate,
 )
 from protoseg.data.check import CheckedData, check_labels, mask_values, read_pair
-from protoseg.data.formats import folder, open_dataset
-from protoseg.data.index import ClassTable, Sample, Split
+from protoseg.data.formats import open_dataset
+from protoseg.data.io import UnreadableImageError, read_image
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
 from protoseg.data.splits import Partition, make_partition
-from protoseg.engine.checkpoint import load_model_file, part, save_model
+from protoseg.engine.checkpoint import save_model
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.evaluate import Normalization, evaluate, predict_image
 from protoseg.engine.metrics import IoU
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.pictures import colorize, sheet
-from protoseg.engine.predict import predict
-from protoseg.engine.train import FitReport, fit
+from protoseg.engine.train import CHECKPOINT, FitReport, check_trainer_options, fit
 from protoseg.methods.base import Method
-from protoseg.methods.prototype import PrototypeConsistency
-from protoseg.summary import iou_table, print_found, print_result
+from protoseg.summary import print_found, print_result
+from protoseg.trained import CONFIG, SPLIT, load_model, progress, require_empty
 
-CONFIG, SPLIT, MODEL, RESULT, BASELINE = "config.yaml", "split.json", "model.safetensors", "result.json", "baseline"
+MODEL, RESULT, BASELINE = "model.safetensors", "result.json", "baseline"
 _SHEET_ROWS = 6
 _PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "trainer"}
 """Settings that say where things lie on one machine: of no use to whoever gets the model file."""
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model read back from its file.
-
-    Attributes:
-        network: in eval mode.
-        classes: of its outputs.
-        normalization: of its input.
-        header: everything else that the file says.
-    """
-
-    network: nn.Module
-    classes: ClassTable
-    normalization: Normalization
-    header: dict[str, Any]
 
 
 def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
@@ -94,20 +74,32 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
         )
     sizes, num_unlabeled = data.report.sizes, len(data.partition.unlabeled)
     config = resolve(config, sizes=sizes, num_unlabeled=num_unlabeled, cuda=_uses_cuda(config))
-    if config.method != "supervised" and not data.partition.unlabeled:
+    validate(config)
+    normalization = build_normalization(config.model)
+    build_geometry(config, normalization)
+    torch.manual_seed(config.seed)
+    # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
+    goes_on = config.resume is not None and (Path(config.resume) / CHECKPOINT).is_file()
+    network = build_network(config.model, len(data.classes), pretrained=not goes_on)
+    method = build_method(config, network)
+    if method.uses_unlabeled and not data.partition.unlabeled:
         raise ValueError(
             "there are no unlabelled images to learn from; add some to images/ or with --unlabeled DIR, use fewer masks with "
             "--labels, or train with --method supervised"
         )
-    _build(config, data)  # a setting that cannot work stops here, before anything is written
+    _check_batch(config, network)
+    check_trainer_options(config.trainer)
+    # Whatever cannot work has stopped by now; only from here on something is written.
     out = _open_run_folder(config, data.partition)
     if _is_main_process():
         print_found(config, data, out, console)
 
     baseline: dict[str, Any] | None = None
-    if config.baseline and config.method != "supervised":
-        baseline = _run_one(_baseline_config(config), data, out / BASELINE, console, title="labels only", baseline=None)
-    result = _run_one(config, data, out, console, title=config.method, baseline=baseline)
+    if config.baseline and method.uses_unlabeled:
+        labels_only = _baseline_config(config)
+        start = build_method(labels_only, copy.deepcopy(network))  # the same weights
+        baseline = _run_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
+    result = _run_one(config, data, method, normalization, out, console, title=config.method, baseline=baseline)
     if result is not None:
         print_result(result, out, console)
     return result
@@ -131,96 +123,21 @@ def load_data(config: TrainConfig) -> CheckedData:
     return CheckedData(index, partition, check_labels(index, partition))
 
 
-def load_model(path: Path) -> TrainedModel:
-    """Read a trained model from a run folder or a model file; nothing is unpickled.
-
-    Raises:
-        FileNotFoundError, ValueError: see `load_model_file`; or the tensors do not fit the network that the file names.
-    """
-    file = load_model_file(path)
-    header = file.header
-    try:
-        classes = _classes_from(header["classes"])
-        normalization = Normalization(tuple(header["normalization"]["mean"]), tuple(header["normalization"]["std"]))
-        model = ModelConfig(**header["config"]["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
-    network = build_network(model, len(classes), pretrained=False)
-    try:
-        network.load_state_dict(part(file.tensors, "network"))
-    except RuntimeError as error:
-        raise ValueError(f"the tensors in {path} do not fit its own description: {str(error).splitlines()[0]}") from error
-    return TrainedModel(network.eval(), classes, normalization, header)
-
-
-def evaluate_run(run: Path, root: Path, *, split: Split, console: Console) -> IoU:
-    """Score a trained model on a labelled folder and print the table.
-
-    Args:
-        run: run folder or model file.
-        root: data set.
-        split: its evaluation images; for a data set without evaluation images, all of its labelled images are scored.
-        console: for the table.
-
-    Raises:
-        ValueError: no labelled image in that split, or a mask value that the model does not know.
-    """
-    model = load_model(run)
-    index = open_dataset(root, for_training=False)
-    has_splits = any(sample.split != "train" for sample in index.samples)
-    chosen: Split = split if has_splits else "train"
-    samples = [sample for sample in index.of(chosen) if sample.mask is not None]
-    if not samples:
-        raise ValueError(f"there is no labelled image in the {split} part of {root}; choose another with --split")
-    # The data set's own rule for ignored values counts, unless the model has learned such a value as a class.
-    ignored = index.classes.ignored if index.classes else model.classes.ignored
-    ignored = tuple(value for value in ignored if value not in model.classes.values)
-    classes = dataclasses.replace(model.classes, ignored=ignored)
-    for sample in samples:
-        _, mask = read_pair(sample)
-        if unknown := classes.unknown(mask):
-            value, count = next(iter(unknown.items()))
-            raise ValueError(
-                f"{sample.mask} holds the value {value} in {count} pixels, which is no class of the model in {run}"
-            )
-    network = model.network.to(_device())
-    score = evaluate(network, samples, classes, model.normalization, track=_track("scoring", console))
-    where = f"{chosen} images" if has_splits else "labelled images (no test/ or val/ there)"
-    console.print(f"{len(samples)} {where} of {root}")
-    console.print(iou_table(classes.names, {"IoU": score}))
-    return score
-
-
-def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None:
-    """Predict every image of a folder (or one file) and write pictures.
-
-    Raises:
-        FileExistsError: the output folder holds something.
-    """
-    model = load_model(run)
-    if images.is_file():
-        samples = [Sample(images.stem, images, None, "test")]
-    else:
-        found = folder.read_images(images, "prediction")
-        samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
-    _require_empty(out, "-o")
-    network = model.network.to(_device())
-    skipped = predict(network, samples, model.classes, model.normalization, out=out, track=_track("predicting", console))
-    for error in skipped:
-        console.print(f"warning: skipped, {error}")
-    if len(skipped) == len(samples):
-        raise ValueError(f"none of the {len(samples)} images in {images} could be read")
-    console.print(f"{len(samples) - len(skipped)} images: mask, overlay and confidence of each in {out}")
-
-
 def _run_one(
-    config: TrainConfig, data: CheckedData, out: Path, console: Console, *, title: str, baseline: dict[str, Any] | None
+    config: TrainConfig,
+    data: CheckedData,
+    method: Method,
+    normalization: Normalization,
+    out: Path,
+    console: Console,
+    *,
+    title: str,
+    baseline: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Train, save, score and describe one model."""
     if (out / RESULT).is_file():
         return json.loads((out / RESULT).read_text())  # type: ignore[no-any-return]
     out.mkdir(parents=True, exist_ok=True)
-    method, normalization = _build(config, data)
     assert config.steps is not None
     assert config.crop is not None
     assert config.batch is not None
@@ -261,10 +178,7 @@ def _run_one(
         return None
     network = method.predictor
     header = _header(config, data, normalization)
-    prototypes: dict[str, torch.Tensor] = {}
-    if isinstance(method, PrototypeConsistency) and method.prototypes is not None:
-        prototypes = method.prototypes.head.state_dict()
-    save_model(out / MODEL, network.state_dict(), prototypes, header)
+    save_model(out / MODEL, network.state_dict(), method.prototype_state(), header)
     result = _result(config, data, fitted, header)
     evaluation = data.partition.evaluation
     if evaluation and config.evaluate:
@@ -273,23 +187,15 @@ def _run_one(
             evaluation,
             data.classes,
             normalization,
-            track=_track(f"scoring {title}", console),
+            track=progress(f"scoring {title}", console),
         )
         result |= _score(data, iou)
         if baseline is not None:
             result["baseline"] = {key: baseline[key] for key in ("miou", "iou", "steps", "seconds")}
             result["gain"] = iou.mean - baseline["miou"]
-        _write_sheet(out, data, network, normalization, has_baseline=baseline is not None)
+    _write_sheet(out, data, network, normalization, has_baseline=baseline is not None)
     _write_json(out / RESULT, result)
     return result
-
-
-def _build(config: TrainConfig, data: CheckedData) -> tuple[Method, Normalization]:
-    normalization = build_normalization(config.model)
-    build_geometry(config, normalization)
-    torch.manual_seed(config.seed)  # the labels-only model starts from the same weights
-    network = build_network(config.model, len(data.classes))
-    return build_method(config, network), normalization
 
 
 def _baseline_config(config: TrainConfig) -> TrainConfig:
@@ -314,7 +220,7 @@ def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
             "several processes were started from outside: give the run folder with --out, so that all of them know it"
         )
     out = Path(config.out) if config.out else _new_name(config)
-    _require_empty(out, "--out")
+    require_empty(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     stored = dataclasses.replace(config, out=str(out))
     (out / CONFIG).write_text(yaml.safe_dump(stored.to_dict(), sort_keys=False))
@@ -334,13 +240,6 @@ def _lists(partition: Partition) -> dict[str, Any]:
     }
 
 
-def _require_empty(out: Path, option: str) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        resumable = (out / CONFIG).is_file()
-        hint = f", or go on with it: protoseg train --resume {out}" if resumable else ""
-        raise FileExistsError(f"{out} exists and is not empty; give another folder with {option}{hint}")
-
-
 def _new_name(config: TrainConfig) -> Path:
     stem = f"{Path(config.data).resolve().name}-{config.method}-seed{config.seed}"
     names = [stem, *(f"{stem}-{i}" for i in range(2, 10_000))]
@@ -351,12 +250,20 @@ def _is_main_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
+def _check_batch(config: TrainConfig, network: nn.Module) -> None:
+    """Stop where a process would get no whole share of the batch, or one image that BatchNorm cannot train on."""
+    assert config.batch is not None
+    devices = config.trainer.get("devices", 1)
+    processes = int(os.environ.get("WORLD_SIZE", devices if isinstance(devices, int) else 1))
+    if processes > 1 and config.batch % processes:
+        raise ValueError(f"--batch {config.batch} does not divide over {processes} processes; give a multiple of {processes}")
+    if config.batch == max(processes, 1):
+        image = torch.zeros(1, int(network.in_channels), config.crop or 1, config.crop or 1)  # type: ignore[arg-type]
+        copy.deepcopy(network).train()(image)
+
+
 def _uses_cuda(config: TrainConfig) -> bool:
     return torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in {"auto", "gpu", "cuda"}
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _trainer_options(config: TrainConfig) -> dict[str, Any]:
@@ -389,11 +296,6 @@ def _header(config: TrainConfig, data: CheckedData, normalization: Normalization
     }
 
 
-def _classes_from(stored: dict[str, Any]) -> ClassTable:
-    colors = tuple((int(r), int(g), int(b)) for r, g, b in stored["colors"])
-    return ClassTable(tuple(stored["names"]), tuple(stored["values"]), colors, tuple(stored["ignored"]))
-
-
 def _versions() -> dict[str, str | None]:
     packages = ("protoseg", "torch", "torchvision", "lightning", "segmentation-models-pytorch", "timm")
     return {
@@ -404,12 +306,12 @@ def _versions() -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    """The commit of a source checkout; None for an installed package."""
+    """The commit of a source checkout, with `-dirty` where files differ from it; None for an installed package."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return None
-    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: dict[str, Any]) -> dict[str, Any]:
@@ -442,23 +344,23 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_sheet(out: Path, data: CheckedData, network: nn.Module, normalization: Normalization, *, has_baseline: bool) -> None:
-    """predictions.png: image, truth, labels-only where it was trained, ours."""
-    evaluation, classes = data.partition.evaluation, data.classes
-    chosen = evaluation[:: max(1, len(evaluation) // _SHEET_ROWS)][:_SHEET_ROWS]
-    networks = [network.eval()]
-    titles = ["image", "truth", "ours" if has_baseline else "prediction"]
+    """predictions.png: image, truth, labels-only where it was trained, ours. Without evaluation images, unlabelled ones."""
+    partition, classes = data.partition, data.classes
+    scored = bool(partition.evaluation)
+    samples = partition.evaluation or partition.unlabeled or partition.labeled
+    networks = {"ours" if has_baseline else "prediction": network.eval()}
     if has_baseline:
-        networks.insert(0, load_model(out / BASELINE).network.to(next(network.parameters()).device))
-        titles.insert(2, "labels only")
+        networks = {"labels only": load_model(out / BASELINE).network.to(next(network.parameters()).device), **networks}
     rows = []
-    for sample in chosen:
-        image, mask = read_pair(sample)
-        labels = [predict_image(net, image, normalization).label.to(torch.uint8).cpu().numpy() for net in networks]
-        rows.append([image, colorize(classes.encode(mask), classes), *(colorize(label, classes) for label in labels)])
-    sheet(out / "predictions.png", rows, titles, classes)
-
-
-def _track(text: str, console: Console) -> Callable[[Sequence[Sample]], Iterable[Sample]]:
-    if not console.is_terminal:
-        return iter
-    return lambda samples: track(samples, description=text, console=console, transient=True)
+    for sample in samples[:: max(1, len(samples) // _SHEET_ROWS)]:
+        try:
+            image = read_image(sample.image)
+        except UnreadableImageError:  # of an unlabelled image; training has counted it
+            continue
+        truth = [colorize(classes.encode(read_pair(sample)[1]), classes)] if scored else []
+        labels = [predict_image(net, image, normalization).label.to(torch.uint8).cpu().numpy() for net in networks.values()]
+        rows.append([image, *truth, *(colorize(label, classes) for label in labels)])
+        if len(rows) == _SHEET_ROWS:
+            break
+    if rows:
+        sheet(out / "predictions.png", rows, ["image", *(["truth"] if scored else []), *networks], classes)

@@ -37,10 +37,8 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     if method == "prototype":
         method += f", {config.prototypes.per_class} prototypes per class" if config.prototypes.per_class else ", term off"
     table.add_row("method", method)
-    table.add_row(
-        "training",
-        f"{config.steps} steps of {config.batch} + {config.batch} crops of {config.crop} px, seed {config.seed}",
-    )
+    crops = f"{config.batch}" if method == "supervised" else f"{config.batch} + {config.batch}"
+    table.add_row("training", f"{config.steps} steps of {crops} crops of {config.crop} px, seed {config.seed}")
     table.add_row("run folder", str(out))
     console.print(table)
     missing = [name for name, count in zip(data.classes.names, report.pixels, strict=True) if count == 0]
@@ -50,6 +48,8 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
         console.print(
             f"note: {len(partition.labeled)} labelled images for a batch of {config.batch}: drawn again, with fresh crops"
         )
+    if config.batch == 1 and config.method != "supervised" and config.views.cutmix_probability > 0:
+        console.print("note: CutMix needs a partner in the batch; with --batch 1 there is none, and no image is mixed")
     smallest = min(min(size) for size in report.sizes)
     if smallest < config.crop:
         console.print(f"note: images smaller than the crop ({smallest} < {config.crop} px) are padded; padding is ignored")
@@ -58,9 +58,7 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
 def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
     """The table of IoU, and what the unlabelled images did."""
     if result["skipped"]:
-        console.print(
-            f"warning: {len(result['skipped'])} unlabelled images were unreadable and skipped, e.g. {result['skipped'][0]}"
-        )
+        console.print(f"{len(result['skipped'])} unlabelled images were unreadable and skipped; result.json names them")
     if "miou" not in result:
         reason = "evaluation was switched off" if result["split"]["evaluation"] else "no labelled images left to score on"
         console.print(f"{reason}; the model is in {out}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 
@@ -116,9 +115,16 @@ def test_one_evaluation_image_in_both_layouts(tmp_path: Path) -> None:
     root = make_folder(tmp_path, train=2, labeled=1, test=1)
     shutil.copytree(root / "images/test", root / "test/images")
     shutil.copytree(root / "masks/test", root / "test/masks")
-    with contextlib.suppress(ValueError):  # to say that it stands there twice would do as well
-        found = names(open_dataset(root), "test")
-        assert len(set(found)) == len(found)  # or it is scored twice
+    with pytest.raises(ValueError, match="same evaluation image"):
+        open_dataset(root)
+
+
+def test_a_train_folder_on_its_own_is_a_folder_like_any_other(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, train=2, labeled=1, train_folder=True)
+    write_image(root / "images/more/x.png", draw_shapes(_rng())[0])
+    assert names(open_dataset(root), "train") == ["more/x", "train/img_00", "train/img_01"]
+    (root / "images/val").mkdir()
+    assert names(open_dataset(root), "train") == ["train/img_00", "train/img_01"]
 
 
 class TestUnlabeledFolder:

@@ -1,13 +1,15 @@
-"""Two gloo processes: prototypes, teacher and BatchNorm statistics stay equal, and it is the run of one process."""
+"""Two gloo processes: prototypes, teacher and BatchNorm statistics stay equal."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from make_folder import make_folder
+from make_folder import cut_short, make_folder
 
 SETTINGS = (
     "--steps 6 --batch 4 --crop 32 --workers 0 --checkpoint-every 2 --log-every 1 --seed 3 --consistency.warmup_steps 2 "
@@ -18,20 +20,31 @@ LAUNCH = """
 import sys, torch, torch.distributed as dist
 from protoseg.cli import main
 from protoseg.engine.module import TrainingModule
+from protoseg.nn.prototype_head import PrototypeHead
+
+start = {}
+fit, end = PrototypeHead.fit, TrainingModule.on_train_end
+
+def fit_and_note(self, *args, **kwargs):
+    fit(self, *args, **kwargs)
+    start["at start"] = self.prototype.clone()
 
 def save(self):
-    torch.save(self.method.state_dict(), f"{sys.argv[1]}/rank{self.global_rank}.pt")
+    end(self)
+    torch.save({**self.method.state_dict(), **start}, f"{sys.argv[1]}/rank{self.global_rank}.pt")
 
-TrainingModule.on_train_end = save
+PrototypeHead.fit, TrainingModule.on_train_end = fit_and_note, save
 sys.exit(main(sys.argv[2:]))
 """
 
 
 @pytest.fixture(scope="module")
-def states(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
-    """The method's state on each of two processes, after the last step."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of two processes left."""
     root = tmp_path_factory.mktemp("ddp")
-    make_folder(root / "set")
+    make_folder(root / "set", train=9, labeled=3)
+    for name in ("img_04", "img_05", "img_06", "img_07"):  # each process meets some of them
+        cut_short(root / f"set/images/{name}.png")
     (root / "launch.py").write_text(LAUNCH)
     words = ["train", str(root / "set"), *SETTINGS, "--out", str(root / "run")]
     words += ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
@@ -40,7 +53,13 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Ten
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (root / "run" / "model.safetensors").is_file()
-    return [torch.load(root / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return root
+
+
+@pytest.fixture(scope="module")
+def states(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """The method's state on each process, after the last step."""
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("part", ["prototypes.head.prototype", "prototypes.head.ready", "teacher.", "student."])
@@ -51,6 +70,11 @@ def test_processes_agree(states: list[dict[str, torch.Tensor]], part: str) -> No
         assert torch.equal(states[0][name], states[1][name]), name
 
 
+def test_unreadable_images_of_all_processes_are_counted(folder: Path) -> None:
+    assert len(json.loads((folder / "run/result.json").read_text())["skipped"]) == 4
+
+
 def test_prototypes_moved(states: list[dict[str, torch.Tensor]]) -> None:
     assert states[0]["prototypes.head.ready"].all()
-    assert states[0]["prototypes.head.prototype"].abs().sum() > 0
+    moved = (states[0]["prototypes.head.prototype"] - states[0]["at start"]).abs().amax(dim=(1, 2))
+    assert (moved > 0).all()

@@ -64,6 +64,10 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key not in timing} for row in csv.DictReader(file)]
 
 
+def timed_rows(run: Path) -> list[str]:
+    return (run / "metrics.csv").read_text().splitlines()[1:]
+
+
 @pytest.mark.parametrize(("workers", "then", "accumulate", "step"), [(0, 2, 1, 4), (2, 0, 1, 7), (2, 2, 2, 9)])
 def test_killed_run_resumes_bit_exactly(
     data: Path, whole: dict[int, Path], tmp_path: Path, workers: int, then: int, accumulate: int, step: int
@@ -72,12 +76,16 @@ def test_killed_run_resumes_bit_exactly(
     start = command(str(data), *SETTINGS, "--accumulate", str(accumulate), "--workers", str(workers), "--out", str(run))
     kill_after(start, run / "metrics.csv", step=step)
     assert not (run / "result.json").exists()
+    last = torch.load(run / "last.ckpt", weights_only=True)["global_step"]
+    before = timed_rows(run)[:last]
     subprocess.run(command("--resume", str(run), "--workers", str(then)), check=True, capture_output=True)
 
     expected, resumed = (load_file(folder / "model.safetensors") for folder in (whole[accumulate], run))
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
     assert rows(run) == rows(whole[accumulate])
+    assert 0 < last < STEPS
+    assert timed_rows(run)[:last] == before, "it went on from the checkpoint, it did not start again"
     states = [torch.load(f / "last.ckpt", weights_only=True) for f in (whole[accumulate], run)]
     for name, tensor in states[0]["state_dict"].items():  # the student too, which the model file does not hold
         assert torch.equal(tensor, states[1]["state_dict"][name]), name

@@ -112,3 +112,9 @@ def test_same_generator_same_clusters() -> None:
 def test_no_vector_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one vector"):
         spherical_kmeans(torch.empty(0, 3), 2)
+
+
+@pytest.mark.parametrize("options", [{"num_clusters": 0}, {"num_clusters": 2, "iterations": 0}])
+def test_nothing_to_do_is_an_error(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least one cluster and one iteration"):
+        spherical_kmeans(torch.eye(3), **options)

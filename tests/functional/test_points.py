@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from protoseg.functional.points import grid_shape, read_features, read_pixels, sample_points
 
@@ -112,3 +114,20 @@ def test_read_pixels(dtype: torch.dtype) -> None:
     read = read_pixels(maps, points)
     assert read.dtype == dtype
     assert read.tolist() == [[maps[b, y, x].item() for y, x in points[b].tolist()] for b in range(2)]
+
+
+def test_the_map_is_never_up_sampled() -> None:
+    """No tensor on the way is even a twentieth of the up-sampled map."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            largest = max([largest, *(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))])
+            return result
+
+    features, points = torch.randn(2, 64, 16, 16), sample_points(torch.rand(2, 1024, 2), (256, 256))
+    with Watch():
+        read_features(features, points, (256, 256), align_corners=True)
+    assert 2 * 64 * 1024 <= largest < 2 * 64 * 256 * 256 / 20

@@ -272,3 +272,16 @@ def test_given_prototypes_are_kept(network: SmallUNet) -> None:
 def test_start_without_any_label(network: SmallUNet) -> None:
     batches = [batch._replace(mask=torch.full_like(batch.mask, IGNORE_INDEX)) for batch in labelled_batches()]
     assert not started(network, batches).head.ready.any()
+
+
+def test_start_without_any_crop(network: SmallUNet) -> None:
+    term = PrototypeTerm(PrototypeHead(network.feature_channels, C))
+    with pytest.raises(ValueError, match="brought none"):
+        term.start(network.train(), lambda: iter(()))
+    assert network.training, "a failed start leaves the network as it was"
+
+
+@pytest.mark.parametrize("options", [{"grid": 0}, {"fit_points": 0}])
+def test_no_points_at_all_is_an_error(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        PrototypeTerm(PrototypeHead(D, C), **options)

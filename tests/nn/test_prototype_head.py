@@ -407,6 +407,7 @@ def test_state_survives_a_round_trip() -> None:
         ({"feature_channels": 0}, "at least 1"),
         ({"num_classes": 0}, "at least 1"),
         ({"per_class": 0}, "at least 1"),
+        ({"num_classes": 256}, "there can be 255 classes"),
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"momentum": 1.0}, "momentum"),

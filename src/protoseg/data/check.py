@@ -74,9 +74,17 @@ def check_labels(index: DataIndex, partition: Partition) -> LabelReport:
     for sample, histogram in zip(partition.labeled, histograms, strict=True):
         _check_values(sample, histogram, classes)
     _check_several(total, classes, partition.labeled)
+    scored = 0
     for sample in partition.evaluation:
         _, mask = read_pair(sample)
-        _check_values(sample, np.bincount(mask.ravel(), minlength=256), classes)
+        histogram = np.bincount(mask.ravel(), minlength=256)
+        _check_values(sample, histogram, classes)
+        scored += int(sum(histogram[value] for value in classes.values if value not in classes.ignored))
+    if partition.evaluation and not scored:
+        raise ValueError(
+            f"the {len(partition.evaluation)} evaluation masks (the first is {partition.evaluation[0].mask}) are ignored "
+            "everywhere, so there is nothing to score on"
+        )
     by_count = dict(sorted(sizes.items(), key=lambda item: -item[1]))
     return LabelReport(classes, total[list(classes.values)], by_count)
 

@@ -98,7 +98,12 @@ def table_from_names(names: Sequence[str], *, ignored: Iterable[int] = (IGNORE_I
 def table_from_values(values: Iterable[int]) -> ClassTable:
     """One class for each mask value, named by it."""
     found = tuple(sorted(set(values) - {IGNORE_INDEX}))
-    return ClassTable(tuple(f"class {value}" for value in found), found, default_colors(len(found)))
+    return ClassTable(tuple(unnamed(value) for value in found), found, default_colors(len(found)))
+
+
+def unnamed(value: int) -> str:
+    """What a class is called that has no name."""
+    return f"class {value}"
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,9 @@ def make_partition(
     """
     train = index.of("train")
     masked = [sample for sample in train if sample.mask is not None]
-    listed = None if labels is None or _is_amount(labels) else _from_list(Path(labels), index, "--labels")
+    listed = None if labels is None or is_amount(labels) else _from_list(Path(labels), index, "--labels")
     kept: list[Sample] = []
-    if holdout is not None and not _is_amount(holdout):
+    if holdout is not None and not is_amount(holdout):
         kept = _from_list(Path(holdout), index, "--holdout")
     stock = _without(masked if listed is None else listed, kept)
     num_kept = 0 if holdout is None or kept else _amount(holdout, len(stock), "--holdout")
@@ -112,7 +112,8 @@ def _sorted(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample.name))
 
 
-def _is_amount(text: str) -> bool:
+def is_amount(text: str) -> bool:
+    """Whether `--labels` or `--holdout` gives a number or a fraction; anything else is the name of a list file."""
     return re.fullmatch(r"[0-9]+(/[0-9]+)?", text) is not None
 
 

@@ -88,10 +88,12 @@ class MetricsLog(StepCallback):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
+        self._warned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._since = time.perf_counter()
+        assert isinstance(pl_module, TrainingModule)
+        self._since, self._warned = time.perf_counter(), bool(pl_module.skipped)
         if not trainer.is_global_zero:
             return
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= trainer.global_step]
@@ -110,6 +112,9 @@ class MetricsLog(StepCallback):
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=step)
+        if module.skipped and not self._warned:
+            self._warned = True
+            self.console.print(f"warning: {min(module.skipped)} is unreadable and skipped; further ones are only counted")
         due = bool(self.score_every) and (step % self.score_every == 0 or step == trainer.max_steps)
         if step % self.every and not due and step != trainer.max_steps:
             return

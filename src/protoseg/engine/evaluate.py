@@ -72,12 +72,18 @@ def evaluate(
 
     Returns:
         IoU per class and their mean.
+
+    Raises:
+        ValueError: a mask holds a value that is no class.
     """
     training = network.training
     network.eval()
     metric = ConfusionMatrix(len(classes)).to(next(network.parameters()).device)
     for sample in track(samples):
         image, mask = read_pair(sample)
+        if unknown := classes.unknown(mask):
+            value, count = next(iter(unknown.items()))
+            raise ValueError(f"{sample.mask} holds the value {value} in {count} pixels, which is no class of this model")
         truth = torch.from_numpy(classes.encode(mask))
         metric.update(predict_image(network, image, normalization).label, truth.to(metric.device))
     network.train(training)

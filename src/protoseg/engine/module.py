@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -83,7 +84,11 @@ class TrainingModule(L.LightningModule):
         schedule = LambdaLR(optimizer, lambda step: poly(step, self.total_steps, power=self.power, warmup=self.lr_warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_end(self) -> None:
+        self.skipped = _union(self.skipped)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped = _union(self.skipped)  # every process comes here, the first one writes
         checkpoint["protoseg"] = {"meter": self.meter.state(), "skipped": sorted(self.skipped)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -131,3 +136,12 @@ class Meter:
 
 def _count(batch: dict[str, Any]) -> int:
     return sum(len(part["seed"]) for part in batch.values())
+
+
+def _union(names: set[str]) -> set[str]:
+    """The names that any process knows; every process has to call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return names
+    everyone: list[set[str]] = [set() for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, names)
+    return set().union(*everyone)

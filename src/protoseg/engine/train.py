@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import pickle
 import warnings
@@ -134,6 +135,32 @@ def fit(
     seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
     return FitReport(trainer.global_step, seconds, tuple(sorted(module.skipped)), trainer.is_global_zero, device)
+
+
+_INSTEAD = {
+    "max_steps": "--steps",
+    "max_epochs": "--steps",
+    "accumulate_grad_batches": "--accumulate",
+    "gradient_clip_val": "--optimizer.clip",
+}
+_OWN = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"} | {
+    *("num_sanity_val_steps", "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "max_time", "min_steps")
+}
+
+
+def check_trainer_options(options: dict[str, Any]) -> None:
+    """Check the names of options for the Lightning Trainer.
+
+    Raises:
+        ValueError: the Trainer has no such option, or it is one that protoseg sets itself.
+    """
+    for name in options:
+        if name in _INSTEAD:
+            raise ValueError(f"--trainer.{name} would leave the rest of the run behind; use {_INSTEAD[name]}")
+        if name in _OWN:
+            raise ValueError(f"--trainer.{name} is set by protoseg and cannot be changed")
+        if name not in inspect.signature(L.Trainer).parameters:
+            raise ValueError(f"--trainer.{name}: the Lightning Trainer has no such option")
 
 
 def check_checkpoint(path: Path, module: TrainingModule) -> None:

@@ -36,10 +36,12 @@ def spherical_kmeans(
         Clusters, largest first.
 
     Raises:
-        ValueError: there is no vector to cluster.
+        ValueError: there is no vector to cluster, or fewer than one cluster or iteration.
     """
     if len(features) == 0:
         raise ValueError("k-means needs at least one vector, got none")
+    if num_clusters < 1 or iterations < 1:
+        raise ValueError(f"k-means needs at least one cluster and one iteration, got {num_clusters} and {iterations}")
     features = features.float()
     unit = F.normalize(features, dim=1)
     center = _spread_start(unit, num_clusters, generator)  # (k, D), k <= K where vectors coincide

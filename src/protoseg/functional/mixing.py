@@ -36,12 +36,18 @@ def sample_boxes(uniform: Tensor, size: tuple[int, int]) -> Tensor:
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
-def partner(batch: int) -> list[int]:
+def partner(batch: int, *, device: torch.device | None = None) -> Tensor:
     """The image each one is mixed with: neighbours swap (0 and 1, 2 and 3, ...), the last of an odd batch borrows.
 
-    Pairs keep mixing independent of how many processes share the global batch. A batch of one has only itself.
+    As long as every process has an even share of the global batch, pairs do not depend on how many processes there are. A
+    batch of one has only itself.
+
+    Returns:
+        (batch,) int64.
     """
-    return [min(i ^ 1, batch - 1) if i ^ 1 < batch else max(i - 1, 0) for i in range(batch)]
+    image = torch.arange(batch, device=device)  # made on the device: an index from the host would be waited for
+    neighbour = image ^ 1
+    return torch.where(neighbour < batch, neighbour, (image - 1).clamp(min=0))
 
 
 def cutmix(image: Tensor, pseudo: PseudoLabel, box: Tensor) -> tuple[Tensor, PseudoLabel]:
@@ -55,6 +61,6 @@ def cutmix(image: Tensor, pseudo: PseudoLabel, box: Tensor) -> tuple[Tensor, Pse
     Returns:
         The mixed image and its pseudo-label, in which label, confidence and validity come from the same source as the pixel.
     """
-    other = partner(len(image))
+    other = partner(len(image), device=image.device)
     mixed = torch.where(box[:, None], image[other], image)
     return mixed, PseudoLabel(*(torch.where(box, part[other], part) for part in pseudo))

@@ -45,13 +45,15 @@ def color_jitter(
         (B, I, H, W) in [0, 1].
     """
     channels = image.shape[1]
+    # Constants are filled in on the device: a tensor made from a list would be a copy that the host waits for.
     weights = _LUMA if channels == 3 else (1 / channels,) * channels
-    luma = image.new_tensor(weights).expand(channels, channels)  # (I, I): every row averages the channels
+    luma = torch.stack([image.new_full((channels,), weight) for weight in weights], dim=1)  # (I, I): rows average channels
     eye = torch.eye(channels, dtype=image.dtype, device=image.device)
     uniform = uniform.to(image.dtype)
     jitter, gray = uniform[:, 0] < probability, uniform[:, 5] < gray_probability
-    spread = image.new_tensor([brightness, contrast, saturation, hue])
-    strength = (2 * uniform[:, 1:5] - 1) * spread * jitter[:, None]  # (B, 4), zero changes nothing
+    signed = (2 * uniform[:, 1:5] - 1) * jitter[:, None]  # (B, 4), zero changes nothing
+    most = (brightness, contrast, saturation, hue)
+    strength = torch.stack([signed[:, i] * most[i] for i in range(4)], dim=1)
 
     bright, contrasted, saturated = (1 + strength[:, :3]).unbind(1)  # (B,) each
     matrix = saturated[:, None, None] * eye + (1 - saturated)[:, None, None] * luma
@@ -61,7 +63,7 @@ def color_jitter(
     matrix = (bright * contrasted)[:, None, None] * matrix
 
     # Contrast pulls towards the image's mean luma, the same number for every channel.
-    mean = (image.mean(dim=(2, 3)) @ image.new_tensor(weights)) * bright  # (B,)
+    mean = (image.mean(dim=(2, 3)) @ luma[0]) * bright  # (B,)
     offset = ((1 - contrasted) * mean)[:, None].expand(-1, channels)
     pixels = torch.baddbmm(offset[:, :, None], matrix, image.flatten(2))  # (B, I, H * W)
     return pixels.view_as(image).clamp(0, 1)

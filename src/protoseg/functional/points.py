@@ -31,12 +31,12 @@ def sample_points(uniform: Tensor, size: tuple[int, int], *, grid: int = 32) -> 
     """
     rows, columns = grid_shape(size, grid)
     device = uniform.device
-    cell = torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device))  # (P, 2)
-    cells = torch.tensor([rows, columns], device=device)
-    extent = torch.tensor(size, device=device)
-    low = cell * extent // cells  # (P, 2) first pixel of the cell
-    high = (cell + 1) * extent // cells  # one past its last pixel
-    offset = (uniform[:, : len(cell)] * (high - low)).long()
+    # Sizes stay Python numbers: a tensor made of them would be a copy to the device, which the host waits for.
+    y = torch.arange(rows + 1, device=device) * size[0] // rows
+    x = torch.arange(columns + 1, device=device) * size[1] // columns
+    low = torch.cartesian_prod(y[:-1], x[:-1])  # (P, 2) first pixel of each cell
+    high = torch.cartesian_prod(y[1:], x[1:])  # one past its last pixel
+    offset = (uniform[:, : len(low)] * (high - low)).long()
     return torch.minimum(low + offset, high - 1)  # float rounding may reach `high`
 
 
@@ -52,14 +52,15 @@ def read_features(features: Tensor, points: Tensor, covers: tuple[int, int], *, 
     Returns:
         (B, P, D) float32.
     """
-    extent = torch.tensor(covers, device=points.device)
-    if align_corners:
-        unit = 2 * points / (extent - 1).clamp(min=1) - 1  # (B, P, 2) in [-1, 1], corner pixels at the ends
-    else:
-        unit = (2 * points + 1) / extent - 1  # pixel centres
-    where = unit.flip(-1)[:, None].float()  # (B, 1, P, 2) as (x, y), which is what grid_sample wants
+    y, x = (_unit(points[..., axis], covers[axis], align_corners=align_corners) for axis in (0, 1))
+    where = torch.stack([x, y], dim=-1)[:, None].float()  # (B, 1, P, 2), in the order that grid_sample wants
     read = F.grid_sample(features.float(), where, mode="bilinear", padding_mode="border", align_corners=align_corners)
     return read[:, :, 0].transpose(1, 2)  # (B, D, 1, P) -> (B, P, D)
+
+
+def _unit(position: Tensor, extent: int, *, align_corners: bool) -> Tensor:
+    """Pixel positions along an axis of `extent` pixels to [-1, 1]: the ends are the corner pixels' centres, or their edges."""
+    return 2 * position / max(extent - 1, 1) - 1 if align_corners else (2 * position + 1) / extent - 1
 
 
 def read_pixels(map: Tensor, points: Tensor) -> Tensor:

@@ -80,6 +80,10 @@ class Method(nn.Module):
         momentum = ema_momentum(step, momentum=self.ema_momentum, start=self.warmup_steps)
         self.teacher.update(self.student, momentum)
 
+    def prototype_state(self) -> dict[str, Tensor]:
+        """Prototypes to ship beside the predictor; none for a method that keeps none."""
+        return {}
+
     @property
     def predictor(self) -> nn.Module:
         """The network to evaluate and ship."""

@@ -30,7 +30,8 @@ class PrototypeConsistency(Method):
         threshold: lowest teacher confidence that counts: 0.8 for Pascal VOC, 0.65 for Cityscapes in the paper.
         selection: "threshold", or "entropy_drop": the linear predictor learns from the pixels of lowest entropy whatever
             their confidence, the prototype term from the confident ones among them.
-        normalizer: of the unsupervised losses: "valid" divides by all real pixels, "selected" by those that teach.
+        normalizer: of the unsupervised losses: "valid" divides by all real pixels, "selected" by those that teach. With
+            "entropy_drop" the linear term has U2PL's own scale instead.
         drop_percent: of pixels dropped by entropy at the start, falling to 0 at `total_steps`; U2PL's 20.
         total_steps: of the run, for that fall.
         unlabeled_weight, prototype_weight: of the unsupervised terms and of the prototype terms, both 1 in the paper.
@@ -125,6 +126,9 @@ class PrototypeConsistency(Method):
         super().after_step(carries, step=step)
         if self.prototypes is not None:
             self.prototypes.update([carry for carry in carries if carry is not None])
+
+    def prototype_state(self) -> dict[str, Tensor]:
+        return {} if self.prototypes is None else self.prototypes.head.state_dict()
 
     def _pseudo_label(self, unlabeled: UnlabeledBatch, step: int) -> PseudoLabel:
         logits = self.teacher(unlabeled.weak).logits  # (B_u, C, H, W)

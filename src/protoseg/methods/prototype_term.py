@@ -55,6 +55,8 @@ class PrototypeTerm(nn.Module):
         fit_points: int = 4096,
     ) -> None:
         super().__init__()
+        if grid < 1 or fit_points < 1:
+            raise ValueError(f"grid and fit_points must be at least 1, got {grid} and {fit_points}")
         self.head, self.grid, self.fit_points = head, grid, fit_points
         self.shared_points, self.fit_start = shared_points, fit_start
 
@@ -96,19 +98,26 @@ class PrototypeTerm(nn.Module):
             network: the student.
             labeled: a pass over labelled crops.
             seed: of k-means.
+
+        Raises:
+            ValueError: the pass brings no crop.
         """
         if not self.fit_start:
             return
         training = network.training
         network.eval()
         features, label = [], []
-        for batch in labeled():
-            out: SegOutput = network(batch.image)
-            points = self._points(batch.seed, (batch.mask.shape[-2], batch.mask.shape[-1]), batch.mask.device)
-            read = read_features(out.features, points, out.covers, align_corners=out.align_corners)
-            features.append(read.flatten(0, 1))
-            label.append(read_pixels(batch.mask, points).flatten())
-        network.train(training)
+        try:
+            for batch in labeled():
+                out: SegOutput = network(batch.image)
+                points = self._points(batch.seed, (batch.mask.shape[-2], batch.mask.shape[-1]), batch.mask.device)
+                read = read_features(out.features, points, out.covers, align_corners=out.align_corners)
+                features.append(read.flatten(0, 1))
+                label.append(read_pixels(batch.mask, points).flatten())
+        finally:
+            network.train(training)
+        if not features:
+            raise ValueError("prototypes start from labelled crops, and the pass over them brought none")
         self.head.fit(*self._cap(torch.cat(features), torch.cat(label)), seed=seed)
 
     def update(self, carries: Sequence[PrototypeCarry]) -> None:

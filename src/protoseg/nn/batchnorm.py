@@ -33,5 +33,5 @@ def explain_batch_of_one(name: str) -> Iterator[None]:
             raise
         raise ValueError(
             f"{name} pools the image to one pixel, where BatchNorm cannot train on a batch of one: use a batch of at least 2, "
-            "or an architecture without pooling such as unet or fpn"
+            "or an architecture and encoder without such pooling"
         ) from error

@@ -2,7 +2,7 @@
 
 Features are 256 low-level + 256 ASPP = 512 channels at stride 4; the "linear" predictor is three convolutions.
 
-B images · I image channels · C classes · H W image · h w = ceil(H / 4), ceil(W / 4)
+B images · I image channels · C classes · H W image · h w = (H + 1) // 4 + 1, (W + 1) // 4 + 1
 """
 
 from __future__ import annotations

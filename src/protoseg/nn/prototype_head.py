@@ -65,6 +65,8 @@ class PrototypeHead(nn.Module):
                 "feature_channels, num_classes and per_class must be at least 1, "
                 f"got {feature_channels}, {num_classes} and {per_class}"
             )
+        if num_classes > IGNORE_INDEX:
+            raise ValueError(f"label {IGNORE_INDEX} means ignored, so there can be {IGNORE_INDEX} classes, got {num_classes}")
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         if not 0 <= momentum < 1:

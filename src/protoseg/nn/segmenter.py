@@ -169,6 +169,10 @@ def create_segmenter(
     except Exception as error:  # smp and timm raise anything from KeyError to AssertionError for a pair that does not fit
         if name is not None and _is_download_error(error):
             raise _unreachable(encoder, name, error) from error
+        if "Wrong pretrained weights" in str(error):
+            raise ValueError(
+                f"{encoder} has no weights named {name!r}; give --model.weights imagenet, a FILE, or none"
+            ) from error
         if "downsampling pattern" in str(error):
             raise ValueError(
                 f"{encoder} is a plain ViT, which has no feature pyramid for {arch}; use --model.arch dpt"
@@ -190,9 +194,9 @@ def _input_channels(encoder: nn.Module) -> int:
 
 
 def _is_file_name(weights: str | Path) -> bool:
-    return (
-        isinstance(weights, Path) or "/" in weights or Path(weights).suffix in {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}
-    )
+    if isinstance(weights, Path) or "/" in weights or Path(weights).is_file():
+        return True
+    return not {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}.isdisjoint(Path(weights).suffixes)
 
 
 _DOWNLOAD_ERRORS = {

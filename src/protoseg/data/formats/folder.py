@@ -39,7 +39,9 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
     if for_training and not masks.is_dir():
         raise FileNotFoundError(f"{root} has no masks/ folder; a few labelled images are needed to learn from")
     mask_of, image_of = _files(masks, MASK_SUFFIXES), _files(images, IMAGE_SUFFIXES)
-    has_train = (images / "train").is_dir()
+    # `train` means something only beside test or val; on its own it is a folder like any other.
+    has_splits = any((images / split).is_dir() or (root / split / "images").is_dir() for split in _EVALUATION)
+    has_train = has_splits and (images / "train").is_dir()
     samples = []
     for name, path in image_of.items():
         split = _split_of(name, only_train_folder=has_train)

@@ -1,0 +1,183 @@
+"""What a trained model is for: read it back, score it, predict with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from protoseg.config import ModelConfig, build_network
+from protoseg.data.formats import folder, open_dataset
+from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
+from protoseg.engine.checkpoint import load_model_file, part
+from protoseg.engine.evaluate import Normalization, evaluate
+from protoseg.engine.metrics import IoU
+from protoseg.engine.predict import predict
+from protoseg.summary import iou_table
+
+CONFIG, SPLIT = "config.yaml", "split.json"
+"""Files of a run folder: its settings, and which image stood where."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model read back from its file.
+
+    Attributes:
+        network: in eval mode.
+        classes: of its outputs.
+        normalization: of its input.
+        header: everything else that the file says.
+    """
+
+    network: nn.Module
+    classes: ClassTable
+    normalization: Normalization
+    header: dict[str, Any]
+
+
+def load_model(path: Path) -> TrainedModel:
+    """Read a trained model from a run folder or a model file; nothing is unpickled.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_model_file`; or the tensors do not fit the network that the file names.
+    """
+    file = load_model_file(path)
+    header = file.header
+    try:
+        classes = _classes_from(header["classes"])
+        normalization = Normalization(tuple(header["normalization"]["mean"]), tuple(header["normalization"]["std"]))
+        model = ModelConfig(**header["config"]["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
+    network = build_network(model, len(classes), pretrained=False)
+    try:
+        network.load_state_dict(part(file.tensors, "network"))
+    except RuntimeError as error:
+        raise ValueError(f"the tensors in {path} do not fit its own description: {str(error).splitlines()[0]}") from error
+    return TrainedModel(network.eval(), classes, normalization, header)
+
+
+def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console) -> IoU:
+    """Score a trained model on a labelled folder and print the table.
+
+    Args:
+        run: run folder or model file.
+        root: data set.
+        split: its evaluation images; None for `test`, or `val` where there is no `test`. Of a data set without evaluation
+            images all labelled ones are scored, but of the model's own training data only those that were held out.
+        console: for the table.
+
+    Raises:
+        ValueError: no labelled image to score on, a mask value that the model does not know, or one that it calls otherwise.
+    """
+    model = load_model(run)
+    index = open_dataset(root, for_training=False)
+    samples, where = _to_score(index, run, split)
+    _check_same_classes(model.classes, index)
+    # The data set's own rule for ignored values counts, unless the model has learned such a value as a class.
+    ignored = index.classes.ignored if index.classes else model.classes.ignored
+    ignored = tuple(value for value in ignored if value not in model.classes.values)
+    classes = dataclasses.replace(model.classes, ignored=ignored)
+    network = model.network.to(_device())
+    score = evaluate(network, samples, classes, model.normalization, track=progress("scoring", console))
+    console.print(f"{len(samples)} {where} of {root}")
+    console.print(iou_table(classes.names, {"IoU": score}))
+    return score
+
+
+def _to_score(index: DataIndex, run: Path, split: Split | None) -> tuple[list[Sample], str]:
+    """The labelled images to score a model on, and what to call them."""
+    labeled = [sample for sample in index.samples if sample.mask is not None]
+    if not labeled:
+        raise ValueError(f"there is no labelled image in {index.root} to score on")
+    if any(sample.split != "train" for sample in index.samples):
+        chosen: Split = split or ("test" if any(sample.split == "test" for sample in labeled) else "val")
+        samples = [sample for sample in labeled if sample.split == chosen]
+        if not samples:
+            raise ValueError(f"there is no labelled image in the {chosen} part of {index.root}; choose another with --split")
+        return samples, f"{chosen} images"
+    folder_of_run = run if run.is_dir() else run.parent
+    if _trained_on(folder_of_run) != index.root.resolve():
+        return labeled, "labelled images (no test/ or val/ there)"
+    lists = json.loads((folder_of_run / SPLIT).read_text())
+    if lists["evaluation_name"] != "holdout":
+        raise ValueError(
+            f"the images of {index.root} trained the model in {folder_of_run}, so a score on them says nothing; "
+            f"put others into {index.root / 'test'}, or train with --holdout 1/5"
+        )
+    kept = set(lists["evaluation"])
+    return [sample for sample in labeled if sample.name in kept], "holdout images"
+
+
+def _trained_on(run: Path) -> Path | None:
+    """The data set of a run; None where there is only a model file."""
+    stored = run / CONFIG
+    return Path(yaml.safe_load(stored.read_text())["data"]).resolve() if stored.is_file() else None
+
+
+def _check_same_classes(known: ClassTable, index: DataIndex) -> None:
+    if index.classes is None:
+        return
+    names = dict(zip(index.classes.values, index.classes.names, strict=True))
+    for value, name in zip(known.values, known.names, strict=True):
+        other = names.get(value, name)
+        if other != name and name != unnamed(value):
+            raise ValueError(
+                f"mask value {value} is {name!r} for the model and {other!r} in {index.root}; bring the classes into one order"
+            )
+
+
+def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None:
+    """Predict every image of a folder (or one file) and write pictures.
+
+    Raises:
+        FileExistsError: the output folder holds something.
+    """
+    model = load_model(run)
+    if images.is_file():
+        samples = [Sample(images.stem, images, None, "test")]
+    else:
+        found = folder.read_images(images, "prediction")
+        samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
+    require_empty(out, "-o")
+    network = model.network.to(_device())
+    skipped = predict(network, samples, model.classes, model.normalization, out=out, track=progress("predicting", console))
+    for error in skipped:
+        console.print(f"warning: skipped, {error}")
+    if len(skipped) == len(samples):
+        raise ValueError(f"none of the {len(samples)} images in {images} could be read")
+    console.print(f"{len(samples) - len(skipped)} images: mask, overlay and confidence of each in {out}")
+
+
+def require_empty(out: Path, option: str) -> None:
+    """Stop where a folder for results holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        resumable = (out / CONFIG).is_file()
+        hint = f", or go on with it: protoseg train --resume {out}" if resumable else ""
+        raise FileExistsError(f"{out} exists and is not empty; give another folder with {option}{hint}")
+
+
+def progress(text: str, console: Console) -> Callable[[Sequence[Sample]], Iterable[Sample]]:
+    """A progress bar for scoring and predicting; on anything but a terminal, nothing."""
+    if not console.is_terminal:
+        return iter
+    return lambda samples: track(samples, description=text, console=console, transient=True)
+
+
+def _classes_from(stored: dict[str, Any]) -> ClassTable:
+    colors = tuple((int(r), int(g), int(b)) for r, g, b in stored["colors"])
+    return ClassTable(tuple(stored["names"]), tuple(stored["values"]), colors, tuple(stored["ignored"]))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

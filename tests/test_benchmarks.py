@@ -1,0 +1,46 @@
+"""The benchmarks' bookkeeping: a finished cell is not run again, and never stands for another one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import grid
+
+CELL = {"method": "prototypes", "seed": 0, "recipe": "demo@12345678"}
+
+
+@pytest.mark.parametrize(
+    ("row", "same"),
+    [
+        (CELL, True),
+        (CELL | {"miou": 0.5, "steps": 3}, True),
+        (CELL | {"seed": 1}, False),
+        (CELL | {"recipe": "demo@87654321"}, False),
+        (CELL | {"settings": "--optimizer.lr 1"}, False),
+        ({"method": "prototypes", "seed": 0}, False),
+    ],
+)
+def test_which_row_is_a_cell(row: dict[str, object], same: bool) -> None:
+    assert grid.is_cell(row, CELL) is same
+
+
+def test_which_row_is_a_tuned_cell() -> None:
+    tuned = CELL | {"settings": "--optimizer.lr 1"}
+    assert grid.is_cell(tuned, tuned)
+    assert not grid.is_cell(CELL, tuned)
+
+
+def test_table_pairs_by_seed() -> None:
+    rows = [
+        {"method": method, "seed": seed, "miou": miou, "steps": 9, "seconds": 2.0, "iou": {"a": miou, "b": None}}
+        for method, seed, miou in [("x", 0, 0.1), ("x", 1, 0.5), ("y", 1, 0.6), ("y", 0, 0.2), ("y", 2, 0.7)]
+    ]
+    x, y = grid.table(rows, ["x", "y"]).splitlines()[2:]
+    assert x == "| x | 0, 1 | 30.0 \u00b1 28.3 |  | 9 | 2 |"
+    assert y == "| y | 0, 1, 2 | 50.0 \u00b1 26.5 | +10.0 \u00b1 0.0 | 9 | 2 |"
+    assert grid.class_table(rows, ["x", "y"]).splitlines()[2:] == ["| a | 30.0 | 50.0 |", "| b |  |  |"]
