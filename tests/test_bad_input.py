@@ -194,6 +194,7 @@ def test_data(data: Path, tmp_path: Path, refuse: Refuse, spoil: Callable[[Path]
         (["--recipe", "nothing"], "nothing"),
         (["--stpes", "3"], "--stpes"),
         (["--consistency.warmup_steps", "2"], "consistency.warmup_steps is 2, which leaves none of 2 steps"),
+        (["--prototypes.delay", "2"], "prototypes.delay is 2"),
         (["--batch", "1", "--model.arch", "deeplabv3plus", "--model.encoder", "resnet18"], "batch of at least 2"),
         (["--batch", "3", "--trainer.devices", "2"], "--batch 3 does not divide over 2 processes"),
         (["--trainer.bogus", "1"], "--trainer.bogus"),

@@ -60,6 +60,7 @@ class PrototypesConfig:
         temperature: divides the cosine
         momentum: of the moving average
         weight: of the prototype losses
+        delay: steps after the warm-up until prototypes start
         grid: one random pixel per cell of a grid x grid grid
         shared_points: the same pixels for all images of a batch
         start: kmeans, random, or FILE with a (C, K, D) tensor
@@ -71,6 +72,7 @@ class PrototypesConfig:
     temperature: float = 0.1
     momentum: float = 0.99
     weight: float = 1.0
+    delay: int = 0
     grid: int = 32
     shared_points: bool = False
     start: str = "kmeans"
@@ -250,6 +252,7 @@ _RANGES: dict[str, tuple[str, ...]] = {
     ),
     "0 or more": (
         *("workers", "seed", "evaluate_every", "prototypes.per_class", "prototypes.weight", "consistency.weight"),
+        "prototypes.delay",
         *("consistency.warmup_steps", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip"),
         "loss.auxiliary_weight",
     ),
@@ -282,6 +285,11 @@ def validate(config: TrainConfig) -> None:
         raise ValueError(
             f"consistency.warmup_steps is {warmup}, which leaves none of {steps} steps to learn from unlabelled images; "
             "give fewer, or more --steps"
+        )
+    delay = config.prototypes.delay if config.prototypes.per_class else 0
+    if config.method != "supervised" and warmup is not None and steps is not None and warmup + delay >= steps:
+        raise ValueError(
+            f"prototypes.delay is {delay}, after {warmup} steps of warm-up: prototypes never start in {steps} steps"
         )
     scale = config.views.scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
@@ -430,6 +438,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
         total_steps=config.steps,
         unlabeled_weight=consistency.weight,
         prototype_weight=prototypes.weight,
+        prototype_delay=prototypes.delay,
         seed=config.seed,
         **shared,
     )

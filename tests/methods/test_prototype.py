@@ -285,6 +285,28 @@ def test_prototypes_start_when_the_warm_up_is_over() -> None:
     assert torch.equal(method.prototypes.head.prototype, started)
 
 
+def test_until_delayed_prototypes_start_it_is_the_cutmix_teacher() -> None:
+    delayed, plain = make(warmup_steps=1, prototype_delay=2), make(warmup_steps=1, prototypes=False)
+    labeled, unlabeled, calls = labeled_batch(), unlabeled_batch(), []
+
+    def labelled_pass() -> Iterator[LabeledBatch]:
+        calls.append(None)
+        return iter([labeled_batch(ignored=0.0)])
+
+    for step in (1, 2):
+        delayed.before_step(labelled_pass, step=step)
+        out, expected = (method.train()(labeled, unlabeled, step=step) for method in (delayed, plain))
+        assert torch.equal(out.loss, expected.loss)
+        assert out.terms.keys() == expected.terms.keys()
+        for method, carry in ((delayed, out.carry), (plain, expected.carry)):
+            method.after_step([carry], step=step)
+    assert not calls
+    assert not delayed.prototypes.head.ready.any()
+    delayed.before_step(labelled_pass, step=3)
+    assert "prototype_labeled" in delayed(labeled, unlabeled, step=3).terms
+    assert delayed.prototypes.head.ready.all()
+
+
 def test_after_step_moves_teacher_and_prototypes() -> None:
     method = ready(make(threshold=0.7, warmup_steps=1, ema_momentum=0.99)).train()
     labeled, unlabeled = labeled_batch(), unlabeled_batch()
@@ -488,6 +510,7 @@ def test_resumed_state_goes_on_to_the_same_losses() -> None:
         ({"drop_percent": 120.0}, "drop_percent"),
         ({"normalizer": "confident"}, "normalizer"),
         ({"warmup_steps": -1}, "warmup_steps"),
+        ({"prototype_delay": -1}, "prototype_delay"),
     ],
 )
 def test_impossible_options_are_refused_at_construction(options: dict[str, float], message: str) -> None:

@@ -74,7 +74,7 @@ def _compose(
     mask = np.zeros((size, size), dtype=np.uint8)
     for _ in range(rng.integers(1, 4)):
         which = pool[rng.integers(len(pool))]
-        side = int(rng.integers(24, 41))
+        side = int(rng.integers(round(0.375 * size), round(0.625 * size) + 1))
         ink = _ink(digits[which], side, rng)  # (side, side) in [0, 1]
         # Of a few places the emptiest: digits touch, but seldom hide each other.
         places = [np.s_[top : top + side, left : left + side] for top, left in rng.integers(size - side + 1, size=(8, 2))]

@@ -37,7 +37,9 @@ class PrototypeConsistency(Method):
         unlabeled_weight, prototype_weight: of the unsupervised terms and of the prototype terms, both 1 in the paper.
         auxiliary_weight: of the second head, where the network has one; 0.4 in the paper, on Cityscapes.
         ema_momentum: of the teacher, 0.99 in the paper.
-        warmup_steps: on labels only; one epoch in the paper. Prototypes start when they are over.
+        warmup_steps: on labels only; one epoch in the paper.
+        prototype_delay: steps between their end and the start of the prototypes; 0 in the paper. A network that starts from
+            nothing may need time until its features are worth holding on to.
         seed: of the k-means start.
     """
 
@@ -57,6 +59,7 @@ class PrototypeConsistency(Method):
         auxiliary_weight: float = 0.4,
         ema_momentum: float = 0.99,
         warmup_steps: int = 0,
+        prototype_delay: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(student, ema_momentum=ema_momentum, warmup_steps=warmup_steps)
@@ -68,7 +71,9 @@ class PrototypeConsistency(Method):
             raise ValueError(f"selection is 'threshold' or 'entropy_drop', got {selection!r}")
         if normalizer not in ("valid", "selected"):
             raise ValueError(f"normalizer is 'valid' or 'selected', got {normalizer!r}")
-        self.prototypes = prototypes
+        if prototype_delay < 0:
+            raise ValueError(f"prototype_delay must be 0 or more, got {prototype_delay}")
+        self.prototypes, self.prototype_start = prototypes, warmup_steps + prototype_delay
         self.labeled_loss, self.threshold = labeled_loss, threshold
         self.selection: Literal["threshold", "entropy_drop"] = selection
         self.normalizer: Literal["valid", "selected"] = normalizer
@@ -82,7 +87,7 @@ class PrototypeConsistency(Method):
         }
 
     def before_step(self, labeled: LabeledPass, *, step: int) -> None:
-        if self.prototypes is not None and step == self.warmup_steps:
+        if self.prototypes is not None and step == self.prototype_start:
             self.prototypes.start(self.student, labeled, seed=self.seed)
 
     def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, *, step: int) -> StepOutput:
@@ -106,7 +111,7 @@ class PrototypeConsistency(Method):
             terms["auxiliary"] = self.labeled_loss(out.auxiliary[:num_labeled], labeled.mask)
         monitors = {"confident": confident.sum() / pseudo.valid.sum().clamp(min=1)}
         carry: PrototypeCarry | None = None
-        if self.prototypes is not None:
+        if self.prototypes is not None and step >= self.prototype_start:
             known = labeled.mask != IGNORE_INDEX
             prototype = self.prototypes(
                 out,
