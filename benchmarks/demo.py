@@ -16,16 +16,18 @@ from protoseg.data.demo import write_demo
 
 def main() -> None:
     parser = grid.arguments(__doc__ or "", Path(__file__).with_name("results") / "demo.jsonl")
+    parser.add_argument("--size", type=int, default=64, help="side of the images in pixels; default 64, as in protoseg demo")
     options, extra = parser.parse_known_args()
+    cell = {} if options.size == parser.get_default("size") else {"size": str(options.size)}
     with tempfile.TemporaryDirectory() as folder:
 
         def words(seed: int) -> list[str]:
             data = Path(folder) / f"demo{seed}"
             if not data.exists():
-                write_demo(data, seed=seed)
+                write_demo(data, seed=seed, size=options.size)
             return [str(data), "--no-baseline"]
 
-        grid.run(options, extra, words, recipe="demo", hide={folder: "."})
+        grid.run(options, extra, words, recipe="demo", hide={folder: "."}, **cell)
 
 
 if __name__ == "__main__":

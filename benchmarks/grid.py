@@ -84,7 +84,8 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 def is_cell(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
     """Whether a finished row is of these cells: everything equal, and no further settings."""
-    return all(row.get(key) == value for key, value in cell.items()) and row.get("settings") == cell.get("settings")
+    same = all(row.get(key) == value for key, value in cell.items())
+    return same and all(row.get(key) == cell.get(key) for key in ("settings", "size"))
 
 
 def run_cell(

@@ -22,6 +22,7 @@ CELL = {"method": "prototypes", "seed": 0, "recipe": "demo@12345678"}
         (CELL | {"seed": 1}, False),
         (CELL | {"recipe": "demo@87654321"}, False),
         (CELL | {"settings": "--optimizer.lr 1"}, False),
+        (CELL | {"size": "48"}, False),
         ({"method": "prototypes", "seed": 0}, False),
     ],
 )
