@@ -353,11 +353,15 @@ def _write_sheet(out: Path, data: CheckedData, network: nn.Module, normalization
         networks = {"labels only": load_model(out / BASELINE).network.to(next(network.parameters()).device), **networks}
     rows = []
     for sample in samples[:: max(1, len(samples) // _SHEET_ROWS)]:
-        try:
-            image = read_image(sample.image)
-        except UnreadableImageError:  # of an unlabelled image; training has counted it
-            continue
-        truth = [colorize(classes.encode(read_pair(sample)[1]), classes)] if scored else []
+        truth = []
+        if scored:
+            image, mask = read_pair(sample)
+            truth = [colorize(classes.encode(mask), classes)]
+        else:
+            try:
+                image = read_image(sample.image)
+            except UnreadableImageError:  # training has counted it
+                continue
         labels = [predict_image(net, image, normalization).label.to(torch.uint8).cpu().numpy() for net in networks.values()]
         rows.append([image, *truth, *(colorize(label, classes) for label in labels)])
         if len(rows) == _SHEET_ROWS:
