@@ -16,7 +16,7 @@ from protoseg.data.demo import write_demo
 
 def main() -> None:
     parser = grid.arguments(__doc__ or "", Path(__file__).with_name("results") / "demo.jsonl")
-    parser.add_argument("--size", type=int, default=64, help="side of the images in pixels; default 64, as in protoseg demo")
+    parser.add_argument("--size", type=int, default=48, help="side of the images in pixels; default 48, as in protoseg demo")
     options, extra = parser.parse_known_args()
     cell = {} if options.size == parser.get_default("size") else {"size": str(options.size)}
     with tempfile.TemporaryDirectory() as folder:

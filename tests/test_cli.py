@@ -90,7 +90,7 @@ class TestParse:
     def test_the_defaults_then_the_recipe_then_the_words(self) -> None:
         plain, demo = parse_train(["data"]), parse_train(["data", "--recipe", "demo"])
         assert (plain.recipe, plain.model.arch, plain.steps) == ("prototype", "deeplabv3plus", None)
-        assert (demo.recipe, demo.model.arch, demo.crop) == ("demo", "small_unet", 64)
+        assert (demo.recipe, demo.model.arch, demo.crop) == ("demo", "small_unet", 48)
         own = parse_train(["data", "--crop", "32", "--recipe", "demo", "--model.width=7"])  # before or after the recipe
         assert (own.crop, own.model.width, own.model.arch) == (32, 7, "small_unet")
 
@@ -176,13 +176,13 @@ class TestParse:
 class TestParseResume:
     @pytest.fixture
     def stored(self, tmp_path: Path) -> Path:
-        config = parse_train(["data", "--recipe", "demo", "--seed", "4", "--steps", "900"])
+        config = parse_train(["data", "--recipe", "demo", "--seed", "4", "--steps", "1900"])
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
         return tmp_path
 
     def test_takes_the_stored_settings(self, stored: Path) -> None:
         config = parse_train(["--resume", str(stored)])
-        assert (config.data, config.seed, config.steps, config.model.arch) == ("data", 4, 900, "small_unet")
+        assert (config.data, config.seed, config.steps, config.model.arch) == ("data", 4, 1900, "small_unet")
         assert config.resume == str(stored)
 
     def test_what_changes_no_result_may_change(self, stored: Path) -> None:

@@ -281,16 +281,18 @@ def validate(config: TrainConfig) -> None:
             if value is not None and not holds[accepted](value):
                 raise ValueError(f"{name} is {value}; it must be {accepted}")
     warmup, steps = config.consistency.warmup_steps, config.steps
-    if config.method != "supervised" and warmup is not None and steps is not None and warmup >= steps:
-        raise ValueError(
-            f"consistency.warmup_steps is {warmup}, which leaves none of {steps} steps to learn from unlabelled images; "
-            "give fewer, or more --steps"
-        )
-    delay = config.prototypes.delay if config.prototypes.per_class else 0
-    if config.method != "supervised" and warmup is not None and steps is not None and warmup + delay >= steps:
-        raise ValueError(
-            f"prototypes.delay is {delay}, after {warmup} steps of warm-up: prototypes never start in {steps} steps"
-        )
+    if config.method != "supervised" and warmup is not None and steps is not None:  # else resolve finds numbers that fit
+        delay = config.prototypes.delay if config.prototypes.per_class else 0
+        if warmup >= steps:
+            raise ValueError(
+                f"consistency.warmup_steps is {warmup}, which leaves none of {steps} steps to learn from unlabelled images; "
+                "give fewer, or more --steps"
+            )
+        if warmup + delay >= steps:
+            raise ValueError(
+                f"prototypes.delay is {delay}, after {warmup} steps of warm-up: prototypes never start in {steps} steps; "
+                "give a smaller delay, or more --steps"
+            )
     scale = config.views.scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise ValueError(f"views.scale is {scale}; it takes two numbers above 0, the smaller first, e.g. [0.5, 2.0]")

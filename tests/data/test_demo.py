@@ -45,7 +45,7 @@ def test_masks_are_for_labeled_and_test_images_only(root: Path) -> None:
     assert [s.name for s in partition.unlabeled] == [f"train/unlabeled_{i:04d}" for i in range(10)]
     assert [s.name for s in partition.evaluation] == [f"test/test_{i:04d}" for i in range(10)]
     assert not list((root / "masks").rglob("unlabeled*"))
-    assert check_labels(index, partition).sizes == {(64, 64): 30}
+    assert check_labels(index, partition).sizes == {(48, 48): 30}
 
 
 def test_eleven_classes_of_which_each_occurs(root: Path) -> None:

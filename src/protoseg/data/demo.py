@@ -19,7 +19,7 @@ CLASS_NAMES = ("background", *(f"digit {d}" for d in range(10)))
 
 
 def write_demo(
-    root: Path, *, labeled: int = 100, unlabeled: int = 1500, test: int = 300, size: int = 64, seed: int = 0
+    root: Path, *, labeled: int = 100, unlabeled: int = 1500, test: int = 300, size: int = 48, seed: int = 0
 ) -> None:
     """Write the demo data set as a folder that `protoseg train` reads.
 
