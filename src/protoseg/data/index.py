@@ -65,7 +65,8 @@ class ClassTable:
             ValueError: the mask holds a value that is not in the table.
         """
         if unknown := self.unknown(mask):
-            raise ValueError(f"value {next(iter(unknown))} is not in the class list")
+            value, count = next(iter(unknown.items()))
+            raise ValueError(f"value {value} ({count} pixels) is not in the class list")
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         table[list(self.values)] = np.arange(len(self), dtype=np.uint8)
         return table[mask]

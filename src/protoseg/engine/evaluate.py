@@ -81,10 +81,10 @@ def evaluate(
     metric = ConfusionMatrix(len(classes)).to(next(network.parameters()).device)
     for sample in track(samples):
         image, mask = read_pair(sample)
-        if unknown := classes.unknown(mask):
-            value, count = next(iter(unknown.items()))
-            raise ValueError(f"{sample.mask} holds the value {value} in {count} pixels, which is no class of this model")
-        truth = torch.from_numpy(classes.encode(mask))
+        try:
+            truth = torch.from_numpy(classes.encode(mask))
+        except ValueError as error:
+            raise ValueError(f"{sample.mask}: {error} of this model") from error
         metric.update(predict_image(network, image, normalization).label, truth.to(metric.device))
     network.train(training)
     return iou(metric.confusion)
