@@ -14,6 +14,7 @@ from make_folder import TINY, cut_short, draw_shapes, make_folder, write_image, 
 from safetensors.torch import save_file
 
 from protoseg.cli import main
+from protoseg.data.masks import read_mask
 from protoseg.engine.checkpoint import FORMAT, load_model_file
 
 Refuse = Callable[..., str]
@@ -100,8 +101,23 @@ def text_as_image(data: Path) -> Path:
     return data / "images/img_00.png"
 
 
-def color_mask(data: Path) -> Path:
+def photograph_as_mask(data: Path) -> Path:
     return write_image(data / "masks/img_02.png", draw_shapes(np.random.default_rng(0))[0])
+
+
+def colors_beside_numbers(data: Path) -> Path:
+    """Which colour is which number, nobody knows."""
+    path = data / "masks/img_02.png"
+    return write_image(path, np.array([[0, 0, 0], [200, 30, 0], [0, 0, 255]], dtype=np.uint8)[read_mask(path)])
+
+
+def color_outside_the_class_list(data: Path) -> Path:
+    (data / "classes.txt").write_text("ground 0 0 0\nsquare 200 30 0\ndisc 0 0 254\n")
+    return colors_beside_numbers(data)
+
+
+def transparent_mask(data: Path) -> Path:
+    return write_image(data / "masks/img_02.png", np.arange(40 * 48 * 4, dtype=np.uint8).reshape(40, 48, 4))
 
 
 def other_size(data: Path) -> Path:
@@ -129,15 +145,12 @@ def one_class(data: Path) -> Path:
     return data
 
 
-def zero_and_255(data: Path) -> Path:
+def zero_and_255_of_three_classes(data: Path) -> Path:
+    """Ignored or the second class? The list says that there are three, so 255 keeps its meaning."""
+    (data / "classes.txt").write_text("ground\nthing\nother\n")
     for mask in (data / "masks").rglob("*.png"):
         write_index(mask, np.repeat(np.array([[0, 255]], dtype=np.uint8), 24, axis=1).repeat(40, axis=0))
     return data
-
-
-def zero_and_255_with_a_class_list(data: Path) -> Path:
-    (data / "classes.txt").write_text("ground\nthing\n")
-    return zero_and_255(data)
 
 
 def nothing_unlabeled(data: Path) -> Path:
@@ -156,14 +169,16 @@ SPOIL = [
     truncated_mask,
     truncated_test_image,
     text_as_image,
-    color_mask,
+    photograph_as_mask,
+    colors_beside_numbers,
+    color_outside_the_class_list,
+    transparent_mask,
     other_size,
     outside_the_class_list,
     outside_the_labeled_values,
     ignored_test_masks,
     one_class,
-    zero_and_255,
-    zero_and_255_with_a_class_list,
+    zero_and_255_of_three_classes,
     nothing_unlabeled,
 ]
 

@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from protoseg.cli import main, parse_train
 from protoseg.config import TrainConfig
 from protoseg.data.formats import open_dataset
-from protoseg.data.io import read_image, read_mask
+from protoseg.data.io import read_image
+from protoseg.data.masks import read_mask
 from protoseg.data.splits import make_partition
 from protoseg.engine.checkpoint import load_model_file
 from protoseg.nn.segmenter import create_segmenter
@@ -295,7 +296,7 @@ class TestRun:
         file = load_model_file(run.out)
         header = file.header
         assert header["classes"]["names"] == ["ground", "square", "disc"]
-        assert header["classes"]["values"] == [0, 1, 2]
+        assert [values[0] for values in header["classes"]["values"]] == [0, 1, 2]
         assert len(header["classes"]["colors"]) == 3
         assert header["normalization"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
         assert (header["crop"], header["recipe"]) == (32, "prototype")

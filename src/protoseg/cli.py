@@ -120,11 +120,12 @@ def _evaluate(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="protoseg evaluate", description="mIoU and IoU per class of a trained model.")
     parser.add_argument("run", type=Path, help="run folder, or a model.safetensors")
     parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
+    parser.add_argument("--format", help="layout of the folder; recognised when left out")
     parser.add_argument("--split", choices=("test", "val"), help="which evaluation images; default test, else val")
     options = parser.parse_args(arguments)
     from protoseg.trained import evaluate_run
 
-    evaluate_run(options.run, options.data, split=options.split, console=_console())
+    evaluate_run(options.run, options.data, split=options.split, console=_console(), format=options.format)
 
 
 def _predict(arguments: list[str]) -> None:

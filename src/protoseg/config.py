@@ -176,6 +176,7 @@ class TrainConfig:
 
     Attributes:
         data: folder with images/ and masks/
+        format: layout of the folder; recognised when left out
         labels: masks to use: FILE, N or 1/8; default all
         unlabeled: one more folder of unlabelled images
         holdout: labelled images kept back to score on: FILE, N or 1/5
@@ -198,6 +199,7 @@ class TrainConfig:
     """
 
     data: str = ""
+    format: str | None = None
     labels: str | None = None
     unlabeled: str | None = None
     holdout: str | None = None

@@ -111,7 +111,8 @@ def load_data(config: TrainConfig) -> CheckedData:
     Raises:
         ValueError, FileNotFoundError: see `open_dataset`, `make_partition` and `check_labels`.
     """
-    index = open_dataset(Path(config.data), unlabeled=Path(config.unlabeled) if config.unlabeled else None)
+    unlabeled = Path(config.unlabeled) if config.unlabeled else None
+    index = open_dataset(Path(config.data), format=config.format, unlabeled=unlabeled)
     partition = make_partition(
         index,
         labels=config.labels,

@@ -41,6 +41,8 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     table.add_row("training", f"{config.steps} steps of {crops} crops of {config.crop} px, seed {config.seed}")
     table.add_row("run folder", str(out))
     console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}")
     missing = [name for name, count in zip(data.classes.names, report.pixels, strict=True) if count == 0]
     if missing:
         console.print(f"note: no labelled pixel of {', '.join(missing)}; such a class cannot be learned")

@@ -18,11 +18,13 @@ from torch import nn
 from protoseg.config import ModelConfig, build_network
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
+from protoseg.data.masks import describe
 from protoseg.engine.checkpoint import load_model_file, part
 from protoseg.engine.evaluate import Normalization, evaluate
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import predict
 from protoseg.summary import iou_table
+from protoseg.types import IGNORE_INDEX
 
 CONFIG, SPLIT = "config.yaml", "split.json"
 """Files of a run folder: its settings, and which image stood where."""
@@ -67,7 +69,7 @@ def load_model(path: Path) -> TrainedModel:
     return TrainedModel(network.eval(), classes, normalization, header)
 
 
-def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console) -> IoU:
+def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console, format: str | None = None) -> IoU:
     """Score a trained model on a labelled folder and print the table.
 
     Args:
@@ -76,17 +78,18 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
         split: its evaluation images; None for `test`, or `val` where there is no `test`. Of a data set without evaluation
             images all labelled ones are scored, but of the model's own training data only those that were held out.
         console: for the table.
+        format: layout of the data set; recognised when left out.
 
     Raises:
         ValueError: no labelled image to score on, a mask value that the model does not know, or one that it calls otherwise.
     """
     model = load_model(run)
-    index = open_dataset(root, for_training=False)
+    index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split)
     _check_same_classes(model.classes, index)
     # The data set's own rule for ignored values counts, unless the model has learned such a value as a class.
     ignored = index.classes.ignored if index.classes else model.classes.ignored
-    ignored = tuple(value for value in ignored if value not in model.classes.values)
+    ignored = tuple(value for value in ignored if model.classes.class_of.get(value, IGNORE_INDEX) == IGNORE_INDEX)
     classes = dataclasses.replace(model.classes, ignored=ignored)
     network = model.network.to(_device())
     score = evaluate(network, samples, classes, model.normalization, track=progress("scoring", console))
@@ -128,13 +131,16 @@ def _trained_on(run: Path) -> Path | None:
 def _check_same_classes(known: ClassTable, index: DataIndex) -> None:
     if index.classes is None:
         return
-    names = dict(zip(index.classes.values, index.classes.names, strict=True))
-    for value, name in zip(known.values, known.names, strict=True):
-        other = names.get(value, name)
-        if other != name and name != unnamed(value):
-            raise ValueError(
-                f"mask value {value} is {name!r} for the model and {other!r} in {index.root}; bring the classes into one order"
-            )
+    others = index.classes.class_of
+    for values, name in zip(known.values, known.names, strict=True):
+        for value in values:
+            label = others.get(value, IGNORE_INDEX)
+            other = name if label == IGNORE_INDEX else index.classes.names[label]
+            if other != name and name != unnamed(values[0]):
+                raise ValueError(
+                    f"mask value {describe(value)} is {name!r} for the model and {other!r} in {index.root}; "
+                    "bring the classes into one order"
+                )
 
 
 def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None:
@@ -176,7 +182,8 @@ def progress(text: str, console: Console) -> Callable[[Sequence[Sample]], Iterab
 
 def _classes_from(stored: dict[str, Any]) -> ClassTable:
     colors = tuple((int(r), int(g), int(b)) for r, g, b in stored["colors"])
-    return ClassTable(tuple(stored["names"]), tuple(stored["values"]), colors, tuple(stored["ignored"]))
+    values = tuple(tuple(of_class) for of_class in stored["values"])
+    return ClassTable(tuple(stored["names"]), values, colors, tuple(stored["ignored"]))
 
 
 def _device() -> torch.device:

@@ -7,7 +7,7 @@ import pytest
 
 from protoseg.data.index import ClassTable, default_colors, table_from_names, table_from_values
 
-TABLE = ClassTable(("a", "b", "c"), (7, 0, 200), ((1, 1, 1), (2, 2, 2), (3, 3, 3)), ignored=(255, 11))
+TABLE = ClassTable(("a", "b", "c"), ((7,), (0,), (200,)), ((1, 1, 1), (2, 2, 2), (3, 3, 3)), ignored=(255, 11))
 
 
 def test_encode_and_decode() -> None:
@@ -25,7 +25,7 @@ def test_palette_belongs_to_the_values() -> None:
 def test_unknown_values_are_counted_and_stop() -> None:
     mask = np.array([[7, 3, 3], [0, 11, 4]], dtype=np.uint8)
     assert TABLE.unknown(mask) == {3: 2, 4: 1}
-    with pytest.raises(ValueError, match="value 3"):
+    with pytest.raises(ValueError, match=r"value 3 \(2 pixels\)"):
         TABLE.encode(mask)
 
 
@@ -37,14 +37,14 @@ def test_every_class_comes_back(table: ClassTable) -> None:
 
 def test_from_values() -> None:
     table = table_from_values([255, 9, 3, 9, 0])
-    assert table.values == (0, 3, 9)
+    assert [values[0] for values in table.values] == [0, 3, 9]
     assert table.names == ("class 0", "class 3", "class 9")
-    assert table.ignored == (255,)
+    assert 255 in table.ignored
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="do not match"):
-        ClassTable(("a", "b"), (0,), ((0, 0, 0),))
+        ClassTable(("a", "b"), ((0,),), ((0, 0, 0),))
     with pytest.raises(ValueError, match="255 classes"):
         table_from_names([str(i) for i in range(256)])
 

@@ -2,74 +2,21 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from make_folder import cut_short, draw_shapes, write_image, write_index
+from make_folder import cut_short, draw_shapes, write_image, write_png
 from PIL import Image
 
-from protoseg.data.io import MASK_SUFFIXES, UnreadableImageError, read_image, read_mask, write_mask
+from protoseg.data.io import UnreadableImageError, read_image, write_mask
+from protoseg.data.masks import read_mask
 
 MASK = np.array([[0, 1, 2], [2, 1, 0], [255, 7, 200]], dtype=np.uint8)
 ROTATED = 6  # EXIF orientation: turn clockwise by 90 degrees
 
 
-def write_png(path: Path, rows: list[bytes], *, width: int, depth: int, color: int) -> Path:
-    """A PNG of any bit depth, which Pillow cannot write. color: 0 grey, 2 RGB."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, len(rows), depth, color, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
-    return path
-
-
-class TestMask:
-    @pytest.mark.parametrize("palette", [True, False])
-    def test_the_numbers_not_the_colors(self, tmp_path: Path, palette: bool) -> None:
-        path = write_index(tmp_path / "mask.png", MASK, palette=palette)
-        assert Image.open(path).mode == ("P" if palette else "L")
-        read = read_mask(path)
-        assert read.dtype == np.uint8
-        assert (read == MASK).all()
-
-    @pytest.mark.parametrize("suffix", sorted(MASK_SUFFIXES))
-    def test_every_accepted_format_keeps_the_numbers(self, tmp_path: Path, suffix: str) -> None:
-        """A GIF has no grey: Pillow stores a grey mask as numbers into a palette of the values that occur."""
-        assert (read_mask(write_index(tmp_path / f"mask{suffix}", MASK)) == MASK).all()
-
-    def test_one_bit_is_zero_and_one(self, tmp_path: Path) -> None:
-        Image.fromarray(MASK == 1).save(tmp_path / "mask.png")
-        assert Image.open(tmp_path / "mask.png").mode == "1"
-        assert (read_mask(tmp_path / "mask.png") == (MASK == 1)).all()
-
-    @pytest.mark.parametrize(
-        ("depth", "row", "values"), [(1, b"\x50", [0, 1, 0, 1]), (2, b"\x1b", [0, 1, 2, 3]), (4, b"\x01\x2f", [0, 1, 2, 15])]
-    )
-    def test_few_grey_bits_are_numbers_too(self, tmp_path: Path, depth: int, row: bytes, values: list[int]) -> None:
-        """Pillow spreads 2 and 4 bits over 0..255: class 3 would become 255 and be ignored."""
-        path = write_png(tmp_path / "mask.png", [row], width=4, depth=depth, color=0)
-        assert read_mask(path).tolist() == [values]
-
-    @pytest.mark.parametrize("bits", [1, 2, 4])
-    def test_few_palette_bits(self, tmp_path: Path, bits: int) -> None:
-        mask = (np.arange(8, dtype=np.uint8) % 2**bits)[None]
-        picture = Image.fromarray(mask)
-        picture.putpalette([9, 8, 7] * 2**bits)
-        picture.save(tmp_path / "mask.png", bits=bits)
-        assert (read_mask(tmp_path / "mask.png") == mask).all()
-
-    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
-    def test_colors_and_depth_are_refused(self, tmp_path: Path, mode: str) -> None:
-        Image.new(mode, (4, 4)).save(tmp_path / "mask.png")
-        with pytest.raises(UnreadableImageError, match=r"mask\.png.*(grey|palette)"):
-            read_mask(tmp_path / "mask.png")
-
+class TestWriteMask:
     def test_write_and_read(self, tmp_path: Path) -> None:
         colors = {0: (1, 2, 3), 7: (250, 0, 10), 255: (9, 9, 9)}
         write_mask(tmp_path / "mask.png", MASK, colors)

@@ -15,6 +15,7 @@ from protoseg.data.formats import open_dataset
 from protoseg.data.index import Sample, table_from_values
 from protoseg.data.io import UnreadableImageError
 from protoseg.data.loader import Geometry, LabeledCrops, UnlabeledCrops, make_loader
+from protoseg.data.masks import MaskFile
 from protoseg.data.sampler import Draw, StreamSampler
 from protoseg.data.splits import make_partition
 
@@ -91,7 +92,7 @@ def test_a_mask_that_cannot_be_read_is_no_matter_here(tmp_path: Path) -> None:
     samples = open_dataset(tmp_path).of("train")
     for sample in samples:
         assert sample.mask is not None
-        sample.mask.write_text("no image")
+        Path(str(sample.mask)).write_text("no image")
     assert batches(UnlabeledCrops(samples, Geometry(16)), 2)[1]["skipped"] == [[]] * 4
 
 
@@ -100,7 +101,7 @@ def test_labeled_masks_become_class_ids(tmp_path: Path) -> None:
     mask[:, 10:] = 40
     mask[15:] = 255
     image = np.repeat(mask[:, :, None], 3, axis=2)
-    sample = Sample("x", write_image(tmp_path / "x.png", image), write_index(tmp_path / "m.png", mask), "train")
+    sample = Sample("x", write_image(tmp_path / "x.png", image), MaskFile(write_index(tmp_path / "m.png", mask)), "train")
     crops = LabeledCrops([sample], table_from_values([3, 7, 40]), Geometry(24, scale=(1.0, 1.0), flip=False, fill=(1, 2, 3)))
     view = crops[Draw(0, 99)]
     assert view["seed"] == 99

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import ClassTable, Sample, table_from_values
-from protoseg.data.io import read_image, read_mask
+from protoseg.data.io import read_image
+from protoseg.data.masks import MaskFile, read_mask
 from protoseg.engine.evaluate import Normalization, evaluate, predict_image
 from protoseg.engine.metrics import ConfusionMatrix
 from protoseg.engine.predict import predict
 from protoseg.types import SegOutput
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-CLASSES = ClassTable(("ground", "square", "disc"), (0, 1, 2), ((9, 8, 7), (200, 0, 0), (0, 0, 200)))
+CLASSES = ClassTable(("ground", "square", "disc"), ((0,), (1,), (2,)), ((9, 8, 7), (200, 0, 0), (0, 0, 200)))
 
 
 class ByColor(nn.Module):
@@ -44,7 +45,7 @@ def slow_confusion(network: nn.Module, samples: list[Sample], normalization: Nor
     metric = ConfusionMatrix(3)
     for sample in samples:
         label = predict_image(network, read_image(sample.image), normalization).label
-        metric.update(label, torch.from_numpy(read_mask(sample.mask)))  # type: ignore[arg-type]
+        metric.update(label, torch.from_numpy(sample.mask.read()))  # type: ignore[arg-type]
     return metric.confusion
 
 
@@ -88,8 +89,8 @@ def test_mask_values_are_encoded_and_ignored_ones_left_out(tmp_path: Path) -> No
     mask[:2] = 70
     mask[0] = 11  # ignored, though it would be right
     mask[3] = 255
-    sample = Sample("x", write_image(tmp_path / "x.png", image), write_index(tmp_path / "m.png", mask), "test")
-    classes = ClassTable(("a", "b", "c"), (30, 70, 90), ((0, 0, 1), (0, 1, 0), (1, 0, 0)), ignored=(11, 255))
+    sample = Sample("x", write_image(tmp_path / "x.png", image), MaskFile(write_index(tmp_path / "m.png", mask)), "test")
+    classes = ClassTable(("a", "b", "c"), ((30,), (70,), (90,)), ((0, 0, 1), (0, 1, 0), (1, 0, 0)), ignored=(11, 255))
     found = evaluate(ByColor(), [sample], classes, PLAIN)
     assert found.per_class[:2] == (1, 1)
     assert found.mean == 1
@@ -108,7 +109,7 @@ class TestPredict:
     def test_three_files_for_each_image_at_its_own_size(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path / "data", train=2, labeled=2, size=(21, 34), nested=True)
         samples = open_dataset(root).of("train")
-        classes = ClassTable(("a", "b", "c"), (3, 40, 200), ((9, 8, 7), (200, 0, 0), (0, 0, 200)))
+        classes = ClassTable(("a", "b", "c"), ((3,), (40,), (200,)), ((9, 8, 7), (200, 0, 0), (0, 0, 200)))
         predict(ByColor(), samples, classes, PLAIN, out=tmp_path / "out")
         names = [f"{name}{end}" for name in ("a/b/img_00", "c/img_01") for end in (".confidence.png", ".overlay.jpg", ".png")]
         assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")) == names

@@ -11,7 +11,7 @@ from PIL import Image
 from protoseg.data.index import ClassTable, table_from_names
 from protoseg.engine.pictures import colorize, gray, overlay, sheet
 
-CLASSES = ClassTable(("a", "b"), (4, 9), ((200, 100, 0), (0, 50, 250)))
+CLASSES = ClassTable(("a", "b"), ((4,), (9,)), ((200, 100, 0), (0, 50, 250)))
 LABEL = np.array([[0, 1], [255, 1]], dtype=np.uint8)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protoseg.data.index import ClassTable, DataIndex, Sample, table_from_values
-from protoseg.data.io import UInt8Array, read_image, read_mask
+from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, table_from_values
+from protoseg.data.io import UInt8Array, read_image
+from protoseg.data.masks import COLOR, MaskArray, count_values, describe
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
+
+_MOST_VALUES = 256  # in masks without a class list: more are no classes
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,13 @@ class LabelReport:
         classes: the class table, given or read off the labelled masks.
         pixels: (C,) labelled training pixels of each class.
         sizes: (H, W) -> number of labelled training images of that size, most frequent first.
+        notes: how the masks were read, where that is not plain.
     """
 
     classes: ClassTable
     pixels: NDArray[np.int64]
     sizes: dict[tuple[int, int], int]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,14 @@ class CheckedData:
         return self.report.classes
 
 
-def read_pair(sample: Sample) -> tuple[UInt8Array, UInt8Array]:
+def read_pair(sample: Sample) -> tuple[UInt8Array, MaskArray]:
     """Read a labelled image and its mask.
 
     Raises:
         ValueError: one of them is unreadable, or their sizes differ.
     """
     assert sample.mask is not None
-    image, mask = read_image(sample.image), read_mask(sample.mask)
+    image, mask = read_image(sample.image), sample.mask.read()
     if image.shape[:2] != mask.shape:
         raise ValueError(
             f"{sample.mask} is {_size(mask.shape)} but its image {sample.image} is {_size(image.shape)}; "
@@ -64,60 +71,115 @@ def check_labels(index: DataIndex, partition: Partition) -> LabelReport:
     Raises:
         ValueError: the first fault, with the file's name and what to do.
     """
-    histograms, sizes = [], dict[tuple[int, int], int]()
+    counts, sizes = [], dict[tuple[int, int], int]()
     for sample in partition.labeled:
         _, mask = read_pair(sample)
-        histograms.append(np.bincount(mask.ravel(), minlength=256))
+        counts.append(count_values(mask))
         sizes[mask.shape] = sizes.get(mask.shape, 0) + 1
-    total = np.sum(histograms, axis=0)
-    classes = index.classes or table_from_values(np.flatnonzero(total).tolist())
-    for sample, histogram in zip(partition.labeled, histograms, strict=True):
-        _check_values(sample, histogram, classes)
-    _check_several(total, classes, partition.labeled)
+    total = sum((Counter(count) for count in counts), Counter[int]())
+    classes, notes = _table(index.classes, partition.labeled, counts)
+    for sample, count in zip(partition.labeled, counts, strict=True):
+        _check_values(sample, count, classes)
+    pixels = _class_pixels(total, classes)
+    _check_several(pixels, classes, partition.labeled)
     scored = 0
     for sample in partition.evaluation:
         _, mask = read_pair(sample)
-        histogram = np.bincount(mask.ravel(), minlength=256)
-        _check_values(sample, histogram, classes)
-        scored += int(sum(histogram[value] for value in classes.values if value not in classes.ignored))
+        count = count_values(mask)
+        _check_values(sample, count, classes)
+        scored += int(_class_pixels(count, classes).sum())
     if partition.evaluation and not scored:
         raise ValueError(
             f"the {len(partition.evaluation)} evaluation masks (the first is {partition.evaluation[0].mask}) are ignored "
             "everywhere, so there is nothing to score on"
         )
     by_count = dict(sorted(sizes.items(), key=lambda item: -item[1]))
-    return LabelReport(classes, total[list(classes.values)], by_count)
+    return LabelReport(classes, pixels, by_count, notes)
 
 
 def mask_values(sample: Sample) -> frozenset[int]:
-    """The values in the mask of a labelled image, 255 aside."""
+    """The values in the mask of a labelled image, without 255 where it stands beside two others: then it means "ignored"."""
     assert sample.mask is not None
-    return frozenset(np.unique(read_mask(sample.mask)).tolist()) - {IGNORE_INDEX}
+    values = frozenset(count_values(sample.mask.read()))
+    return values - {IGNORE_INDEX} if len(values) > 2 else values
 
 
-def _check_several(histogram: NDArray[np.int64], classes: ClassTable, labeled: Sequence[Sample]) -> None:
-    seen = [value for value in classes.values if histogram[value] and value not in classes.ignored]
+def _table(
+    given: ClassTable | None, samples: Sequence[Sample], counts: Sequence[Mapping[int, int]]
+) -> tuple[ClassTable, tuple[str, ...]]:
+    """The class table of masks that hold the counted values, and what to say about it.
+
+    Raises:
+        ValueError: no table was given, and the values make none.
+    """
+    found = {value for count in counts for value in count}
+    if is_binary(found) and (given is None or len(given) == 2):
+        table = table_from_values(found)
+        if given is not None:
+            table = dataclasses.replace(table, names=given.names)
+        return table, (f"the masks hold 0 and 255 alone: read as {table.names[0]} and {table.names[1]}, not as ignored",)
+    if given is not None:
+        return given, ()
+    if len(found) > _MOST_VALUES:
+        most, sample = max(((len(count), s) for count, s in zip(counts, samples, strict=True)), key=lambda pair: pair[0])
+        raise ValueError(
+            f"the labelled masks hold {len(found)} different values, {sample.mask} alone {most}; a mask holds one number "
+            "or colour for each class (JPEG and smooth resizing blur them). Correct it, or list the classes in classes.txt"
+        )
+    inferred = table_from_values(found)
+    return inferred, _say_colors(inferred, samples, counts)
+
+
+def _say_colors(inferred: ClassTable, samples: Sequence[Sample], counts: Sequence[Mapping[int, int]]) -> tuple[str, ...]:
+    colored = [any(value >= COLOR for value in count) for count in counts]
+    if not any(colored):
+        return ()
+    how = "name them in classes.txt, one `name R G B` a line"
+    if all(values[0] < COLOR for values in inferred.values):
+        return (f"RGB masks that hold grey alone are read as class numbers; to have them read as colours, {how}",)
+    if not all(colored):
+        of_color, of_numbers = samples[colored.index(True)].mask, samples[colored.index(False)].mask
+        raise ValueError(f"{of_color} holds colours and {of_numbers} class numbers; to say which belong together, {how}")
+    return (f"classes are the colours found in the labelled masks; to {how}",)
+
+
+def _class_pixels(count: Mapping[int, int], classes: ClassTable) -> NDArray[np.int64]:
+    """(C,) pixels of each class, out of the pixels of each mask value."""
+    pixels = np.zeros(len(classes), dtype=np.int64)
+    for value, label in classes.class_of.items():
+        if label != IGNORE_INDEX:
+            pixels[label] += count.get(value, 0)
+    return pixels
+
+
+def _check_several(pixels: NDArray[np.int64], classes: ClassTable, labeled: Sequence[Sample]) -> None:
+    seen = np.flatnonzero(pixels)
     if len(seen) >= 2:
         return
     which = f"the {len(labeled)} labelled masks (the first is {labeled[0].mask})"
-    if not seen:
+    if not len(seen):
         raise ValueError(f"{which} are ignored (255) everywhere; label some pixels of at least two classes")
-    binary = np.flatnonzero(histogram).tolist() == [0, IGNORE_INDEX]
-    hint = "255 means 'not labelled', so store the second class as 1" if binary else "label at least two classes"
-    raise ValueError(f"{which} hold one class only, the value {seen[0]}; {hint}")
+    value = describe(classes.values[seen[0]][0])
+    raise ValueError(f"{which} hold one class only, the value {value}; label at least two classes")
 
 
-def _check_values(sample: Sample, histogram: NDArray[np.int64], classes: ClassTable) -> None:
-    known = {*classes.values, *classes.ignored}
-    unknown = [value for value in np.flatnonzero(histogram).tolist() if value not in known]
+def _check_values(sample: Sample, count: Mapping[int, int], classes: ClassTable) -> None:
+    known = classes.class_of
+    unknown = [value for value in count if value not in known]
     if unknown:
         value = unknown[0]
-        accepted = _ranges([*classes.values, *classes.ignored])
         raise ValueError(
-            f"{sample.mask} holds the value {value} in {histogram[value]} pixels, which is no class; the {len(classes)} classes"
-            f" "
-            f"and 'ignore' are {accepted}. Correct the mask, or list every class in classes.txt"
+            f"{sample.mask} holds the value {describe(value)} in {count[value]} pixels, which is no class; the {len(classes)} "
+            f"classes and 'ignore' are {_accepted(classes, value)}. Correct the mask, or list every class in classes.txt"
         )
+
+
+def _accepted(classes: ClassTable, like: int) -> str:
+    """The values of a table that are of one kind with a value: numbers or colours."""
+    values = sorted(value for value in classes.class_of if (value >= COLOR) == (like >= COLOR))
+    if not values:
+        return "colours, not numbers" if like < COLOR else "numbers, not colours"
+    return _ranges(values) if like < COLOR else ", ".join(describe(value) for value in values)
 
 
 def _ranges(values: Iterable[int]) -> str:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protoseg.data.io import UInt8Array
+from protoseg.data.masks import COLOR, Color, MaskArray, MaskSource, count_values, describe, pack, unpack
 from protoseg.types import IGNORE_INDEX
 
 Split = Literal["train", "val", "test"]
-Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, and the file of its mask if there is one. Whether that mask may be used is decided by the partition."""
+    """One image, and where its mask comes from if there is one. Whether that mask may be used is decided by the partition."""
 
     name: str  # path below the image folder, without suffix: unique within a data set
     image: Path
-    mask: Path | None
+    mask: MaskSource | None
     split: Split
 
 
@@ -33,13 +35,13 @@ class ClassTable:
 
     Attributes:
         names: of the classes, in the order of the network's outputs.
-        values: the mask value of each class.
+        values: the mask values of each class, at least one: numbers, or packed colours (`data.masks.pack`).
         colors: RGB of each class, for pictures.
         ignored: mask values that mean "not labelled".
     """
 
     names: tuple[str, ...]
-    values: tuple[int, ...]
+    values: tuple[tuple[int, ...], ...]
     colors: tuple[Color, ...]
     ignored: tuple[int, ...] = (IGNORE_INDEX,)
 
@@ -47,39 +49,63 @@ class ClassTable:
         if not len(self.names) == len(self.values) == len(self.colors):
             raise ValueError(f"{len(self.names)} names, {len(self.values)} values and {len(self.colors)} colours do not match")
         if len(self.names) > IGNORE_INDEX:
-            raise ValueError(f"8-bit masks hold at most {IGNORE_INDEX} classes, got {len(self.names)}")
+            raise ValueError(f"there can be at most {IGNORE_INDEX} classes, got {len(self.names)}")
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def unknown(self, mask: UInt8Array) -> dict[int, int]:
-        """Mask values that are neither a class nor ignored, with the number of their pixels."""
-        counts = np.bincount(mask.ravel(), minlength=256)
-        known = {*self.values, *self.ignored}
-        return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist() if value not in known}
+    @property
+    def class_of(self) -> dict[int, int]:
+        """Class id of each mask value, IGNORE_INDEX for the ignored ones, which win."""
+        table = {value: c for c, values in enumerate(self.values) for value in values}
+        return table | dict.fromkeys(self.ignored, IGNORE_INDEX)
 
-    def encode(self, mask: UInt8Array) -> UInt8Array:
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The number that stands for each class in a written index mask: the data set's own, or 0, 1, ... where it has none."""
+        first = tuple(values[0] for values in self.values)
+        return first if max(first) < 256 else tuple(range(len(self)))
+
+    def unknown(self, mask: MaskArray) -> dict[int, int]:
+        """Mask values that are neither a class nor ignored, with the number of their pixels."""
+        known = self.class_of
+        return {value: count for value, count in count_values(mask).items() if value not in known}
+
+    def encode(self, mask: MaskArray) -> UInt8Array:
         """Mask values to class ids 0..C-1, IGNORE_INDEX for the ignored ones.
 
         Raises:
             ValueError: the mask holds a value that is not in the table.
         """
-        if unknown := self.unknown(mask):
-            value, count = next(iter(unknown.items()))
-            raise ValueError(f"value {value} ({count} pixels) is not in the class list")
-        table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-        table[list(self.values)] = np.arange(len(self), dtype=np.uint8)
-        return table[mask]
+        first = COLOR if mask.dtype == np.int32 else 0
+        label = _lookup(self, first)[mask - first]
+        if (label == _UNKNOWN).any():
+            value, count = next(iter(self.unknown(mask).items()))
+            raise ValueError(f"value {describe(value)} ({count} pixels) is not in the class list")
+        return label.astype(np.uint8)
 
     def decode(self, label: UInt8Array) -> UInt8Array:
-        """Class ids back to the mask values of the data set."""
+        """Class ids to the numbers of a written index mask."""
         table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-        table[: len(self)] = self.values
+        table[: len(self)] = self.written
         return table[label]
 
     def palette(self) -> dict[int, Color]:
-        """Colour of each mask value, for index PNGs."""
-        return dict(zip(self.values, self.colors, strict=True))
+        """Colour of each number in a written index mask."""
+        return dict(zip(self.written, self.colors, strict=True))
+
+
+_UNKNOWN = -1
+
+
+@lru_cache(maxsize=4)
+def _lookup(classes: ClassTable, first: int) -> NDArray[np.int16]:
+    """Class id of every number below 65,536 (`first` = 0) or every colour (`first` = COLOR; 32 MB in each process)."""
+    table = np.full(1 << 24 if first else 1 << 16, _UNKNOWN, dtype=np.int16)
+    for value, label in classes.class_of.items():
+        if 0 <= value - first < len(table):
+            table[value - first] = label
+    return table
 
 
 def default_colors(count: int) -> tuple[Color, ...]:
@@ -91,20 +117,55 @@ def default_colors(count: int) -> tuple[Color, ...]:
     return tuple(colors)
 
 
-def table_from_names(names: Sequence[str], *, ignored: Iterable[int] = (IGNORE_INDEX,)) -> ClassTable:
-    """Classes 0..C-1 with the given names."""
-    return ClassTable(tuple(names), tuple(range(len(names))), default_colors(len(names)), tuple(ignored))
+def table_from_names(
+    names: Sequence[str], colors: Sequence[Color] | None = None, *, ignored: Iterable[int] = (IGNORE_INDEX,)
+) -> ClassTable:
+    """Classes 0..C-1 with the given names, for index masks and for colour masks alike.
+
+    Args:
+        names: of the classes, in order.
+        colors: of the classes in colour masks. Without them a grey colour (7, 7, 7) is class 7: an index mask saved as RGB.
+        ignored: mask values that mean "not labelled".
+    """
+    values = _grey(range(len(names))) if colors is None else [(i, pack(color)) for i, color in enumerate(colors)]
+    white = () if colors is not None else (pack((255, 255, 255)),)
+    return ClassTable(tuple(names), tuple(values), tuple(colors or default_colors(len(names))), (*ignored, *white))
 
 
 def table_from_values(values: Iterable[int]) -> ClassTable:
-    """One class for each mask value, named by it."""
-    found = tuple(sorted(set(values) - {IGNORE_INDEX}))
-    return ClassTable(tuple(unnamed(value) for value in found), found, default_colors(len(found)))
+    """One class for each mask value, named by it: the table of masks that come without one.
+
+    Grey colours are the numbers of an index mask that was saved as RGB. 0 and 255 alone are background and foreground.
+    """
+    found = sorted(set(values))
+    colors = [unpack(value) for value in found]
+    if all(color is None or len(set(color)) == 1 for color in colors):
+        numbers = sorted({value if color is None else color[0] for value, color in zip(found, colors, strict=True)})
+        if numbers == [0, IGNORE_INDEX]:
+            return ClassTable(("background", "foreground"), tuple(_grey(numbers)), ((0, 0, 0), (255, 255, 255)), ())
+        numbers = [number for number in numbers if number != IGNORE_INDEX]
+        names = tuple(unnamed(number) for number in numbers)
+        ignored = (IGNORE_INDEX, pack((255, 255, 255)))
+        return ClassTable(names, tuple(_grey(numbers)), default_colors(len(numbers)), ignored)
+    found = [value for value in found if value != IGNORE_INDEX]
+    shown = tuple(unpack(value) or color for value, color in zip(found, default_colors(len(found)), strict=True))
+    return ClassTable(tuple(unnamed(value) for value in found), tuple((value,) for value in found), shown)
+
+
+def is_binary(values: Iterable[int]) -> bool:
+    """Whether mask values are 0 and 255 (or black and white) and nothing else."""
+    found, dark, light = set(values), {0, pack((0, 0, 0))}, {IGNORE_INDEX, pack((255, 255, 255))}
+    return found <= dark | light and bool(found & dark) and bool(found & light)
+
+
+def _grey(numbers: Iterable[int]) -> list[tuple[int, ...]]:
+    """Each number, and the grey colour that it becomes when a mask is saved as RGB."""
+    return [(number, pack((number,) * 3)) if number < 256 else (number,) for number in numbers]
 
 
 def unnamed(value: int) -> str:
     """What a class is called that has no name."""
-    return f"class {value}"
+    return f"class {describe(value)}"
 
 
 @dataclass(frozen=True)

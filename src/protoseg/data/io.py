@@ -34,33 +34,12 @@ def read_image(path: Path) -> UInt8Array:
     Raises:
         UnreadableImageError: missing, truncated, not an image, or of more than 8 bits a channel (which Pillow would cut).
     """
-    image, stored = _open(path)
+    image, stored = open_image(path)
     if image.mode in {"I", "F"} or ";16" in image.mode or ";16" in stored:
         raise UnreadableImageError(
             f"{path} has more than 8 bits a channel ({stored or image.mode}); convert it to 8 bits first"
         )
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def read_mask(path: Path) -> UInt8Array:
-    """Read an index mask: the stored numbers of a grey, palette or 1-bit image, never their colours.
-
-    Args:
-        path: of the mask.
-
-    Returns:
-        (H, W) uint8.
-
-    Raises:
-        UnreadableImageError: missing, truncated, not an image, or a colour image.
-    """
-    image, stored = _open(path)
-    if image.mode not in {"L", "P", "1"}:
-        raise UnreadableImageError(
-            f"{path} is a {image.mode} image; a mask must hold one class number for each pixel (8-bit grey or palette PNG)"
-        )
-    values = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint8)
-    return values // _SPREAD.get(stored, 1)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -91,12 +70,12 @@ def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int
     image.save(path)
 
 
-_SPREAD = {"L;2": 85, "L;4": 17}
-"""Pillow spreads 2- and 4-bit grey over 0-255; a mask needs the stored numbers."""
+def open_image(path: Path) -> tuple[Image.Image, str]:
+    """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2.
 
-
-def _open(path: Path) -> tuple[Image.Image, str]:
-    """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2."""
+    Raises:
+        UnreadableImageError: missing, truncated, or not an image.
+    """
     try:
         with Image.open(path) as image:
             stored = _raw_mode(image)

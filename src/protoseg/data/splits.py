@@ -135,18 +135,25 @@ def _amount(text: str, available: int, option: str) -> int:
 
 
 def _from_list(path: Path, index: DataIndex, option: str) -> list[Sample]:
-    """The training images that a list file names, one a line, by path below the image folder or by stem."""
+    """The training images that a list file names, one a line: by path below the image folder or the data set's, or by stem."""
     if not path.is_file():
         raise FileNotFoundError(f"{option} {path}: there is no such file (and it is no number or fraction)")
     train = [sample for sample in index.of("train") if not sample.name.startswith(EXTRA)]
-    whole, short = _by(train, _whole_names), _by(train, _short_names)
-    evaluation = {key for s in index.samples if s.split != "train" for key in (*_whole_names(s), *_short_names(s))}
+
+    def whole_names(sample: Sample) -> tuple[str, ...]:
+        below_root = sample.image.relative_to(index.root).as_posix()
+        return sample.name, sample.name + sample.image.suffix, below_root
+
+    whole, short = _by(train, whole_names), _by(train, _short_names)
+    evaluation = {key for s in index.samples if s.split != "train" for key in (*whole_names(s), *_short_names(s))}
     chosen: dict[str, Sample] = {}
     for number, line in enumerate(read_lines(path), start=1):
         key = line.strip()
         if not key:
             continue
-        found = whole.get(key) or short.get(key, [])  # a whole path is meant even where it is another one's stem
+        # The lists of the benchmarks give `image mask` pairs; the mask is known already. A name may hold blanks itself.
+        words = [key] if key in whole or key in short else key.split()[:1]
+        found = whole.get(words[0]) or short.get(words[0], [])  # a whole path is meant even where it is another one's stem
         where = f"{path}, line {number}: {key!r}"
         if not found:
             hint = " (it names an evaluation image, which never trains)" if key in evaluation else ""
@@ -161,10 +168,6 @@ def _from_list(path: Path, index: DataIndex, option: str) -> list[Sample]:
     return list(chosen.values())
 
 
-def _whole_names(sample: Sample) -> tuple[str, ...]:
-    return sample.name, sample.name + sample.image.suffix
-
-
 def _short_names(sample: Sample) -> tuple[str, ...]:
     return sample.name.rsplit("/", 1)[-1], sample.image.name
 
@@ -172,7 +175,7 @@ def _short_names(sample: Sample) -> tuple[str, ...]:
 def _by(samples: Sequence[Sample], keys: Callable[[Sample], tuple[str, ...]]) -> dict[str, list[Sample]]:
     table: dict[str, list[Sample]] = {}
     for sample in samples:
-        for key in keys(sample):
+        for key in set(keys(sample)):
             table.setdefault(key, []).append(sample)
     return table
 

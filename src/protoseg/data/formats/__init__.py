@@ -3,39 +3,81 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
-from protoseg.data.formats import camvid, folder
+from protoseg.data.formats import ade20k, camvid, cityscapes, folder, voc
 from protoseg.data.index import DataIndex
 
 
-def open_dataset(root: Path, *, unlabeled: Path | None = None, for_training: bool = True) -> DataIndex:
-    """Recognise the layout of a folder and list what is in it. No image is opened.
+class Format(Protocol):
+    """What a module of this package offers."""
+
+    NEEDS: str  # what a folder of this layout holds, for messages
+
+    def matches(self, root: Path) -> bool:
+        """Whether a folder looks like it, by names alone."""
+        ...
+
+    def read(self, root: Path) -> DataIndex:
+        """List the data set. No image is opened."""
+        ...
+
+
+FORMATS: dict[str, Format] = {"cityscapes": cityscapes, "voc": voc, "camvid": camvid, "ade20k": ade20k}
+"""All but the plain folder, which asks for least and so is tried last."""
+
+
+def open_dataset(
+    root: Path, *, format: str | None = None, unlabeled: Path | None = None, for_training: bool = True
+) -> DataIndex:
+    """List what is in a data set. No image is opened.
 
     Args:
         root: the data set's folder.
+        format: its layout, `folder` or one of FORMATS; recognised when left out.
         unlabeled: one more folder of images, at any depth, that have no masks. Files that the data set lists already are
             left out, so that an evaluation image never comes in by this door.
-        for_training: whether there must be training images.
+        for_training: whether there must be training images, and masks for some of them.
 
     Returns:
         DataIndex.
 
     Raises:
         FileNotFoundError: a folder is missing, or the layout is none of those known.
-        ValueError: the layout is known, but nothing useful is in it.
+        ValueError: no such layout, or nothing useful is in it.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the folder that holds images/ and masks/")
-    if camvid.matches(root):
-        index = camvid.read(root)
-    elif folder.matches(root):
+    name = _recognise(root) if format is None else _checked(root, format)
+    if name == "folder":
         index = folder.read(root, for_training=for_training)
     else:
-        raise FileNotFoundError(
-            f"{root} has no images/ folder; put the images there, and masks of equal names into {root}/masks"
-        )
+        index = FORMATS[name].read(root)
+        if for_training and not any(sample.mask and sample.split == "train" for sample in index.samples):
+            raise ValueError(
+                f"{root} looks like {name}, but no training image in it has a mask; it needs {FORMATS[name].NEEDS}"
+            )
     if unlabeled is None:
         return index
     listed = {sample.image.resolve() for sample in index.samples}
     more = [sample for sample in folder.read_images(unlabeled, "--unlabeled") if sample.image.resolve() not in listed]
     return DataIndex(index.root, index.format, (*index.samples, *more), index.classes)
+
+
+def _recognise(root: Path) -> str:
+    found = [name for name, layout in FORMATS.items() if layout.matches(root)]
+    if found or folder.matches(root):
+        return found[0] if found else "folder"
+    known = "; ".join(f"{layout.NEEDS} ({name})" for name, layout in FORMATS.items())
+    raise FileNotFoundError(
+        f"{root} has no images/ folder; put the images there, and masks of equal names into {root}/masks. "
+        f"Or give a folder with {known}"
+    )
+
+
+def _checked(root: Path, format: str) -> str:
+    if format != "folder" and format not in FORMATS:
+        raise ValueError(f"there is no format {format!r}; choose one of folder, {', '.join(FORMATS)}")
+    if format != "folder" and not FORMATS[format].matches(root):
+        raise FileNotFoundError(f"{root} is not laid out as {format}: it needs {FORMATS[format].NEEDS}")
+    return format

@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split
+from protoseg.data.masks import MaskFile
 from protoseg.types import IGNORE_INDEX
 
+NEEDS = "train/ and trainannot/"
 CLASSES = ClassTable(
     names=(
         "sky",
@@ -24,7 +26,7 @@ CLASSES = ClassTable(
         "pedestrian",
         "bicyclist",
     ),
-    values=tuple(range(11)),
+    values=tuple((value,) for value in range(11)),
     colors=(
         (128, 128, 128),
         (128, 0, 0),
@@ -53,5 +55,5 @@ def read(root: Path) -> DataIndex:
     for split in _SPLITS:
         for image in sorted((root / split).glob("*.png")):
             mask = root / f"{split}annot" / image.name
-            samples.append(Sample(f"{split}/{image.stem}", image, mask if mask.is_file() else None, split))
+            samples.append(Sample(f"{split}/{image.stem}", image, MaskFile(mask) if mask.is_file() else None, split))
     return DataIndex(root, "camvid", tuple(samples), CLASSES)

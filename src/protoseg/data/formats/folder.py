@@ -1,7 +1,8 @@
 """`images/` and `masks/` with equal paths below them, suffix aside. An image without a mask is unlabelled.
 
 Evaluation images stand in `test/{images,masks}` or in `images/test` and `masks/test` (the same for `val`). Where
-`images/train` stands beside them, it alone trains. Class names come from `classes.txt`, one a line.
+`images/train` stands beside them, it alone trains. Class names come from `classes.txt` or another list (see
+`data.class_list`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from protoseg.data.index import ClassTable, DataIndex, Sample, Split, table_from_names
-from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, read_lines
+from protoseg.data.class_list import read_class_list
+from protoseg.data.index import DataIndex, Sample, Split
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES
+from protoseg.data.masks import MaskFile
 
 EXTRA = "unlabeled:"
 """Prefix of the names of images from a further folder."""
@@ -46,7 +49,7 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
     for name, path in image_of.items():
         split = _split_of(name, only_train_folder=has_train)
         if split is not None:
-            samples.append(Sample(name, path, mask_of.get(name), split))
+            samples.append(Sample(name, path, _mask(mask_of, name), split))
     for split in _EVALUATION:
         samples += _beside(root, split)
     samples.sort(key=lambda sample: (sample.split, sample.name))
@@ -55,7 +58,7 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
             raise ValueError(f"{first.image} and {second.image} are the same evaluation image; keep one of the two layouts")
     if for_training:
         _check_training(root, samples, image_of, mask_of)
-    return DataIndex(root, "folder", tuple(samples), read_classes(root / "classes.txt"))
+    return DataIndex(root, "folder", tuple(samples), read_class_list(root))
 
 
 def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
@@ -93,22 +96,6 @@ def read_images(root: Path, option: str) -> list[Sample]:
     return [Sample(f"{EXTRA}{root.name}/{name}", path, None, "train") for name, path in found.items()]
 
 
-def read_classes(path: Path) -> ClassTable | None:
-    """Class names from a file, one a line in the order of the mask values; None where there is no file.
-
-    Raises:
-        ValueError: the file names no class, or one twice.
-    """
-    if not path.is_file():
-        return None
-    names = [line.strip() for line in read_lines(path) if line.strip()]
-    if not names:
-        raise ValueError(f"{path} is empty; write one class name a line, in the order of the mask values 0, 1, 2, ...")
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{path} names {repeated!r} twice")
-    return table_from_names(names)
-
-
 def _split_of(name: str, *, only_train_folder: bool) -> Split | None:
     top = name.split("/", 1)[0] if "/" in name else ""
     if top in _EVALUATION:
@@ -122,7 +109,11 @@ def _beside(root: Path, split: Split) -> list[Sample]:
         return []
     mask_of = _files(root / split / "masks", MASK_SUFFIXES)
     image_of = _files(root / split / "images", IMAGE_SUFFIXES)
-    return [Sample(f"{split}/{name}", path, mask_of.get(name), split) for name, path in image_of.items()]
+    return [Sample(f"{split}/{name}", path, _mask(mask_of, name), split) for name, path in image_of.items()]
+
+
+def _mask(mask_of: dict[str, Path], name: str) -> MaskFile | None:
+    return MaskFile(mask_of[name]) if name in mask_of else None
 
 
 def _files(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:

@@ -1,0 +1,99 @@
+"""The class list that stands beside a data set: names, or names with the colours of RGB masks."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from protoseg.data.index import ClassTable, table_from_names
+from protoseg.data.io import read_lines
+from protoseg.data.masks import Color
+
+FILES = ("classes.txt", "classes.csv", "class_dict.csv", "labelmap.txt")
+_GAP = r"[\s,;]+"
+_NAME_RGB = re.compile(rf"(?P<name>.*\S){_GAP}(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+)")
+_RGB_NAME = re.compile(rf"(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+){_GAP}(?P<name>\S.*)")
+
+
+def read_class_list(root: Path) -> ClassTable | None:
+    """The class list of a folder; None where it has none.
+
+    `classes.txt`: one class a line, `name`, `name R G B` or `R G B name`. `classes.csv`, `class_dict.csv`: columns
+    name, r, g, b.
+    `labelmap.txt`: CVAT's `name:R,G,B::`. The order is that of the numbers 0, 1, ... in index masks.
+
+    Raises:
+        ValueError: several lists, an empty one, a name or a colour twice, a line that does not fit; with file and line.
+    """
+    found = [root / name for name in FILES if (root / name).is_file()]
+    if len(found) > 1:
+        raise ValueError(f"{found[0]} and {found[1]} both list the classes; keep one of them")
+    if not found:
+        return None
+    path = found[0]
+    lines = _csv(path) if path.suffix == ".csv" else _labelmap(path) if path.name == "labelmap.txt" else _text(path)
+    if not lines:
+        raise ValueError(f"{path} is empty; write one class name a line, in the order of the mask values 0, 1, 2, ...")
+    names, colors = [name for name, _ in lines], [color for _, color in lines if color is not None]
+    _once(path, names)
+    _once(path, colors)
+    if colors and len(colors) < len(names):
+        bare = next(name for name, color in lines if color is None)
+        raise ValueError(f"{path} gives {len(colors)} of {len(names)} classes a colour, but {bare!r} none; give all or none")
+    return table_from_names(names, colors or None)
+
+
+def _text(path: Path) -> list[tuple[str, Color | None]]:
+    lines: list[tuple[str, Color | None]] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        text = line.strip()
+        if match := _NAME_RGB.fullmatch(text) or _RGB_NAME.fullmatch(text):
+            lines.append((match["name"], _color([match[c] for c in "rgb"], f"{path}, line {number}")))
+        elif text:
+            lines.append((text, None))
+    return lines
+
+
+def _csv(path: Path) -> list[tuple[str, Color | None]]:
+    rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path), skipinitialspace=True) if any(row)]
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    if header and "name" not in header:
+        raise ValueError(f"{path} has the columns {', '.join(rows[0])}; it needs name, or name, r, g and b, in its first line")
+    colored = {"r", "g", "b"} <= set(header)
+    lines: list[tuple[str, Color | None]] = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, row {number} has {len(row)} columns, the first has {len(header)}")
+        cells = dict(zip(header, row, strict=True))
+        color = _color([cells[c] for c in "rgb"], f"{path}, row {number}") if colored else None
+        lines.append((cells["name"], color))
+    return lines
+
+
+def _labelmap(path: Path) -> list[tuple[str, Color | None]]:
+    lines: list[tuple[str, Color | None]] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, rest = line.strip().partition(":")
+        lines.append((name, _color(rest.split(":")[0].split(","), f"{path}, line {number}")))
+    return lines
+
+
+def _color(numbers: Sequence[str], where: str) -> Color:
+    if len(numbers) != 3 or not all(re.fullmatch(r"\s*[0-9]+\s*", n) and int(n) < 256 for n in numbers):
+        raise ValueError(f"{where}: {', '.join(numbers)!r} is no colour; it takes three numbers from 0 to 255")
+    red, green, blue = (int(number) for number in numbers)
+    return red, green, blue
+
+
+def _once(path: Path, items: Sequence[str] | Sequence[Color]) -> None:
+    seen = set[str | Color]()
+    for item in items:
+        if item in seen:
+            raise ValueError(
+                f"{path} names {item!r} twice" if isinstance(item, str) else f"{path} uses the colour {item} twice"
+            )
+        seen.add(item)

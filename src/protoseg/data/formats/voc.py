@@ -1,0 +1,72 @@
+"""Pascal VOC: `JPEGImages`, `SegmentationClass` (and SBD's `SegmentationClassAug`), lists in `ImageSets/Segmentation`.
+
+Everingham et al., IJCV 2010; Hariharan et al. (SBD), ICCV 2011. 21 classes, 255 = boundary, ignored.
+
+Images of `val.txt` and `test.txt` are for evaluation. All other listed ones train, and with `SegmentationClassAug` every image
+that has a mask there; further images in `JPEGImages` are left alone, because the benchmarks do not use them (`--unlabeled`
+adds them). Without any list all images train.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from protoseg.data.index import ClassTable, DataIndex, Sample, Split
+from protoseg.data.io import read_lines
+from protoseg.data.masks import Color, MaskFile, pack
+
+NEEDS = "JPEGImages/ and SegmentationClass/"
+NAMES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+
+def palette_color(number: int) -> Color:
+    """VOC's colour of a class: its bits dealt out to red, green and blue in turn, from the highest bit down."""
+    red, green, blue = (sum((number >> (3 * i + channel) & 1) << (7 - i) for i in range(8)) for channel in range(3))
+    return red, green, blue
+
+
+_COLORS = tuple(palette_color(i) for i in range(len(NAMES)))
+CLASSES = ClassTable(
+    NAMES,
+    tuple((i, pack(color)) for i, color in enumerate(_COLORS)),  # some copies of the masks were saved as RGB
+    _COLORS,
+    ignored=(255, pack(palette_color(255))),
+)
+
+
+def matches(root: Path) -> bool:
+    return (root / "JPEGImages").is_dir() and any((root / f"SegmentationClass{kind}").is_dir() for kind in ("", "Aug"))
+
+
+def read(root: Path) -> DataIndex:
+    """List the data set. No image is opened."""
+    return DataIndex(root, "voc", tuple(read_samples(root)), CLASSES)
+
+
+def read_samples(root: Path) -> list[Sample]:
+    """The samples of a folder in this layout, whatever its classes.
+
+    Raises:
+        FileNotFoundError: a listed image is not there.
+    """
+    images = {path.stem: path for path in sorted((root / "JPEGImages").iterdir()) if path.suffix.lower() in {".jpg", ".png"}}
+    masks = {path.stem: path for kind in ("", "Aug") for path in sorted((root / f"SegmentationClass{kind}").glob("*.png"))}
+    lists = {path.stem: _ids(path) for path in sorted((root / "ImageSets/Segmentation").glob("*.txt"))}
+    evaluation: dict[str, Split] = {name: split for split in ("val", "test") for name in lists.get(split, ())}
+    chosen = {name for names in lists.values() for name in names} or set(images)
+    chosen |= {path.stem for path in (root / "SegmentationClassAug").glob("*.png")}
+    samples = []
+    for name in sorted(chosen):
+        if name not in images:
+            raise FileNotFoundError(f"a list in {root / 'ImageSets/Segmentation'} names {name}, which is not in JPEGImages")
+        mask = MaskFile(masks[name]) if name in masks else None
+        samples.append(Sample(name, images[name], mask, evaluation.get(name, "train")))
+    return samples
+
+
+def _ids(path: Path) -> list[str]:
+    """Image ids of a list: the first word of each line."""
+    return [line.split()[0] for line in read_lines(path) if line.strip()]

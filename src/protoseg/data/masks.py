@@ -1,0 +1,107 @@
+"""What a mask stores: plain numbers, or colours packed into numbers above them, so that one class table reads both.
+
+H W image
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageOps
+
+from protoseg.data.io import UnreadableImageError, open_image
+
+MaskArray = NDArray[np.integer[Any]]
+Color = tuple[int, int, int]
+
+COLOR = 1 << 24
+"""Mask values from here on are colours: COLOR + 0xRRGGBB."""
+_SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0-255; a mask needs the stored numbers
+
+
+class MaskSource(Protocol):
+    """Where the mask of one image comes from. Its `str` is the file that messages name."""
+
+    def read(self) -> MaskArray:
+        """(H, W) mask values: uint8, uint16, or int32 for colours.
+
+        Raises:
+            ValueError: it cannot be read; the message names the file.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in an image file of its own."""
+
+    path: Path
+
+    def read(self) -> MaskArray:
+        return read_mask(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def read_mask(path: Path) -> MaskArray:
+    """Read a mask as it is stored: the numbers of a grey, palette or 1-bit image, never their colours; of RGB ones the colours.
+
+    Args:
+        path: of the mask.
+
+    Returns:
+        (H, W) uint8 or uint16 numbers, or int32 colours (see `pack`).
+
+    Raises:
+        UnreadableImageError: missing, truncated, not an image, partly transparent, or without whole numbers below 65,536.
+    """
+    image, stored = open_image(path)
+    image = ImageOps.exif_transpose(image)
+    if image.mode in {"RGBA", "LA", "PA"}:
+        alpha = np.asarray(image.getchannel("A"))
+        if alpha.min() < alpha.max():
+            raise UnreadableImageError(f"{path} is transparent in places; save the mask without an alpha channel")
+        image = image.convert("RGB") if image.mode == "RGBA" else image.getchannel(0)
+    values = np.asarray(image)
+    if image.mode in {"L", "P", "1"}:
+        return values.astype(np.uint8) // _SPREAD.get(stored, 1)
+    if image.mode == "RGB" and ";16" not in stored:
+        red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
+        colors: NDArray[np.int32] = COLOR + (red << 16) + (green << 8) + blue
+        return colors
+    if values.ndim == 2 and values.min() >= 0 and values.max() < 1 << 16 and (values == values.astype(np.uint16)).all():
+        return values.astype(np.uint16)
+    raise UnreadableImageError(
+        f"{path} is a {image.mode} image ({stored}); a mask must hold a class number below 65536 or an 8-bit RGB colour for "
+        "each pixel"
+    )
+
+
+def pack(color: Color) -> int:
+    """The mask value of a colour."""
+    red, green, blue = color
+    return COLOR + (red << 16) + (green << 8) + blue
+
+
+def unpack(value: int) -> Color | None:
+    """The colour that a mask value stands for; None for a plain number."""
+    return (value >> 16 & 255, value >> 8 & 255, value & 255) if value >= COLOR else None
+
+
+def describe(value: int) -> str:
+    """A mask value for people: `7` or `#80c040`."""
+    return f"#{value - COLOR:06x}" if value >= COLOR else str(value)
+
+
+def count_values(mask: MaskArray) -> dict[int, int]:
+    """Every value of a mask and the number of its pixels, in rising order."""
+    if mask.dtype == np.int32:
+        values, counts = np.unique(mask, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    histogram = np.bincount(mask.ravel())
+    return {value: int(histogram[value]) for value in np.flatnonzero(histogram).tolist()}

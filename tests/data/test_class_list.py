@@ -1,0 +1,69 @@
+"""Class names and colours from a file; each line that does not fit is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from protoseg.data.class_list import read_class_list
+
+
+def test_names_in_the_order_of_the_values(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("ground\nred square\ndisc\n")
+    table = read_class_list(tmp_path)
+    assert table is not None
+    assert table.names == ("ground", "red square", "disc")
+    assert table.written == (0, 1, 2)
+    assert 255 in table.ignored
+
+
+def test_no_list(tmp_path: Path) -> None:
+    assert read_class_list(tmp_path) is None
+
+
+def test_empty_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfroad \r\n\r\n sky\r\n")
+    table = read_class_list(tmp_path)
+    assert table is not None
+    assert table.names == ("road", "sky")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("classes.txt", "", "is empty"),
+        ("classes.txt", "\n \n", "is empty"),
+        ("classes.txt", "sky\nroad\nsky\n", "'sky' twice"),
+        ("classes.txt", "sky 1 2 3\nroad 1 2 3\n", r"colour \(1, 2, 3\) twice"),
+        ("classes.txt", "sky 1 2 3\nroad\n", "'road' none"),
+        ("classes.txt", "sky 1 2 300\n", "line 1.*0 to 255"),
+        ("classes.csv", "", "is empty"),
+        ("classes.csv", "name,r,g,b\n", "is empty"),
+        ("classes.csv", "klasse,r,g,b\nsky,1,2,3\n", "columns klasse, r, g, b"),
+        ("classes.csv", "name,r,g,b\nsky,1,2\n", "row 2 has 3 columns"),
+        ("classes.csv", "name,r,g,b\nsky,1,2,x\n", "row 2.*0 to 255"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\n", "is empty"),
+        ("labelmap.txt", "sky:1,2::\n", "line 1.*0 to 255"),
+        ("labelmap.txt", "sky\n", "line 1.*0 to 255"),
+        ("labelmap.txt", "sky:-1,2,3::\n", "line 1.*0 to 255"),
+    ],
+)
+def test_what_does_not_fit_stops_and_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_class_list(tmp_path)
+    assert str(tmp_path / file) in str(caught.value)
+
+
+def test_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("Straße\nFluß\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classes\.txt is not a text file in UTF-8"):
+        read_class_list(tmp_path)
+
+
+def test_two_lists(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (tmp_path / "labelmap.txt").write_text("a:1,2,3::\n")
+    with pytest.raises(ValueError, match=r"classes\.txt and .*labelmap\.txt both"):
+        read_class_list(tmp_path)

@@ -1,0 +1,98 @@
+"""One data set, written in every layout, is one data set again: the same images, splits and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_formats import WRITERS, Picture, make_pictures
+
+from protoseg.data.check import check_labels, read_pair
+from protoseg.data.formats import FORMATS, open_dataset
+from protoseg.data.index import DataIndex, Sample
+from protoseg.data.splits import make_partition
+
+PICTURES = make_pictures()
+
+
+@pytest.fixture(params=sorted(WRITERS))
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """The name of the way it was written, and where."""
+    root = tmp_path / "data"
+    WRITERS[request.param][1](root, PICTURES)
+    return request.param, root
+
+
+def picture_of(sample: Sample) -> Picture:
+    return next(p for p in PICTURES if p.stem in sample.name)
+
+
+def test_every_format_is_written_here() -> None:
+    assert {name for name, _ in WRITERS.values()} == {*FORMATS, "folder"}
+
+
+def test_is_recognised(written: tuple[str, Path]) -> None:
+    name, root = written
+    assert open_dataset(root).format == WRITERS[name][0]
+
+
+def test_can_be_asked_for(written: tuple[str, Path]) -> None:
+    name, root = written
+    assert open_dataset(root, format=WRITERS[name][0]) == open_dataset(root)
+
+
+def test_the_same_images_in_the_same_splits(written: tuple[str, Path]) -> None:
+    index = open_dataset(written[1])
+    found = sorted((picture_of(s).stem, s.split, s.mask is not None) for s in index.samples)
+    assert found == sorted((p.stem, p.split, p.label is not None) for p in PICTURES)
+    assert all(sample.image.is_file() for sample in index.samples)
+    names = [sample.name for sample in index.samples]
+    assert len(set(names)) == len(names)
+
+
+def test_the_same_labels(written: tuple[str, Path]) -> None:
+    name, root = written
+    index = open_dataset(root)
+    classes = check_labels(index, make_partition(index)).classes
+    for sample in index.samples:
+        if sample.mask is None:
+            continue
+        picture = picture_of(sample)
+        image, mask = read_pair(sample)
+        assert image.shape == picture.image.shape
+        expected = np.where(picture.label == 255, 0, picture.label) if name == "folder, colours" else picture.label
+        assert (classes.encode(mask) == expected).all(), sample.name
+
+
+def test_a_list_names_images_in_any_of_the_usual_ways(written: tuple[str, Path], tmp_path: Path) -> None:
+    index = open_dataset(written[1])
+    chosen = [s for s in index.of("train") if s.mask is not None][1]
+    below_root = chosen.image.relative_to(index.root)
+    lines = [chosen.name, chosen.image.stem, chosen.image.name, str(below_root), f"{below_root} some/mask.png"]
+    for line in lines:
+        (tmp_path / "list.txt").write_text(line + "\n")
+        partition = make_partition(index, labels=str(tmp_path / "list.txt"))
+        assert [s.name for s in partition.labeled] == [chosen.name], line
+        assert len(partition.unlabeled) == 4
+
+
+def test_without_any_mask_it_says_what_it_looked_for(written: tuple[str, Path]) -> None:
+    _, root = written
+    index: DataIndex = open_dataset(root)
+    for sample in index.samples:
+        if sample.mask is not None:
+            Path(str(sample.mask)).unlink()
+    with pytest.raises(ValueError, match=r"no training image|there is no mask"):
+        open_dataset(root)
+
+
+def test_a_format_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no format 'pascal'.*folder.*voc"):
+        open_dataset(tmp_path, format="pascal")
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_a_format_that_does_not_fit(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"not laid out as {name}: it needs .*/"):
+        open_dataset(tmp_path, format=name)
