@@ -151,9 +151,12 @@ def _from_list(path: Path, index: DataIndex, option: str) -> list[Sample]:
         key = line.strip()
         if not key:
             continue
-        # The lists of the benchmarks give `image mask` pairs; the mask is known already. A name may hold blanks itself.
-        words = [key] if key in whole or key in short else key.split()[:1]
-        found = whole.get(words[0]) or short.get(words[0], [])  # a whole path is meant even where it is another one's stem
+        found: list[Sample] = []
+        name = key
+        while name and not found:
+            found = whole.get(name) or short.get(name, [])  # a whole path is meant even where it is another one's stem
+            # The lists of the benchmarks give `image mask` pairs; the mask is known already. A name may hold blanks itself.
+            name = "".join(name.rsplit(maxsplit=1)[:-1])
         where = f"{path}, line {number}: {key!r}"
         if not found:
             hint = " (it names an evaluation image, which never trains)" if key in evaluation else ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Protocol
 
-from protoseg.data.formats import ade20k, camvid, cityscapes, folder, voc
+from protoseg.data.archive import unpack
+from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
 from protoseg.data.index import DataIndex
 
 
@@ -23,8 +25,19 @@ class Format(Protocol):
         ...
 
 
-FORMATS: dict[str, Format] = {"cityscapes": cityscapes, "voc": voc, "camvid": camvid, "ade20k": ade20k}
+FORMATS: dict[str, Format] = {
+    "cityscapes": cityscapes,
+    "cvat": cvat,  # before voc, whose folders it uses
+    "voc": voc,
+    "camvid": camvid,
+    "ade20k": ade20k,
+    "coco": coco,
+    "label_studio": label_studio,
+    "labelme": labelme,
+}
 """All but the plain folder, which asks for least and so is tried last."""
+
+_ANNOTATION_FILES = ("coco", "label_studio", "labelme")
 
 
 def open_dataset(
@@ -33,7 +46,7 @@ def open_dataset(
     """List what is in a data set. No image is opened.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or a zip file of it.
         format: its layout, `folder` or one of FORMATS; recognised when left out.
         unlabeled: one more folder of images, at any depth, that have no masks. Files that the data set lists already are
             left out, so that an evaluation image never comes in by this door.
@@ -46,6 +59,8 @@ def open_dataset(
         FileNotFoundError: a folder is missing, or the layout is none of those known.
         ValueError: no such layout, or nothing useful is in it.
     """
+    if zipfile.is_zipfile(root):
+        root = unpack(root)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the folder that holds images/ and masks/")
     name = _recognise(root) if format is None else _checked(root, format)
@@ -65,7 +80,9 @@ def open_dataset(
 
 
 def _recognise(root: Path) -> str:
-    found = [name for name, layout in FORMATS.items() if layout.matches(root)]
+    # Finished masks count more than the annotation files that they were made from.
+    skipped = _ANNOTATION_FILES if (root / "masks").is_dir() and folder.matches(root) else ()
+    found = [name for name, layout in FORMATS.items() if name not in skipped and layout.matches(root)]
     if found or folder.matches(root):
         return found[0] if found else "folder"
     known = "; ".join(f"{layout.NEEDS} ({name})" for name, layout in FORMATS.items())

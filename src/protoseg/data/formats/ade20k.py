@@ -18,7 +18,7 @@ _FOLDERS: dict[str, Split] = {"training": "train", "validation": "val"}
 
 
 def matches(root: Path) -> bool:
-    return (root / "images/training").is_dir() and (root / "annotations/training").is_dir()
+    return (root / "images/training").is_dir() and (root / "annotations").is_dir()
 
 
 def read(root: Path) -> DataIndex:

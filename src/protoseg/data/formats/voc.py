@@ -9,13 +9,15 @@ adds them). Without any list all images train.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split
-from protoseg.data.io import read_lines
+from protoseg.data.io import IMAGE_SUFFIXES, read_lines
 from protoseg.data.masks import Color, MaskFile, pack
 
 NEEDS = "JPEGImages/ and SegmentationClass/"
+_EVALUATION: tuple[Split, ...] = ("val", "test")
 NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
     *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -52,21 +54,27 @@ def read_samples(root: Path) -> list[Sample]:
     Raises:
         FileNotFoundError: a listed image is not there.
     """
-    images = {path.stem: path for path in sorted((root / "JPEGImages").iterdir()) if path.suffix.lower() in {".jpg", ".png"}}
-    masks = {path.stem: path for kind in ("", "Aug") for path in sorted((root / f"SegmentationClass{kind}").glob("*.png"))}
-    lists = {path.stem: _ids(path) for path in sorted((root / "ImageSets/Segmentation").glob("*.txt"))}
-    evaluation: dict[str, Split] = {name: split for split in ("val", "test") for name in lists.get(split, ())}
+    images, masks = _by_id(root / "JPEGImages"), _by_id(root / "SegmentationClass") | _by_id(root / "SegmentationClassAug")
+    lists = {path.stem.lower(): _ids(path, images) for path in sorted((root / "ImageSets/Segmentation").glob("*.txt"))}
+    evaluation: dict[str, Split] = {name: split for split in _EVALUATION for name in lists.get(split, ())}
     chosen = {name for names in lists.values() for name in names} or set(images)
-    chosen |= {path.stem for path in (root / "SegmentationClassAug").glob("*.png")}
+    chosen |= _by_id(root / "SegmentationClassAug").keys()
     samples = []
     for name in sorted(chosen):
         if name not in images:
-            raise FileNotFoundError(f"a list in {root / 'ImageSets/Segmentation'} names {name}, which is not in JPEGImages")
+            raise FileNotFoundError(f"{root} lists {name}, or has a mask of it, but there is no such image in JPEGImages/")
         mask = MaskFile(masks[name]) if name in masks else None
         samples.append(Sample(name, images[name], mask, evaluation.get(name, "train")))
     return samples
 
 
-def _ids(path: Path) -> list[str]:
-    """Image ids of a list: the first word of each line."""
-    return [line.split()[0] for line in read_lines(path) if line.strip()]
+def _by_id(folder: Path) -> dict[str, Path]:
+    """Files by their path below a folder, without suffix."""
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def _ids(path: Path, images: Container[str]) -> list[str]:
+    """Image ids of a list: each line, or its first word where `name flag` pairs are listed."""
+    lines = [line.strip() for line in read_lines(path) if line.strip()]
+    return [line if line in images else line.split()[0] for line in lines]

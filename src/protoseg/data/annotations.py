@@ -1,0 +1,140 @@
+"""What formats of annotation files share: reading JSON, and finding the images that it names, inside the data set alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from protoseg.data.index import ClassTable, Split, default_colors
+from protoseg.data.io import IMAGE_SUFFIXES
+
+BACKGROUND = "background"
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or nested deeper than any annotation file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be an annotation file") from error
+
+
+def beginning(path: Path) -> str:
+    """The first 64 Ki characters of a file, enough to tell a format: annotation files may be as long as half a gigabyte."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(1 << 16).lstrip()
+
+
+def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """A field of a JSON object, checked.
+
+    Raises:
+        ValueError: the record is no object, lacks the field, or has something else in it.
+    """
+    if not isinstance(record, dict) or name not in record:
+        raise ValueError(f"{where} has no {name!r}")
+    value = record[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{where}: {name!r} is {type(value).__name__}, which does not belong there")
+    return value
+
+
+def size_field(record: Any, height: str, width: str, where: str) -> tuple[int, int]:
+    """(H, W) out of two fields.
+
+    Raises:
+        ValueError: one is missing or no length of an image. (A mask is made in that size before the image is opened.)
+    """
+    size = int(field(record, height, (int, float), where)), int(field(record, width, (int, float), where))
+    if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
+        raise ValueError(f"{where} is {size[1]}x{size[0]} pixels, which no image is")
+    return size
+
+
+_MOST_PIXELS = 1 << 28  # 16,384 x 16,384; more in an annotation file is an error or an attack
+
+
+class ImageFinder:
+    """Finds the images that annotation files name.
+
+    A path counts from the annotation file's folder, then from the data set's, then from its `images/`; else the only image
+    of that file name anywhere in the data set is meant, because tools write the paths of the machine they ran on.
+
+    Args:
+        root: of the data set. What lies outside is never opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def images(self) -> tuple[Path, ...]:
+        """All images of the data set."""
+        paths = (Path(folder, file) for folder, _, files in os.walk(self.root, followlinks=True) for file in files)
+        return tuple(sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")))
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        table: dict[str, list[Path]] = {}
+        for path in self.images:
+            table.setdefault(path.name, []).append(path)
+        return table
+
+    def find(self, text: str, *, beside: Path, names: Sequence[str] = ()) -> Path:
+        """The image that an annotation file names.
+
+        Args:
+            text: path as the file has it.
+            beside: the annotation file.
+            names: further file names to look for, best first.
+
+        Raises:
+            FileNotFoundError: there is none, or the path leads out of the data set.
+            ValueError: several images have that name.
+        """
+        wanted = text.replace("\\", "/")  # written on Windows
+        if "\0" in wanted:
+            raise ValueError(f"{beside} names an image with a zero byte in its name")
+        for folder in (beside.parent, self.root, self.root / "images"):
+            path = Path(os.path.normpath(folder / wanted))  # `..` is resolved, links are not: those the user made himself
+            if path.is_relative_to(self.root) and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                return path
+        for name in (wanted.rsplit("/", 1)[-1], *names):
+            found = self._by_name.get(name, [])
+            if len(found) > 1:
+                raise ValueError(f"{beside} names {text}, and both {found[0]} and {found[1]} are called so")
+            if found:
+                return found[0]
+        raise FileNotFoundError(f"{beside} names {text}, but no such image is in {self.root}")
+
+    def name_of(self, image: Path) -> str:
+        """Name of a sample: the path below the data set's folder, without suffix."""
+        return image.relative_to(self.root).with_suffix("").as_posix()
+
+
+def split_of(name: str) -> Split:
+    """`val` and `test` are the images below a folder of that name; all others train."""
+    folders = name.split("/")[:-1]
+    for split in ("val", "test"):
+        if split in folders:
+            return split
+    return "train"
+
+
+def table_with_background(names: Sequence[str]) -> ClassTable:
+    """Class 0 is what no shape covers; a name "background" among the classes is the same."""
+    others = [name for name in names if name != BACKGROUND]
+    colors = ((0, 0, 0), *default_colors(len(others)))
+    return ClassTable((BACKGROUND, *others), tuple((i,) for i in range(len(others) + 1)), colors)

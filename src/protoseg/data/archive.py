@@ -1,0 +1,60 @@
+"""Zip files as data sets: unpacked once into the user's cache, and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+_MOST_RATIO, _SMALL = 200, 1 << 30  # photographs hardly shrink and masks do: more than this is a decompression bomb
+
+
+def unpack(path: Path) -> Path:
+    """Unpack a zip file, or find it unpacked.
+
+    Args:
+        path: of the zip file.
+
+    Returns:
+        A folder below `protoseg/unpacked` in the cache (`XDG_CACHE_HOME`, else `~/.cache`), for this file as it is now.
+
+    Raises:
+        ValueError: it is no zip file, damaged, encrypted, far larger unpacked than packed, or holds a link or a path that leads
+            elsewhere.
+    """
+    now = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {now.st_size} {now.st_mtime_ns}".encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "protoseg/unpacked"
+    target = cache / f"{path.stem}-{key}"
+    if target.is_dir():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    # Unpacked beside and then renamed: what is there under its name is whole.
+    partial = Path(tempfile.mkdtemp(prefix=f"{path.stem}-", dir=cache))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check(path, archive)
+            archive.extractall(partial)
+        partial.rename(target)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        raise ValueError(f"{path} cannot be unpacked: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _check(path: Path, archive: zipfile.ZipFile) -> None:
+    members = archive.infolist()
+    for member in members:
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+            raise ValueError(f"{path} holds {member.filename!r}, which leads out of it; it is not unpacked")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise ValueError(f"{path} holds the link {member.filename!r}; it is not unpacked")
+    total = sum(member.file_size for member in members)
+    if total > max(_SMALL, _MOST_RATIO * path.stat().st_size):
+        raise ValueError(f"{path} would unpack to {total >> 20} MiB from {path.stat().st_size >> 20} MiB; it is not unpacked")

@@ -1,0 +1,118 @@
+"""Label Studio's JSON export: brush strokes (in a run-length code of their own), polygons, rectangles and ellipses.
+
+https://labelstud.io/guide/export. The file is a `*.json` of the folder. Of several annotations of a task the last one counts
+that was not cancelled; later regions lie on top. What no region covers is class 0, "background". Tasks without annotation are
+unlabelled; `val` and `test` folders hold evaluation images.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from protoseg.data.annotations import ImageFinder, beginning, field, read_json, size_field, split_of, table_with_background
+from protoseg.data.index import DataIndex, Sample
+from protoseg.data.rle import decode_brush
+from protoseg.data.shapes import BoolArray, Ellipse, Polygon, Region, Shape, ShapesMask, rectangle
+
+NEEDS = "Label Studio's JSON export"
+_KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+_UPLOAD = re.compile(r"[0-9a-f]{8}-")  # put before the file name of an upload
+
+
+@dataclass(frozen=True)
+class Brush:
+    """A brush stroke in Label Studio's run-length code."""
+
+    code: tuple[int, ...]
+
+    def fill(self, size: tuple[int, int]) -> BoolArray:
+        return decode_brush(self.code, size)
+
+
+def matches(root: Path) -> bool:
+    return bool(_files(root))
+
+
+def read(root: Path) -> DataIndex:
+    """List the data set. No image is opened.
+
+    Raises:
+        ValueError: something in the file that does not belong there, or a region without area; with file and task.
+        FileNotFoundError: an image that is not there.
+    """
+    files = _files(root)
+    if len(files) > 1:
+        raise ValueError(f"{files[0]} and {files[1]} are both exports of Label Studio; keep one of them")
+    path, finder = files[0], ImageFinder(root)
+    tasks = [(task, f"{path}, task {task.get('id', number)}") for number, task in enumerate(read_json(path), start=1)]
+    results = [_result(task, where) for task, where in tasks]
+    names = {label for (_, where), result in zip(tasks, results, strict=True) for r in result for label in _labels(r, where)}
+    classes = table_with_background(sorted(names))
+    masks: dict[Path, ShapesMask] = {}
+    for (task, where), result in zip(tasks, results, strict=True):
+        if not result:
+            continue
+        text = _image(task, where)
+        image = finder.find(text, beside=path, names=[_UPLOAD.sub("", text.rsplit("/", 1)[-1], count=1)])
+        if image in masks:
+            raise ValueError(f"{where} annotates {image}, and so does another task")
+        size = size_field(result[0], "original_height", "original_width", where)
+        shapes = tuple(Shape(classes.names.index(_labels(r, where)[0]), _region(r, size, where)) for r in result)
+        masks[image] = ShapesMask(path, text, size, shapes)
+    samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.images]
+    return DataIndex(root, "label_studio", tuple(samples), classes)
+
+
+def _files(root: Path) -> list[Path]:
+    heads = ((path, beginning(path)) for path in sorted(root.glob("*.json")))
+    return [path for path, head in heads if head.startswith("[") and '"annotations"' in head]
+
+
+def _result(task: Any, where: str) -> list[Any]:
+    """The regions of the annotation that counts."""
+    done = [a for a in field(task, "annotations", list, where) if isinstance(a, dict) and not a.get("was_cancelled")]
+    regions = field(done[-1], "result", list, where) if done else []
+    return [region for region in regions if isinstance(region, dict) and region.get("type") in _KINDS]
+
+
+def _labels(region: Any, where: str) -> list[str]:
+    labels: list[str] = field(field(region, "value", dict, where), region["type"], list, where)
+    if len(labels) != 1 or not isinstance(labels[0], str):
+        raise ValueError(f"{where}: a region has the labels {labels}; it takes one")
+    return labels
+
+
+def _image(task: Any, where: str) -> str:
+    """The path of a task's image, out of an upload's name, a local file's address, or a URL."""
+    data = field(task, "data", dict, where)
+    texts = [value for value in data.values() if isinstance(value, str)]
+    if len(texts) != 1 and not isinstance(data.get("image"), str):
+        raise ValueError(f"{where} has several texts in 'data' ({', '.join(data)}) and none of them is called 'image'")
+    parts = urlsplit(data["image"] if isinstance(data.get("image"), str) else texts[0])
+    local = parse_qs(parts.query).get("d")  # /data/local-files/?d=folder/photo.jpg
+    return local[0] if local else unquote(parts.path).lstrip("/")
+
+
+def _region(region: Any, size: tuple[int, int], where: str) -> Region:
+    value, (height, width) = region["value"], size
+    if size_field(region, "original_height", "original_width", where) != size:
+        raise ValueError(f"{where}: its regions are of images of different sizes")
+    if region["type"] == "brushlabels":
+        return Brush(tuple(field(value, "rle", list, where)))
+    if region["type"] == "polygonlabels":
+        points = field(value, "points", list, where)
+        if not all(isinstance(p, list) and len(p) == 2 and all(type(x) in (int, float) for x in p) for p in points):
+            raise ValueError(f"{where}: a polygon is a list of points (x, y)")
+        return Polygon((tuple((x * width / 100, y * height / 100) for x, y in points),))  # stored in per cent
+    if value.get("rotation"):
+        raise ValueError(f"{where}: a rotated {region['type'].removesuffix('labels')} is not supported; draw a polygon")
+    x, y = (field(value, name, (int, float), where) / 100 for name in ("x", "y"))
+    if region["type"] == "rectanglelabels":
+        w, h = (field(value, name, (int, float), where) / 100 for name in ("width", "height"))
+        return rectangle(x * width, y * height, (x + w) * width, (y + h) * height)
+    radii = field(value, "radiusX", (int, float), where) / 100, field(value, "radiusY", (int, float), where) / 100
+    return Ellipse((x * width, y * height), (radii[0] * width, radii[1] * height))

@@ -1,0 +1,121 @@
+"""LabelMe: one JSON file for each image, with polygons, rectangles, circles and masks. https://github.com/wkentaro/labelme
+
+Later shapes lie on top. What no shape covers is class 0, "background"; `__ignore__` is not labelled. Images without a file are
+unlabelled. `val` and `test` folders hold evaluation images.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from protoseg.data.annotations import BACKGROUND, ImageFinder, field, read_json, size_field, split_of, table_with_background
+from protoseg.data.index import DataIndex, Sample
+from protoseg.data.shapes import BoolArray, Ellipse, Polygon, Region, Shape, ShapesMask, rectangle
+from protoseg.types import IGNORE_INDEX
+
+NEEDS = "JSON files of LabelMe"
+_ALIASES = {"_background_": BACKGROUND, "__ignore__": None}  # LabelMe's own words
+
+
+@dataclass(frozen=True)
+class StoredMask:
+    """A PNG inside the JSON file, placed at (left, top)."""
+
+    left: int
+    top: int
+    code: str  # base64
+
+    def fill(self, size: tuple[int, int]) -> BoolArray:
+        try:
+            with Image.open(io.BytesIO(base64.b64decode(self.code, validate=True)), formats=["PNG"]) as image:
+                part = np.asarray(image.convert("L")) > 0
+        except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"its mask cannot be read: {error}") from error
+        inside = np.zeros(size, dtype=np.bool_)
+        target = inside[max(0, self.top) :, max(0, self.left) :]
+        part = part[max(0, -self.top) :, max(0, -self.left) :][: target.shape[0], : target.shape[1]]
+        target[: part.shape[0], : part.shape[1]] = part
+        return inside
+
+
+def matches(root: Path) -> bool:
+    first = next(_files(root), None)
+    content = None if first is None else _peek(first)
+    return isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys()
+
+
+def read(root: Path) -> DataIndex:
+    """List the data set. No image is opened.
+
+    Raises:
+        ValueError: a file that is not LabelMe's, or a shape without area; with the file's name.
+        FileNotFoundError: an image that is not there.
+    """
+    finder = ImageFinder(root)
+    files = [(path, read_json(path)) for path in _files(root)]
+    labels = {_label(shape, str(path)) for path, content in files for shape in field(content, "shapes", list, str(path))}
+    names = sorted(label for label in labels if label is not None)
+    classes = table_with_background(names)
+    value_of: dict[str | None, int] = {name: i for i, name in enumerate(classes.names)} | {None: IGNORE_INDEX}
+
+    masks: dict[Path, ShapesMask] = {}
+    for path, content in files:
+        where = str(path)
+        text = field(content, "imagePath", str, where)
+        image = finder.find(text, beside=path, names=[path.with_suffix(suffix).name for suffix in (".jpg", ".png", ".jpeg")])
+        if image in masks:
+            raise ValueError(f"{path} and {masks[image].path} both annotate {image}")
+        shapes = tuple(Shape(value_of[_label(shape, where)], _region(shape, where)) for shape in content["shapes"])
+        masks[image] = ShapesMask(path, text, size_field(content, "imageHeight", "imageWidth", where), shapes)
+    samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.images]
+    return DataIndex(root, "labelme", tuple(samples), classes)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    return iter(sorted(root.rglob("*.json")))
+
+
+def _peek(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError:  # another format's business, or said when it is read
+        return None
+
+
+def _label(shape: Any, where: str) -> str | None:
+    """The class of a shape, None for what is ignored."""
+    label = field(shape, "label", str, where)
+    return _ALIASES.get(label, label)
+
+
+def _region(shape: Any, where: str) -> Region:
+    points = [_point(point, where) for point in field(shape, "points", list, where)]
+    kind = shape.get("shape_type") or "polygon"
+    if kind == "polygon":
+        return Polygon((tuple(points),))
+    if kind in {"rectangle", "circle", "mask"} and len(points) != 2:
+        raise ValueError(f"{where}: a {kind} has two points, this one {len(points)}")
+    if kind == "rectangle":
+        return rectangle(*points[0], *points[1])
+    if kind == "circle":
+        radius = math.dist(points[0], points[1])
+        return Ellipse(points[0], (radius, radius))
+    if kind == "mask":
+        return StoredMask(round(points[0][0]), round(points[0][1]), field(shape, "mask", str, where))
+    raise ValueError(f"{where}: a {kind} ({shape['label']}) covers no area; remove it, or draw a polygon")
+
+
+def _point(point: Any, where: str) -> tuple[float, float]:
+    if not (isinstance(point, list) and len(point) == 2 and all(type(value) in (int, float) for value in point)):
+        raise ValueError(f"{where}: {point!r} is no point (x, y)")
+    return float(point[0]), float(point[1])

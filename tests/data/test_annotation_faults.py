@@ -1,0 +1,178 @@
+"""What can be wrong in an annotation file: each fault stops with the file's name, and nothing outside the data is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_folder import draw_shapes, write_image
+from make_formats import WRITERS, make_pictures
+
+from protoseg.data.check import check_labels
+from protoseg.data.formats import open_dataset
+from protoseg.data.splits import make_partition
+
+Change = Callable[[Any], Any]
+FILE = {
+    "coco": "annotations/instances_train2017.json",
+    "labelme": "train/images/scene_1.json",
+    "label studio": "project-3.json",
+}
+
+
+def drop(*path: Any) -> Change:
+    """Leave out a field."""
+
+    def change(content: Any) -> Any:
+        record = content
+        for step in path[:-1]:
+            record = record[step]
+        del record[path[-1]]
+        return content
+
+    return change
+
+
+def put(*path_and_value: Any) -> Change:
+    """Set a field."""
+    *path, last, value = path_and_value
+
+    def change(content: Any) -> Any:
+        record = content
+        for step in path:
+            record = record[step]
+        record[last] = value
+        return content
+
+    return change
+
+
+def twice(*path: Any) -> Change:
+    """Repeat the first entry of a list."""
+
+    def change(content: Any) -> Any:
+        record = content
+        for step in path:
+            record = record[step]
+        record.append(record[0])
+        return content
+
+    return change
+
+
+REGION = (1, "annotations", 0, "result", 0)
+SHAPE = {"label": "x", "points": [[1, 2]]}
+OUTSIDE = "../../outside/photo.png"
+LOST = "but no such image"
+FAULTS: list[tuple[str, str, Change, str]] = [
+    ("labelme", "no list of shapes", drop("shapes"), "has no 'shapes'"),
+    ("labelme", "shapes that are no list", put("shapes", 5), "'shapes' is int"),
+    ("labelme", "no image", drop("imagePath"), "has no 'imagePath'"),
+    ("labelme", "a zero byte in a name", put("imagePath", "a\0.png"), "zero byte"),
+    ("labelme", "another image's annotation", put("imagePath", "scene_0.png"), "both annotate"),
+    ("labelme", "no size", drop("imageHeight"), "has no 'imageHeight'"),
+    ("labelme", "a size of zero", put("imageHeight", 0), "no image is"),
+    ("labelme", "a huge size", put("imageHeight", 10**9), "no image is"),
+    ("labelme", "another size than the image's", put("imageHeight", 39), "is 49x39 but its image"),
+    ("labelme", "a shape without label", drop("shapes", 0, "label"), "has no 'label'"),
+    ("labelme", "a label that is no text", put("shapes", 0, "label", None), "'label' is NoneType"),
+    ("labelme", "a shape that is no object", put("shapes", 0, 7), "has no 'label'"),
+    ("labelme", "a shape without points", drop("shapes", 0, "points"), "has no 'points'"),
+    ("labelme", "a point that is none", put("shapes", 0, "points", [["a", 1], [2, 3]]), "is no point"),
+    ("labelme", "a line", put("shapes", 0, "shape_type", "line"), "covers no area"),
+    ("labelme", "a rectangle of one point", put("shapes", 0, SHAPE | {"shape_type": "rectangle"}), "has two points"),
+    ("labelme", "a polygon of one point", put("shapes", 0, SHAPE), "shape 1: .*three corners"),
+    ("labelme", "a stored mask that is no PNG", put("shapes", 0, "mask", "aGVsbG8="), "shape 1: its mask cannot be read"),
+    ("labelme", "a stored mask that is no base64", put("shapes", 0, "mask", "?!"), "shape 1: its mask cannot be read"),
+    ("labelme", "no stored mask", drop("shapes", 0, "mask"), "has no 'mask'"),
+    ("coco", "no images", drop("images"), "has no 'images'"),
+    ("coco", "no annotations", drop("annotations"), "has no 'annotations'"),
+    ("coco", "no categories", drop("categories"), "has no 'categories'"),
+    ("coco", "a category without name", drop("categories", 0, "name"), "a category has no 'name'"),
+    ("coco", "a category by two names", put("categories", 0, "name", "plate"), "calls category 44"),
+    ("coco", "two categories of one name", put("categories", 0, "id", 9), "two categories named 'disc'"),
+    ("coco", "an unknown category", put("annotations", 0, "category_id", 99), "category 99 is not among"),
+    ("coco", "an annotation of no image", put("annotations", 0, "image_id", 99), "annotations of image 99"),
+    ("coco", "an image listed twice", twice("images"), "lists .*scene_0.png, which another"),
+    ("coco", "an image that is not there", put("images", 0, "file_name", "elsewhere.png"), LOST),
+    ("coco", "an image outside the data", put("images", 0, "file_name", OUTSIDE), LOST),
+    ("coco", "an image without size", drop("images", 0, "width"), "has no 'width'"),
+    ("coco", "another size than the image's", put("images", 0, "width", 47), "its code is of"),
+    ("coco", "a segmentation that is none", put("annotations", 0, "segmentation", 5), "neither polygons nor"),
+    ("coco", "a polygon of two points", put("annotations", 0, "segmentation", [[1, 2, 3, 4]]), "at least three"),
+    ("coco", "a damaged code", put("annotations", 0, "segmentation", "counts", "05"), "do not add up"),
+    ("label studio", "a task without data", drop(1, "data"), "task 1 has no 'data'"),
+    ("label studio", "a task without annotations", drop(1, "annotations"), "task 1 has no 'annotations'"),
+    ("label studio", "two images and no 'image'", put(1, "data", {"left": "a.png", "right": "b.png"}), "several texts"),
+    ("label studio", "an image that is not there", put(1, "data", "image", "elsewhere.png"), LOST),
+    ("label studio", "an image outside the data", put(1, "data", "image", "/data/local-files/?d=" + OUTSIDE), LOST),
+    ("label studio", "one image twice", put(1, "data", "image", "scene_0.png"), "and so does another task"),
+    ("label studio", "a region of two labels", put(*REGION, "value", "brushlabels", ["a", "b"]), "it takes one"),
+    ("label studio", "a region without code", drop(*REGION, "value", "rle"), "has no 'rle'"),
+    ("label studio", "a damaged code", put(*REGION, "value", "rle", [0, 0, 1]), "brush code"),
+    ("label studio", "regions of two sizes", put(*REGION, "original_width", 3), "of different sizes"),
+    ("label studio", "a rotated rectangle", put(*REGION, {
+        "type": "rectanglelabels", "original_width": 49, "original_height": 40,
+        "value": {"rotation": 20, "rectanglelabels": ["disc"]}}), "rotated rectangle"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_image(tmp_path / "outside/photo.png", draw_shapes(np.random.default_rng(0))[0])
+    return tmp_path / "data"
+
+
+def decode(root: Path) -> None:
+    index = open_dataset(root)
+    check_labels(index, make_partition(index))
+
+
+@pytest.mark.parametrize(("written", "fault", "change", "message"), FAULTS, ids=[f"{f[0]}: {f[1]}" for f in FAULTS])
+def test_a_fault_stops_and_is_named(data: Path, written: str, fault: str, change: Change, message: str) -> None:
+    WRITERS[written][1](data, make_pictures())
+    path = data / FILE[written]
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        decode(data)
+    assert path.stem.split("_")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["lost/elsewhere.png", OUTSIDE, "/etc/passwd"])
+def test_an_image_that_is_not_in_the_data(data: Path, text: str) -> None:
+    """LabelMe keeps the path of the machine it ran on; beside the file there is no image of its name either."""
+    WRITERS["labelme"][1](data, make_pictures())
+    path = data / FILE["labelme"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"imagePath": text}))
+    decode(data)  # found by the file's own name
+    path.with_suffix(".png").unlink()
+    with pytest.raises(FileNotFoundError, match=f"scene_1.json names {text}, but no such image"):
+        decode(data)
+
+
+def test_links_that_the_user_made_are_followed(data: Path) -> None:
+    WRITERS["coco"][1](data, make_pictures())
+    elsewhere = data.parent / "large disk"
+    (data / "train2017").rename(elsewhere)
+    (data / "train2017").symlink_to(elsewhere)
+    decode(data)
+
+
+BEGINNING = {"coco": b'{"images": ', "labelme": b'{"imagePath": "", "shapes": ', "label studio": b'[{"annotations": '}
+
+
+@pytest.mark.parametrize("written", FILE)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is not JSON"), (b"[}", "is not JSON"), (b'"\xff\xfe"', "UTF-8"), (b"[" * 100_000 + b"]" * 100_000, "too deeply")],
+)
+def test_a_broken_file_is_named(data: Path, written: str, content: bytes, message: str) -> None:
+    WRITERS[written][1](data, make_pictures())
+    (data / FILE[written]).write_bytes(BEGINNING[written] + content)
+    with pytest.raises(ValueError, match=message) as caught:
+        open_dataset(data)
+    assert FILE[written].rsplit("/", 1)[-1] in str(caught.value)

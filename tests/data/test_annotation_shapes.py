@@ -1,0 +1,179 @@
+"""What each kind of shape in an annotation file covers, and which one counts where two overlap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_folder import write_image
+
+from protoseg.data.formats import open_dataset
+from protoseg.data.index import DataIndex
+
+HEIGHT, WIDTH = 20, 30
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        write_image(tmp_path / f"images/{name}.png", np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8))
+    return tmp_path
+
+
+def masks(index: DataIndex) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """Class names of every labelled image's pixels."""
+    assert index.classes is not None
+    names = np.array([*index.classes.names, *["?"] * (256 - len(index.classes))])
+    return {s.image.stem: names[index.classes.encode(s.mask.read())] for s in index.samples if s.mask is not None}
+
+
+def labelme(root: Path, *shapes: dict[str, Any]) -> np.ndarray:  # type: ignore[type-arg]
+    content = {"shapes": shapes, "imagePath": "a.png", "imageHeight": HEIGHT, "imageWidth": WIDTH}
+    (root / "images/a.json").write_text(json.dumps(content))
+    return masks(open_dataset(root))["a"]
+
+
+class TestLabelMe:
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            {"points": [[2, 3], [12, 3], [12, 9], [2, 9]]},
+            {"points": [[2, 3], [12, 3], [12, 9], [2, 9]], "shape_type": "polygon"},
+            {"points": [[2, 3], [12, 9]], "shape_type": "rectangle"},
+            {"points": [[12, 9], [2, 3]], "shape_type": "rectangle"},
+        ],
+    )
+    def test_polygon_and_rectangle(self, root: Path, shape: dict[str, Any]) -> None:
+        mask = labelme(root, {"label": "cat", **shape})
+        assert (mask[3:9, 2:12] == "cat").all()
+        assert (mask == "cat").sum() == 60
+        assert mask[0, 0] == "background"
+
+    def test_circle(self, root: Path) -> None:
+        mask = labelme(root, {"label": "cat", "points": [[10, 10], [10, 15]], "shape_type": "circle"})
+        assert abs((mask == "cat").sum() - np.pi * 25) < 4
+        assert mask[10, 10] == "cat"
+
+    def test_later_ones_lie_on_top_and_ignored_is_no_class(self, root: Path) -> None:
+        shapes = [("cat", [[0, 0], [20, 10]]), ("_background_", [[0, 0], [5, 5]]), ("__ignore__", [[15, 0], [20, 10]])]
+        mask = labelme(root, *({"label": name, "points": points, "shape_type": "rectangle"} for name, points in shapes))
+        assert [mask[2, 2], mask[7, 7], mask[7, 17], mask[15, 15]] == ["background", "cat", "?", "background"]
+
+    def test_finished_masks_count_more(self, root: Path) -> None:
+        labelme(root, {"label": "cat", "points": [[0, 0], [20, 10]], "shape_type": "rectangle"})
+        write_image(root / "masks/a.png", np.zeros((HEIGHT, WIDTH), dtype=np.uint8))
+        assert open_dataset(root).format == "folder"
+        assert open_dataset(root, format="labelme").format == "labelme"
+
+
+def coco(root: Path, *annotations: dict[str, Any], name: str = "train.json") -> DataIndex:
+    content = {
+        "images": [{"id": i, "file_name": f"{stem}.png", "height": HEIGHT, "width": WIDTH} for i, stem in enumerate("ab")],
+        "categories": [{"id": 9, "name": "wheel"}, {"id": 3, "name": "car"}],
+        "annotations": [{"id": i, "image_id": 0, **a} for i, a in enumerate(annotations)],
+    }
+    (root / name).write_text(json.dumps(content))
+    return open_dataset(root)
+
+
+def box(left: int, top: int, right: int, bottom: int) -> list[list[float]]:
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+class TestCoco:
+    def test_classes_by_their_ids(self, root: Path) -> None:
+        index = coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49})
+        assert index.classes is not None
+        assert index.classes.names == ("background", "car", "wheel")
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_the_smaller_area_lies_on_top_whatever_the_order(self, root: Path, order: int) -> None:
+        car = {"category_id": 3, "segmentation": box(2, 2, 20, 15), "area": 234}
+        wheel = {"category_id": 9, "segmentation": box(4, 10, 8, 14), "area": 16}
+        mask = masks(coco(root, *[car, wheel][::order]))["a"]
+        assert [mask[5, 5], mask[12, 6], mask[0, 0]] == ["car", "wheel", "background"]
+
+    def test_crowds_lie_at_the_bottom(self, root: Path) -> None:
+        crowd = np.zeros((HEIGHT, WIDTH), dtype=bool)
+        crowd[:, :4] = True
+        counts = [0, HEIGHT * 4, HEIGHT * (WIDTH - 4)]
+        small = {"category_id": 9, "iscrowd": 1, "area": 1, "segmentation": {"size": [HEIGHT, WIDTH], "counts": counts}}
+        large = {"category_id": 3, "iscrowd": 0, "area": 99, "segmentation": box(2, 2, 20, 15)}
+        mask = masks(coco(root, large, small))["a"]
+        assert [mask[5, 3], mask[5, 0]] == ["car", "wheel"]
+
+    def test_an_image_without_annotation_is_unlabelled(self, root: Path) -> None:
+        index = coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49})
+        assert sorted(masks(index)) == ["a"]
+        assert [s.image.stem for s in index.of("train")] == ["a", "b"]
+
+    def test_boxes_alone_are_no_labels(self, root: Path) -> None:
+        with pytest.raises(ValueError, match=r"looks like coco, but no training image in it has a mask"):
+            coco(root, {"category_id": 3, "bbox": [2, 2, 9, 9], "area": 49})
+
+    def test_the_split_is_in_the_name(self, root: Path) -> None:
+        coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49}).of("train")
+        (root / "train.json").rename(root / "instances_val2017.json")
+        assert len(open_dataset(root, for_training=False).of("val")) == 2
+
+
+def label_studio(root: Path, kind: str, value: dict[str, Any], label: str = "cat") -> np.ndarray:  # type: ignore[type-arg]
+    region = {"original_width": WIDTH, "original_height": HEIGHT, "type": kind, "value": {**value, kind: [label]}}
+    other = {"type": "choices", "value": {"choices": ["blurred"]}}
+    task = {"id": 5, "data": {"image": "/data/upload/1/89abcdef-a.png"}, "annotations": [{"result": [region, other]}]}
+    (root / "export.json").write_text(json.dumps([task]))
+    return masks(open_dataset(root))["a"]
+
+
+class TestLabelStudio:
+    def test_polygon(self, root: Path) -> None:
+        """In per cent of the image: 10 % of 30 px is 3, 50 % of 20 px is 10."""
+        mask = label_studio(root, "polygonlabels", {"points": [[10, 50], [50, 50], [50, 75], [10, 75]]})
+        assert (mask[10:15, 3:15] == "cat").all()
+        assert (mask == "cat").sum() == 60
+
+    def test_rectangle(self, root: Path) -> None:
+        mask = label_studio(root, "rectanglelabels", {"x": 10, "y": 50, "width": 40, "height": 25, "rotation": 0})
+        assert (mask[10:15, 3:15] == "cat").all()
+        assert (mask == "cat").sum() == 60
+
+    def test_ellipse(self, root: Path) -> None:
+        mask = label_studio(root, "ellipselabels", {"x": 50, "y": 50, "radiusX": 20, "radiusY": 25})
+        assert abs((mask == "cat").sum() - np.pi * 6 * 5) < 6
+        assert mask[10, 15] == "cat"
+
+
+def test_cvat_without_images_says_how_to_export(tmp_path: Path) -> None:
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\n")
+    with pytest.raises(FileNotFoundError, match="save images"):
+        open_dataset(tmp_path)
+
+
+def test_voc_leaves_unlisted_images_alone(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"JPEGImages/{name}.jpg", np.zeros((4, 4, 3), dtype=np.uint8))
+    write_image(tmp_path / "SegmentationClass/a.png", np.zeros((4, 4), dtype=np.uint8))
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nb\n")
+    assert [s.name for s in open_dataset(tmp_path).samples] == ["a", "b"]
+    (lists / "train.txt").write_text("a\nlost\n")
+    with pytest.raises(FileNotFoundError, match="lost"):
+        open_dataset(tmp_path)
+
+
+def test_ade20k_names(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/training/a.jpg", np.zeros((4, 4, 3), dtype=np.uint8))
+    write_image(tmp_path / "annotations/training/a.png", np.ones((4, 4), dtype=np.uint8))
+    lines = [f"{i}\t0.1\t5\t5\tname {i}" for i in range(1, 151)]
+    (tmp_path / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tName\n" + "\n".join(lines) + "\n")
+    classes = open_dataset(tmp_path).classes
+    assert classes is not None
+    assert classes.names[149] == "name 150"
+    (tmp_path / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tName\n" + "\n".join(lines[:9]))
+    with pytest.raises(ValueError, match=r"objectInfo150\.txt names 9 classes"):
+        open_dataset(tmp_path)

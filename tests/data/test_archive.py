@@ -1,0 +1,81 @@
+"""Zip files are unpacked into the cache and nowhere else."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from protoseg.data.archive import unpack
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_is_unpacked_once(tmp_path: Path, cache: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a/b.txt": b"one"})
+    folder = unpack(path)
+    assert folder.is_relative_to(cache)
+    assert (folder / "a/b.txt").read_bytes() == b"one"
+    (folder / "a/b.txt").write_bytes(b"touched")
+    assert (unpack(path) / "a/b.txt").read_bytes() == b"touched"
+    assert sorted(tmp_path.iterdir()) == [cache, path]
+
+
+def test_another_content_is_unpacked_anew(tmp_path: Path, cache: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a.txt": b"one"})
+    first = unpack(path)
+    write_zip(path, {"a.txt": b"another"})
+    assert (unpack(path) / "a.txt").read_bytes() == b"another"
+    assert (first / "a.txt").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "..\\evil.txt", "C:\\evil.txt", "C:/evil.txt"]
+)
+def test_a_path_that_leads_out_is_refused(tmp_path: Path, cache: Path, name: str) -> None:
+    path = write_zip(tmp_path / "x.zip", {"fine.txt": b"", name: b"evil"})
+    with pytest.raises(ValueError, match=r"x\.zip holds .*evil\.txt.*leads out"):
+        unpack(path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_a_link_is_refused(tmp_path: Path, cache: Path) -> None:
+    link = zipfile.ZipInfo("images")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(link, "/etc")
+    with pytest.raises(ValueError, match=r"x\.zip holds the link 'images'"):
+        unpack(tmp_path / "x.zip")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "x.zip"]
+
+
+def test_a_bomb_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("protoseg.data.archive._SMALL", 1 << 20)
+    path = write_zip(tmp_path / "x.zip", {"a": bytes(1 << 21)})
+    with pytest.raises(ValueError, match=r"x\.zip would unpack to 2 MiB"):
+        unpack(path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.7])
+def test_a_damaged_file_is_named_and_leaves_nothing(tmp_path: Path, cache: Path, cut: float) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a.txt": bytes(range(256)) * 40, "b.txt": b"two"})
+    content = bytearray(path.read_bytes())
+    content[int(cut * 300) : int(cut * 300) + 40] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.zip cannot be unpacked"):
+        unpack(path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
