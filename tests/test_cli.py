@@ -365,6 +365,23 @@ class TestEvaluate:
         assert main(["evaluate", str(run.out / "model.safetensors"), str(tmp_path)]) == 0
         assert "2 labelled images" in capsys.readouterr().out
 
+    def test_merged_classes_are_one_there_too(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = make_folder(tmp_path / "data", test=2, classes=("ground", "square", "disc"))
+        rules = ["--classes.merge", "{shape: [square, disc]}"]
+        assert main(["train", str(data), *TINY, *rules, "--out", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+        score = evaluate_run(tmp_path / "run", data, split="test", console=Console(quiet=True))
+        result = json.loads((tmp_path / "run/result.json").read_text())
+        assert list(result["iou"]) == ["ground", "shape"]
+        assert score.mean == result["miou"]
+        assert main(["predict", str(tmp_path / "run"), str(data / "images/test"), "-o", str(tmp_path / "out")]) == 0
+        assert set(np.unique(read_mask(tmp_path / "out/test_00.png"))) <= {0, 1}
+
+    def test_a_class_that_is_none_stops(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["train", str(run.data), *TINY, "--classes.ignore", "[sky]", "--out", str(tmp_path / "run")]
+        assert main(words) == 2
+        assert "classes.ignore names 'sky', which is no class; the classes are ground, square, disc" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
     def test_unlabeled_or_missing_parts_are_named(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["evaluate", str(run.out), str(run.data), "--split", "val"]) == 2
         assert "val" in capsys.readouterr().err

@@ -274,7 +274,7 @@ def train_help() -> str:
             if field.name == "data" or dataclasses.is_dataclass(default):
                 continue
             name = f"--{prefix}{field.name}" if prefix else f"--{field.name.replace('_', '-')}"
-            shown = "" if default is None or default == {} else f" [{default}]"
+            shown = "" if default in (None, [], {}) else f" [{default}]"
             text = texts.get(field.name, "handed to the Lightning Trainer: --trainer.devices 2")
             lines.append(f"  {name:<30} {text}{shown}")
     lines += ["", "A flag takes no value; --no-NAME switches it off. Defaults are those without a recipe."]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answe
     from torch.optim import Optimizer
 
     from protoseg.data.batch import BatchViews
+    from protoseg.data.class_rules import ClassRules
     from protoseg.data.loader import Geometry
     from protoseg.engine.evaluate import Normalization
     from protoseg.methods.base import Method
@@ -49,6 +50,25 @@ class ModelConfig:
     auxiliary: bool = False
     width: int = 24
     features: int | None = None
+
+
+@dataclass
+class ClassesConfig:
+    """The classes.
+
+    Attributes:
+        names: default classes.txt, or what the masks hold
+        ids: mask value of each name
+        colors: R, G, B of each name, in masks and pictures
+        ignore: classes that count as not labelled
+        merge: classes made of others: {car: [car, truck]}
+    """
+
+    names: list[str] | None = None
+    ids: list[int] | None = None
+    colors: list[list[int]] | None = None
+    ignore: list[str] = field(default_factory=list)
+    merge: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -219,6 +239,7 @@ class TrainConfig:
     evaluate: bool = True
     evaluate_every: int = 0
     baseline: bool = False
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     prototypes: PrototypesConfig = field(default_factory=PrototypesConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
@@ -350,6 +371,12 @@ def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlab
 def _absolute(text: str) -> str:
     """A whole path for what is one, so that a run can go on from another folder; anything else as it is."""
     return str(Path(text).resolve()) if text and Path(text).exists() else text
+
+
+def build_class_rules(config: ClassesConfig) -> ClassRules:
+    from protoseg.data.class_rules import ClassRules
+
+    return ClassRules(config.names, config.ids, config.colors, config.ignore, config.merge)
 
 
 def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> nn.Module:

@@ -21,6 +21,7 @@ from torch import nn
 
 from protoseg.config import (
     TrainConfig,
+    build_class_rules,
     build_geometry,
     build_method,
     build_network,
@@ -121,7 +122,7 @@ def load_data(config: TrainConfig) -> CheckedData:
         seed=config.seed,
         classes_in=mask_values,
     )
-    return CheckedData(index, partition, check_labels(index, partition))
+    return CheckedData(index, partition, check_labels(index, partition, build_class_rules(config.classes)))
 
 
 def _run_one(

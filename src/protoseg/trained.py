@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from protoseg.config import ModelConfig, build_network
+from protoseg.config import ClassesConfig, ModelConfig, build_class_rules, build_network
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
 from protoseg.data.masks import describe
@@ -86,9 +86,10 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
     model = load_model(run)
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split)
-    _check_same_classes(model.classes, index)
+    known = _classes_of(index, model)
+    _check_same_classes(model.classes, known, root)
     # The data set's own rule for ignored values counts, unless the model has learned such a value as a class.
-    ignored = index.classes.ignored if index.classes else model.classes.ignored
+    ignored = known.ignored if known else model.classes.ignored
     ignored = tuple(value for value in ignored if model.classes.class_of.get(value, IGNORE_INDEX) == IGNORE_INDEX)
     classes = dataclasses.replace(model.classes, ignored=ignored)
     network = model.network.to(_device())
@@ -128,17 +129,25 @@ def _trained_on(run: Path) -> Path | None:
     return Path(yaml.safe_load(stored.read_text())["data"]).resolve() if stored.is_file() else None
 
 
-def _check_same_classes(known: ClassTable, index: DataIndex) -> None:
+def _classes_of(index: DataIndex, model: TrainedModel) -> ClassTable | None:
+    """The data set's classes after the rules that the model was trained with: what it merged is one class here too."""
     if index.classes is None:
+        return None
+    rules = build_class_rules(ClassesConfig(**model.header["config"].get("classes", {})))
+    return rules.apply(rules.named(index.classes) or index.classes, strict=False)
+
+
+def _check_same_classes(known: ClassTable, here: ClassTable | None, root: Path) -> None:
+    if here is None:
         return
-    others = index.classes.class_of
+    others = here.class_of
     for values, name in zip(known.values, known.names, strict=True):
         for value in values:
             label = others.get(value, IGNORE_INDEX)
-            other = name if label == IGNORE_INDEX else index.classes.names[label]
+            other = name if label == IGNORE_INDEX else here.names[label]
             if other != name and name != unnamed(values[0]):
                 raise ValueError(
-                    f"mask value {describe(value)} is {name!r} for the model and {other!r} in {index.root}; "
+                    f"mask value {describe(value)} is {name!r} for the model and {other!r} in {root}; "
                     "bring the classes into one order"
                 )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from protoseg.data.class_rules import ClassRules
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, table_from_values
 from protoseg.data.io import UInt8Array, read_image
 from protoseg.data.masks import COLOR, MaskArray, count_values, describe
@@ -65,8 +66,13 @@ def read_pair(sample: Sample) -> tuple[UInt8Array, MaskArray]:
     return image, mask
 
 
-def check_labels(index: DataIndex, partition: Partition) -> LabelReport:
+def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | None = None) -> LabelReport:
     """Decode all labelled training and evaluation images, and check every mask value.
+
+    Args:
+        index: the data set.
+        partition: of its images.
+        rules: what the classes shall be.
 
     Raises:
         ValueError: the first fault, with the file's name and what to do.
@@ -77,7 +83,9 @@ def check_labels(index: DataIndex, partition: Partition) -> LabelReport:
         counts.append(count_values(mask))
         sizes[mask.shape] = sizes.get(mask.shape, 0) + 1
     total = sum((Counter(count) for count in counts), Counter[int]())
-    classes, notes = _table(index.classes, partition.labeled, counts)
+    rules = rules or ClassRules()
+    classes, notes = _table(rules.named(index.classes), partition.labeled, counts)
+    classes = rules.apply(classes)
     for sample, count in zip(partition.labeled, counts, strict=True):
         _check_values(sample, count, classes)
     pixels = _class_pixels(total, classes)

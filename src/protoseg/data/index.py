@@ -48,6 +48,8 @@ class ClassTable:
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.values) == len(self.colors):
             raise ValueError(f"{len(self.names)} names, {len(self.values)} values and {len(self.colors)} colours do not match")
+        if repeated := next((name for name in self.names if self.names.count(name) > 1), None):
+            raise ValueError(f"two classes are called {repeated!r}")
         if len(self.names) > IGNORE_INDEX:
             raise ValueError(f"there can be at most {IGNORE_INDEX} classes, got {len(self.names)}")
 
