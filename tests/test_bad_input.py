@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from make_folder import TINY, cut_short, draw_shapes, make_folder, write_image, write_index
 from safetensors.torch import save_file
@@ -101,6 +102,14 @@ def text_as_image(data: Path) -> Path:
     return data / "images/img_00.png"
 
 
+def one_image_of_sixteen_bits(data: Path) -> Path:
+    tifffile.imwrite(
+        data / "images/img_02.tif", np.zeros((40, 48, 5), np.uint16), photometric="minisblack", planarconfig="contig"
+    )
+    (data / "images/img_02.png").unlink()
+    return data / "images/img_02.tif"
+
+
 def photograph_as_mask(data: Path) -> Path:
     return write_image(data / "masks/img_02.png", draw_shapes(np.random.default_rng(0))[0])
 
@@ -169,6 +178,7 @@ SPOIL = [
     truncated_mask,
     truncated_test_image,
     text_as_image,
+    one_image_of_sixteen_bits,
     photograph_as_mask,
     colors_beside_numbers,
     color_outside_the_class_list,

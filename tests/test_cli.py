@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from protoseg.cli import main, parse_train
 from protoseg.config import TrainConfig
 from protoseg.data.formats import open_dataset
-from protoseg.data.io import read_image
+from protoseg.data.images import read_image
 from protoseg.data.masks import read_mask
 from protoseg.data.splits import make_partition
 from protoseg.engine.checkpoint import load_model_file

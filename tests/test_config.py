@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -25,6 +26,9 @@ from protoseg.config import (
     metric_fields,
     resolve,
 )
+from protoseg.data.check import ChannelStatistics, LabelReport
+from protoseg.data.images import PHOTOGRAPH, ImageKind
+from protoseg.data.index import table_from_names
 from protoseg.functional.losses import ohem_cross_entropy
 
 SMALL = ["data", "--model.arch", "small_unet", "--model.width", "4", "--model.weights", "none"]
@@ -40,7 +44,16 @@ def parsed(*words: str) -> TrainConfig:
 def resolved(
     *words: str, sizes: dict[tuple[int, int], int] | None = None, num_unlabeled: int = 10, cuda: bool = False
 ) -> TrainConfig:
-    return resolve(parsed(*words), sizes=sizes or {(100, 130): 1}, num_unlabeled=num_unlabeled, cuda=cuda)
+    return resolve(parsed(*words), found(sizes), num_unlabeled=num_unlabeled, cuda=cuda)
+
+
+def found(sizes: dict[tuple[int, int], int] | None = None, kind: ImageKind = PHOTOGRAPH) -> LabelReport:
+    """What decoding the labelled images may show."""
+    numbers = tuple(0.1 * (i + 1) for i in range(kind.channels))
+    pixels = np.array([100, 100])
+    return LabelReport(
+        table_from_names(["a", "b"]), pixels, sizes or {(100, 130): 1}, kind, ChannelStatistics(numbers, numbers)
+    )
 
 
 class TestRecipes:
@@ -93,7 +106,7 @@ class TestResolve:
     def test_the_given_settings_are_not_written_to(self) -> None:
         config = parse_train(SMALL)
         before = config.to_dict()
-        resolve(config, sizes={(100, 130): 1}, num_unlabeled=10, cuda=False)
+        resolve(config, found(), num_unlabeled=10, cuda=False)
         assert config.to_dict() == before
 
     @pytest.mark.parametrize(
@@ -130,11 +143,11 @@ class TestResolve:
 
 class TestNormalization:
     def test_imagenet_by_default(self) -> None:
-        assert build_normalization(ModelConfig()).mean == pytest.approx((0.485, 0.456, 0.406))
-        assert build_normalization(ModelConfig()).std == pytest.approx((0.229, 0.224, 0.225))
+        assert build_normalization(ModelConfig(), PHOTOGRAPH).mean == pytest.approx((0.485, 0.456, 0.406))
+        assert build_normalization(ModelConfig(), PHOTOGRAPH).std == pytest.approx((0.229, 0.224, 0.225))
 
     def test_one_number_is_for_all_channels(self) -> None:
-        normalization = build_normalization(ModelConfig(mean=[0.5], std=[0.25]))
+        normalization = build_normalization(ModelConfig(mean=[0.5], std=[0.25]), PHOTOGRAPH)
         assert normalization.mean == (0.5, 0.5, 0.5)
         assert normalization.std == (0.25, 0.25, 0.25)
 
@@ -151,24 +164,53 @@ class TestNormalization:
     )
     def test_what_cannot_be_is_refused(self, mean: list[float], std: list[float] | None) -> None:
         with pytest.raises(ValueError, match=r"model\.mean"):
-            build_normalization(ModelConfig(mean=mean, std=std))
+            build_normalization(ModelConfig(mean=mean, std=std), PHOTOGRAPH)
+
+
+class TestOtherImages:
+    """Nothing is known about images that are no 8-bit RGB: their own statistics count."""
+
+    KIND = ImageKind(5, "uint16")
+
+    def test_the_images_own_statistics(self) -> None:
+        config = resolve(parsed(), found(kind=self.KIND), num_unlabeled=10, cuda=False)
+        assert config.model.mean == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+        assert config.model.std == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+        assert build_normalization(config.model, self.KIND).kind == self.KIND
+        assert not build_views(config, build_normalization(config.model, self.KIND)).clamp
+
+    def test_given_ones_count_more(self) -> None:
+        given = parsed("--model.mean", "[0.5]", "--model.std", "[0.25]")
+        config = resolve(given, found(kind=self.KIND), num_unlabeled=10, cuda=False)
+        assert config.model.mean == [0.5] * 5
+        with pytest.raises(ValueError, match="take 5 numbers, one for each channel"):
+            build_normalization(ModelConfig(mean=[0.5] * 3, std=[0.5] * 3), self.KIND)
+
+    def test_floats_may_lie_anywhere(self) -> None:
+        kind = ImageKind(2, "float32")
+        assert build_normalization(ModelConfig(mean=[-12.5, 800.0], std=[3.0, 90.0]), kind).mean == (-12.5, 800.0)
+
+    @pytest.mark.parametrize("arch", ["small_unet", "unet", "paper_deeplabv3plus"])
+    def test_the_network_has_as_many_input_channels(self, arch: str) -> None:
+        config = ModelConfig(arch=arch, encoder="resnet18", weights="none", mean=[0.5] * 5, width=4)
+        assert build_network(config, 3).in_channels == 5
 
 
 class TestBuild:
     def test_padding_has_the_mean_color(self) -> None:
         config = resolved("--crop", "48", "--views.scale", "[0.7,1.5]", "--no-views.flip", "--model.mean", "[0.0,0.5,1.0]")
-        geometry = build_geometry(config, build_normalization(config.model))
+        geometry = build_geometry(config, build_normalization(config.model, PHOTOGRAPH))
         assert (geometry.size, geometry.scale, geometry.flip) == (48, (0.7, 1.5), False)
-        assert geometry.fill == (0, 128, 255)
+        assert geometry.fill == (0, 0.5, 1)
 
     @pytest.mark.parametrize("scale", ["[2]", "[0,1]", "[2.0,0.5]", "[-1,1]"])
     def test_a_range_of_scales_that_cannot_be_is_refused(self, scale: str) -> None:
         with pytest.raises(ValueError, match=r"views\.scale"):  # here or as soon as it is parsed
-            build_geometry(resolved("--views.scale", scale), build_normalization(ModelConfig()))
+            build_geometry(resolved("--views.scale", scale), build_normalization(ModelConfig(), PHOTOGRAPH))
 
     def test_views(self) -> None:
         config = resolved("--views.cutmix_per", "batch", "--views.cutmix_probability", "0.3", "--seed", "4", "--no-views.color")
-        views = build_views(config, build_normalization(config.model))
+        views = build_views(config, build_normalization(config.model, PHOTOGRAPH))
         assert (views.cutmix_per, views.cutmix_probability, views.seed, views.color) == ("batch", 0.3, 4, False)
 
     @pytest.mark.parametrize("name", ["adamw", "sgd"])

@@ -15,7 +15,9 @@ if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answe
     from torch.optim import Optimizer
 
     from protoseg.data.batch import BatchViews
+    from protoseg.data.check import ChannelStatistics, LabelReport
     from protoseg.data.class_rules import ClassRules
+    from protoseg.data.images import ImageKind
     from protoseg.data.loader import Geometry
     from protoseg.engine.evaluate import Normalization
     from protoseg.methods.base import Method
@@ -33,7 +35,7 @@ class ModelConfig:
         arch: smp architecture, paper_deeplabv3plus or small_unet
         encoder: smp encoder, or tu-NAME for one of timm
         weights: of the encoder: FILE, imagenet or none
-        mean: of each channel, in [0, 1]; default ImageNet's
+        mean: of each channel, in [0, 1]; default ImageNet's for 8-bit RGB, else the images'
         std: of each channel
         freeze_bn: keep the encoder's BatchNorm statistics
         auxiliary: second head (paper_deeplabv3plus only)
@@ -321,12 +323,12 @@ def validate(config: TrainConfig) -> None:
         raise ValueError(f"views.scale is {scale}; it takes two numbers above 0, the smaller first, e.g. [0.5, 2.0]")
 
 
-def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlabeled: int, cuda: bool) -> TrainConfig:
+def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda: bool) -> TrainConfig:
     """Fill in what was left to the size of the data and the machine, so that the stored settings are complete.
 
     Args:
         config: as given.
-        sizes: (H, W) of the labelled images and how many have it, most frequent first.
+        found: in the labelled images.
         num_unlabeled: unlabelled images.
         cuda: whether a GPU trains.
 
@@ -342,7 +344,7 @@ def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlab
         labels=config.labels and (config.labels if is_amount(config.labels) else _absolute(config.labels)),
         holdout=config.holdout and (config.holdout if is_amount(config.holdout) else _absolute(config.holdout)),
     )
-    normalization, weights = build_normalization(config.model), config.model.weights
+    normalization, weights = build_normalization(config.model, found.kind, found.statistics), config.model.weights
     config.model = dataclasses.replace(
         config.model,
         mean=list(normalization.mean),
@@ -354,7 +356,7 @@ def resolve(config: TrainConfig, *, sizes: dict[tuple[int, int], int], num_unlab
         config.prototypes = dataclasses.replace(config.prototypes, start=_absolute(start))
     batch = config.batch = (8 if cuda else 4) if config.batch is None else config.batch
     if config.crop is None:
-        side = min(min(size) for size in sizes)  # the smallest labelled image, so that little is padding
+        side = min(min(size) for size in found.sizes)  # the smallest labelled image, so that little is padding
         config.crop = min(512, max(64, side // 32 * 32))
     if config.steps is None:
         # Thirty passes of the unlabelled images, within reason: few images still need many steps, many need not all be seen.
@@ -383,7 +385,7 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
     """Build the network that the settings name.
 
     Args:
-        config: of the model.
+        config: of the model, resolved: its `mean` has as many entries as the images channels.
         num_classes: C.
         pretrained: False skips the start weights, for a network that gets a trained state next.
 
@@ -393,21 +395,29 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
     from protoseg.nn.deeplabv3plus import DeepLabV3Plus
     from protoseg.nn.segmenter import create_segmenter, named_state
     from protoseg.nn.small_unet import SmallUNet
-    from protoseg.nn.weights import load_encoder, read_state
+    from protoseg.nn.weights import adapt_first_layer, load_encoder, read_state
 
     weights = config.weights if pretrained and config.weights != "none" else None
+    in_channels = len(config.mean) if config.mean else 3
     if config.arch == "small_unet":
         if weights is not None:
             raise ValueError("there are no pre-trained weights for small_unet; give --model.weights none")
-        return SmallUNet(num_classes, width=config.width, feature_channels=config.features)
+        return SmallUNet(num_classes, in_channels=in_channels, width=config.width, feature_channels=config.features)
     if config.arch == "paper_deeplabv3plus":
-        network = DeepLabV3Plus(num_classes, auxiliary=config.auxiliary, freeze_bn=config.freeze_bn)
+        network = DeepLabV3Plus(num_classes, in_channels=in_channels, auxiliary=config.auxiliary, freeze_bn=config.freeze_bn)
         if weights is not None:
             # timm's resnet101s has the same deep stem and the same tensor names.
             state = named_state("resnet101s") if weights == "imagenet" else read_state(Path(weights))
-            load_encoder(network.encoder, state, source=weights)
+            load_encoder(network.encoder, adapt_first_layer(state, network.encoder), source=weights)
         return network
-    return create_segmenter(config.arch, config.encoder, num_classes=num_classes, weights=weights, freeze_bn=config.freeze_bn)
+    return create_segmenter(
+        config.arch,
+        config.encoder,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        weights=weights,
+        freeze_bn=config.freeze_bn,
+    )
 
 
 def build_method(config: TrainConfig, network: nn.Module) -> Method:
@@ -511,24 +521,32 @@ def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
 
 
-def build_normalization(config: ModelConfig) -> Normalization:
-    """Mean and standard deviation of the input; ImageNet's unless given.
+def build_normalization(config: ModelConfig, kind: ImageKind, statistics: ChannelStatistics | None = None) -> Normalization:
+    """Mean and standard deviation of the input, unless given: ImageNet's for 8-bit RGB, else those of the images.
+
+    Args:
+        config: of the model.
+        kind: of the images.
+        statistics: of the images, where they may be needed.
 
     Raises:
-        ValueError: one of the two is missing or of another length.
+        ValueError: a list is not as long as there are channels, or a number is out of range.
     """
     from protoseg.engine.evaluate import Normalization
 
-    mean, std = tuple(config.mean or IMAGENET_MEAN), tuple(config.std or IMAGENET_STD)
-    if len(mean) == 1:
-        mean = mean * 3
-    if len(std) == 1:
-        std = std * 3
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"model.mean and model.std take three numbers, std above 0; got {list(mean)} and {list(std)}")
-    if min(mean) < 0 or max(mean) > 1 or max(std) > 1:
-        raise ValueError(f"model.mean and model.std are for pixels in [0, 1], got {list(mean)} and {list(std)}; divide by 255")
-    return Normalization(mean, std)
+    usual = (IMAGENET_MEAN, IMAGENET_STD) if kind.is_photograph or statistics is None else statistics
+    mean, std = tuple(config.mean or usual[0]), tuple(config.std or usual[1])
+    mean, std = (values * kind.channels if len(values) == 1 else values for values in (mean, std))
+    if len(mean) != kind.channels or len(std) != kind.channels or min(std) <= 0:
+        raise ValueError(
+            f"model.mean and model.std take {kind.channels} numbers, one for each channel, std above 0; "
+            f"got {list(mean)} and {list(std)}"
+        )
+    if kind.dtype != "float32" and (min(mean) < 0 or max(mean) > 1 or max(std) > 1):
+        raise ValueError(
+            f"model.mean and model.std are for pixels in [0, 1], got {list(mean)} and {list(std)}; divide by {kind.full_scale}"
+        )
+    return Normalization(mean, std, kind.dtype)
 
 
 def build_views(config: TrainConfig, normalization: Normalization) -> BatchViews:
@@ -539,6 +557,7 @@ def build_views(config: TrainConfig, normalization: Normalization) -> BatchViews
     return BatchViews(
         mean=normalization.mean,
         std=normalization.std,
+        clamp=normalization.dtype == "uint8",
         color=views.color,
         color_labeled=views.color_labeled,
         cutmix_probability=views.cutmix_probability,
@@ -553,5 +572,11 @@ def build_geometry(config: TrainConfig, normalization: Normalization) -> Geometr
 
     low, high = config.views.scale
     assert config.crop is not None
-    fill = tuple(round(255 * value) for value in normalization.mean)
-    return Geometry(config.crop, scale=(low, high), flip=config.views.flip, fill=fill, label_padding=config.views.label_padding)
+    return Geometry(
+        config.crop,
+        scale=(low, high),
+        flip=config.views.flip,
+        fill=normalization.mean,
+        label_padding=config.views.label_padding,
+        kind=normalization.kind,
+    )

@@ -34,7 +34,8 @@ from protoseg.config import (
 )
 from protoseg.data.check import CheckedData, check_labels, mask_values, read_pair
 from protoseg.data.formats import open_dataset
-from protoseg.data.io import UnreadableImageError, read_image
+from protoseg.data.images import read_image, to_rgb
+from protoseg.data.io import UnreadableImageError
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
 from protoseg.data.splits import Partition, make_partition
 from protoseg.engine.checkpoint import save_model
@@ -73,10 +74,9 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
         raise ValueError(
             "--baseline compares two models on labelled images, and none are left; keep some back with --holdout 1/5"
         )
-    sizes, num_unlabeled = data.report.sizes, len(data.partition.unlabeled)
-    config = resolve(config, sizes=sizes, num_unlabeled=num_unlabeled, cuda=_uses_cuda(config))
+    config = resolve(config, data.report, num_unlabeled=len(data.partition.unlabeled), cuda=_uses_cuda(config))
     validate(config)
-    normalization = build_normalization(config.model)
+    normalization = build_normalization(config.model, data.report.kind)
     build_geometry(config, normalization)
     torch.manual_seed(config.seed)
     # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
@@ -291,7 +291,7 @@ def _header(config: TrainConfig, data: CheckedData, normalization: Normalization
             "colors": classes.colors,
             "ignored": classes.ignored,
         },
-        "normalization": {"mean": normalization.mean, "std": normalization.std},
+        "normalization": dataclasses.asdict(normalization),
         "crop": config.crop,
         "recipe": config.recipe,
         "versions": _versions(),
@@ -357,15 +357,15 @@ def _write_sheet(out: Path, data: CheckedData, network: nn.Module, normalization
     for sample in samples[:: max(1, len(samples) // _SHEET_ROWS)]:
         truth = []
         if scored:
-            image, mask = read_pair(sample)
+            image, mask = read_pair(sample, normalization.kind)
             truth = [colorize(classes.encode(mask), classes)]
         else:
             try:
-                image = read_image(sample.image)
+                image = read_image(sample.image, normalization.kind)
             except UnreadableImageError:  # training has counted it
                 continue
         labels = [predict_image(net, image, normalization).label.to(torch.uint8).cpu().numpy() for net in networks.values()]
-        rows.append([image, *truth, *(colorize(label, classes) for label in labels)])
+        rows.append([to_rgb(image), *truth, *(colorize(label, classes) for label in labels)])
         if len(rows) == _SHEET_ROWS:
             break
     if rows:

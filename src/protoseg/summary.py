@@ -23,7 +23,8 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
     table = Table.grid(padding=(0, 2))
     table.add_row("data", f"{config.data} ({data.index.format})")
-    table.add_row("labelled", f"{len(partition.labeled)} images, {', '.join(sizes[:3])}{more}")
+    kind = "" if report.kind.is_photograph else f", {report.kind}"
+    table.add_row("labelled", f"{len(partition.labeled)} images, {', '.join(sizes[:3])}{more}{kind}")
     table.add_row("unlabelled", f"{len(partition.unlabeled)} images")
     scored = f"{len(partition.evaluation)} {partition.evaluation_name} images" if partition.evaluation else "none"
     table.add_row("scored on", scored)

@@ -57,7 +57,8 @@ def load_model(path: Path) -> TrainedModel:
     header = file.header
     try:
         classes = _classes_from(header["classes"])
-        normalization = Normalization(tuple(header["normalization"]["mean"]), tuple(header["normalization"]["std"]))
+        stored = header["normalization"]
+        normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["dtype"])
         model = ModelConfig(**header["config"]["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from protoseg.data import demo
 from protoseg.data.check import check_labels
 from protoseg.data.formats import open_dataset
-from protoseg.data.io import read_image
+from protoseg.data.images import read_image
 from protoseg.data.masks import read_mask
 from protoseg.data.splits import make_partition
 

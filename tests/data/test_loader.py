@@ -102,7 +102,9 @@ def test_labeled_masks_become_class_ids(tmp_path: Path) -> None:
     mask[15:] = 255
     image = np.repeat(mask[:, :, None], 3, axis=2)
     sample = Sample("x", write_image(tmp_path / "x.png", image), MaskFile(write_index(tmp_path / "m.png", mask)), "train")
-    crops = LabeledCrops([sample], table_from_values([3, 7, 40]), Geometry(24, scale=(1.0, 1.0), flip=False, fill=(1, 2, 3)))
+    crops = LabeledCrops(
+        [sample], table_from_values([3, 7, 40]), Geometry(24, scale=(1.0, 1.0), flip=False, fill=(1 / 255, 2 / 255, 3 / 255))
+    )
     view = crops[Draw(0, 99)]
     assert view["seed"] == 99
     assert view["mask"][:15, :10].unique().tolist() == [1]

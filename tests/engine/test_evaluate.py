@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from protoseg.data.formats import open_dataset
+from protoseg.data.images import read_image
 from protoseg.data.index import ClassTable, Sample, table_from_values
-from protoseg.data.io import read_image
 from protoseg.data.masks import MaskFile, read_mask
 from protoseg.engine.evaluate import Normalization, evaluate, predict_image
 from protoseg.engine.metrics import ConfusionMatrix

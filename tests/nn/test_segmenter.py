@@ -15,7 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from protoseg.data.io import read_image
+from protoseg.data.images import read_image
 from protoseg.data.masks import read_mask
 from protoseg.functional.points import read_features, sample_points
 from protoseg.nn.segmenter import Segmenter, create_segmenter, named_state

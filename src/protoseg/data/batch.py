@@ -20,7 +20,9 @@ class BatchViews(nn.Module):
     """Make LabeledBatch and UnlabeledBatch out of what the loaders bring.
 
     Args:
-        mean, std: of the channels, in units of the full 8-bit range (so 0.485, not 123.7).
+        mean, std: of the channels, in units of the full scale (so 0.485, not 123.7).
+        clamp: colour changes stay in [0, 1], as in 8-bit images. Without, they work in the range of three standard deviations
+            about the mean, which is where the pixels of other images are.
         num_strong: S, strong views of each unlabelled image.
         color: change colours and blur in the strong views; the paper's only strong view is CutMix.
         color_labeled: do the same to labelled crops.
@@ -37,6 +39,7 @@ class BatchViews(nn.Module):
         *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        clamp: bool = True,
         num_strong: int = 1,
         color: bool = True,
         color_labeled: bool = False,
@@ -49,31 +52,40 @@ class BatchViews(nn.Module):
             raise ValueError(f"mean and std need one number for each channel, std above 0; got {mean} and {std}")
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.clamp = clamp
         self.num_strong, self.color, self.color_labeled = num_strong, color, color_labeled
         self.cutmix_probability, self.cutmix_per, self.seed = cutmix_probability, cutmix_per, seed
 
     def normalize(self, image: Tensor) -> Tensor:
-        """(B, I, H, W) in [0, 1] -> normalised."""
+        """(B, I, H, W) in units of the full scale -> normalised."""
         return (image - self.mean) / self.std
 
     def labeled(self, raw: dict[str, Any]) -> LabeledBatch:
-        """Normalise labelled crops. raw: image (B, I, H, W) uint8, mask (B, H, W) uint8, seed list of B."""
+        """Normalise labelled crops. raw: image (B, I, H, W) uint8 or float, mask (B, H, W) uint8, seed list of B."""
         seed = torch.tensor(raw["seed"])
         image = _unit(raw["image"])
         if self.color_labeled:
-            image = _strong(image, seed, "labeled color")
+            image = self._strong(image, seed, "labeled color")
         return LabeledBatch(self.normalize(image), raw["mask"].long(), seed)
 
     def unlabeled(self, raw: dict[str, Any], *, step: int) -> UnlabeledBatch:
-        """Make the weak and strong views. raw: image (B, I, H, W) uint8, valid (B, H, W) bool, seed list of B."""
+        """Make the weak and strong views. raw: image (B, I, H, W) uint8 or float, valid (B, H, W) bool, seed list of B."""
         seed = torch.tensor(raw["seed"])
         image = _unit(raw["image"])
         weak = self.normalize(image)
         strong, box = [], []
         for view in range(self.num_strong):
-            strong.append(self.normalize(_strong(image, seed, f"color {view}")) if self.color else weak)
+            strong.append(self.normalize(self._strong(image, seed, f"color {view}")) if self.color else weak)
             box.append(self._boxes(seed, image, step, view))
         return UnlabeledBatch(weak, torch.stack(strong), raw["valid"], torch.stack(box), seed)
+
+    def _strong(self, image: Tensor, seed: Tensor, stream: str) -> Tensor:
+        draw = uniform(seed, stream, 8, device=image.device)
+        if self.clamp:
+            return gaussian_blur(color_jitter(image, draw[:, :6]), draw[:, 6:])
+        low, extent = self.mean - 3 * self.std, 6 * self.std
+        jittered = color_jitter((image - low) / extent, draw[:, :6], clamp=False)
+        return gaussian_blur(jittered * extent + low, draw[:, 6:])
 
     def _boxes(self, seed: Tensor, image: Tensor, step: int, view: int) -> Tensor:
         draw = uniform(seed, f"cutmix {view}", 4, device=image.device)  # (B, 4)
@@ -86,9 +98,4 @@ class BatchViews(nn.Module):
 
 
 def _unit(image: Tensor) -> Tensor:
-    return image.float() / 255
-
-
-def _strong(image: Tensor, seed: Tensor, stream: str) -> Tensor:
-    draw = uniform(seed, stream, 8, device=image.device)
-    return gaussian_blur(color_jitter(image, draw[:, :6]), draw[:, 6:])
+    return image.float() / 255 if image.dtype == torch.uint8 else image

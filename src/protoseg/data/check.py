@@ -6,18 +6,26 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.data.class_rules import ClassRules
+from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, table_from_values
-from protoseg.data.io import UInt8Array, read_image
 from protoseg.data.masks import COLOR, MaskArray, count_values, describe
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
 
 _MOST_VALUES = 256  # in masks without a class list: more are no classes
+
+
+class ChannelStatistics(NamedTuple):
+    """Mean and standard deviation of each channel, where 1.0 is the full scale of the type; NaN pixels left out."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -28,12 +36,16 @@ class LabelReport:
         classes: the class table, given or read off the labelled masks.
         pixels: (C,) labelled training pixels of each class.
         sizes: (H, W) -> number of labelled training images of that size, most frequent first.
+        kind: channels and type of all images.
+        statistics: of the labelled images, for networks that are not pre-trained on such.
         notes: how the masks were read, where that is not plain.
     """
 
     classes: ClassTable
     pixels: NDArray[np.int64]
     sizes: dict[tuple[int, int], int]
+    kind: ImageKind
+    statistics: ChannelStatistics
     notes: tuple[str, ...] = ()
 
 
@@ -50,14 +62,18 @@ class CheckedData:
         return self.report.classes
 
 
-def read_pair(sample: Sample) -> tuple[UInt8Array, MaskArray]:
+def read_pair(sample: Sample, kind: ImageKind | None = None) -> tuple[ImageArray, MaskArray]:
     """Read a labelled image and its mask.
 
+    Args:
+        sample: with a mask.
+        kind: that the image must be of; any when left out.
+
     Raises:
-        ValueError: one of them is unreadable, or their sizes differ.
+        ValueError: one of them is unreadable, their sizes differ, or the image is of another kind.
     """
     assert sample.mask is not None
-    image, mask = read_image(sample.image), sample.mask.read()
+    image, mask = read_image(sample.image, kind), sample.mask.read()
     if image.shape[:2] != mask.shape:
         raise ValueError(
             f"{sample.mask} is {_size(mask.shape)} but its image {sample.image} is {_size(image.shape)}; "
@@ -77,11 +93,15 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     Raises:
         ValueError: the first fault, with the file's name and what to do.
     """
-    counts, sizes = [], dict[tuple[int, int], int]()
+    counts, sizes, moments = [], dict[tuple[int, int], int](), list[NDArray[np.float64]]()
+    kind: ImageKind | None = None
     for sample in partition.labeled:
-        _, mask = read_pair(sample)
+        image, mask = read_pair(sample, kind)
+        kind = kind_of(image)
         counts.append(count_values(mask))
         sizes[mask.shape] = sizes.get(mask.shape, 0) + 1
+        moments.append(_moments(image, kind))
+    assert kind is not None
     total = sum((Counter(count) for count in counts), Counter[int]())
     rules = rules or ClassRules()
     classes, notes = _table(rules.named(index.classes), partition.labeled, counts)
@@ -92,7 +112,7 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     _check_several(pixels, classes, partition.labeled)
     scored = 0
     for sample in partition.evaluation:
-        _, mask = read_pair(sample)
+        _, mask = read_pair(sample, kind)
         count = count_values(mask)
         _check_values(sample, count, classes)
         scored += int(_class_pixels(count, classes).sum())
@@ -102,7 +122,23 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
             "everywhere, so there is nothing to score on"
         )
     by_count = dict(sorted(sizes.items(), key=lambda item: -item[1]))
-    return LabelReport(classes, pixels, by_count, notes)
+    return LabelReport(classes, pixels, by_count, kind, _statistics(moments), notes)
+
+
+def _moments(image: ImageArray, kind: ImageKind) -> NDArray[np.float64]:
+    """(3, I): number, sum and sum of squares of the pixels that are numbers."""
+    pixels = image.reshape(-1, kind.channels)
+    counted = np.isfinite(pixels)
+    values = np.where(counted, pixels, 0).astype(np.float64) / kind.full_scale
+    return np.stack([counted.sum(axis=0), values.sum(axis=0), (values**2).sum(axis=0)])
+
+
+def _statistics(moments: Sequence[NDArray[np.float64]]) -> ChannelStatistics:
+    number, total, squares = np.sum(moments, axis=0)
+    mean = total / np.maximum(number, 1)
+    deviation = np.sqrt(np.maximum(squares / np.maximum(number, 1) - mean**2, 0))
+    std = np.where(deviation > 0, deviation, 1.0)  # a constant channel says nothing, whatever it is divided by
+    return ChannelStatistics(tuple(mean.tolist()), tuple(std.tolist()))
 
 
 def mask_values(sample: Sample) -> frozenset[int]:

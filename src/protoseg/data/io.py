@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # a GIF re-numbers its colours, so it cannot hold classes
@@ -20,26 +20,6 @@ class UnreadableImageError(ValueError):
     def __init__(self, message: str) -> None:
         # A DataLoader hands on an error of a worker as its whole traceback; the message is the last line.
         super().__init__(message.strip().rsplit("UnreadableImageError: ", 1)[-1])
-
-
-def read_image(path: Path) -> UInt8Array:
-    """Read an 8-bit image as RGB, turned as its EXIF orientation says.
-
-    Args:
-        path: of the image. Grey, palette and alpha images become RGB.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        UnreadableImageError: missing, truncated, not an image, or of more than 8 bits a channel (which Pillow would cut).
-    """
-    image, stored = open_image(path)
-    if image.mode in {"I", "F"} or ";16" in image.mode or ";16" in stored:
-        raise UnreadableImageError(
-            f"{path} has more than 8 bits a channel ({stored or image.mode}); convert it to 8 bits first"
-        )
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def read_lines(path: Path) -> list[str]:

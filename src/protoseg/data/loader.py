@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from protoseg.data.check import read_pair
+from protoseg.data.images import PHOTOGRAPH, ImageArray, ImageKind, read_image
 from protoseg.data.index import ClassTable, Sample
-from protoseg.data.io import UInt8Array, UnreadableImageError, read_image
+from protoseg.data.io import UInt8Array, UnreadableImageError
 from protoseg.data.sampler import Draw, StreamSampler
 from protoseg.data.views import CropView, crop_view
 from protoseg.functional.random import fold, generator
@@ -31,23 +33,32 @@ class Geometry:
         size: side of the crop in pixels.
         scale: range of the random factor.
         flip: mirror left-right with probability 0.5.
-        fill: (R, G, B) colour of padding.
+        fill: value of padding in each channel, in units of the full scale.
         label_padding: call padding class 0 instead of ignoring it.
+        kind: of the images; one of another kind is as good as unreadable.
     """
 
     size: int
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
-    fill: tuple[int, ...] = (124, 116, 104)
+    fill: tuple[float, ...] = (0.485, 0.456, 0.406)
     label_padding: bool = False
+    kind: ImageKind = PHOTOGRAPH
 
-    def crop(self, image: UInt8Array, mask: UInt8Array | None, seed: int) -> CropView:
-        """Cut one random view out of an image (H, W, I)."""
+    def crop(self, image: ImageArray, mask: UInt8Array | None, seed: int) -> CropView:
+        """Cut one random view out of an image (H, W, I). 8-bit ones stay 8-bit, others become float, 1.0 the full scale."""
+        fill = torch.tensor(self.fill)
+        if image.dtype == np.uint8:
+            pixels, fill = torch.from_numpy(image.copy()), (255 * fill).round().to(torch.uint8)
+        else:
+            scaled = image.astype(np.float32) / self.kind.full_scale
+            # A pixel without a value is like padding: it would spread when the view is resized or blurred.
+            pixels = torch.from_numpy(np.where(np.isfinite(scaled), scaled, np.asarray(self.fill, dtype=np.float32)))
         return crop_view(
-            torch.from_numpy(image.copy()).permute(2, 0, 1),
+            pixels.permute(2, 0, 1),
             None if mask is None else torch.from_numpy(mask.copy()),
             size=self.size,
-            fill=torch.tensor(self.fill, dtype=torch.uint8),
+            fill=fill,
             generator=generator(seed, "geometry"),
             scale=self.scale,
             flip=self.flip,
@@ -62,7 +73,7 @@ class LabeledCrops(Dataset[dict[str, Any]]):
         self.samples, self.classes, self.geometry = tuple(samples), classes, geometry
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        image, mask = read_pair(self.samples[draw.image])
+        image, mask = read_pair(self.samples[draw.image], self.geometry.kind)
         view = self.geometry.crop(image, self.classes.encode(mask), draw.seed)
         return {"image": view.image, "mask": view.mask, "seed": draw.seed}
 
@@ -81,7 +92,7 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
         for attempt in range(_REPLACEMENTS):
             path = self.samples[index].image
             try:
-                image = read_image(path)
+                image = read_image(path, self.geometry.kind)
             except UnreadableImageError:
                 skipped.append(str(path))
                 index = fold(draw.seed, "replacement", attempt) % len(self.samples)

@@ -18,7 +18,7 @@ from protoseg.types import IGNORE_INDEX
 
 
 class CropView(NamedTuple):
-    image: Tensor  # (I, S, S) uint8
+    image: Tensor  # (I, S, S) uint8 or float
     mask: Tensor  # (S, S) uint8, IGNORE_INDEX on padding; empty for an unlabelled image
     valid: Tensor  # (S, S) bool, False on padding
 
@@ -39,10 +39,10 @@ def crop_view(
     The factor is below and above 1 with equal chance, uniform in each part, as in the paper.
 
     Args:
-        image: (I, H, W) uint8.
+        image: (I, H, W) uint8 or float.
         mask: (H, W) uint8, or None.
         size: S, side of the crop in pixels.
-        fill: (I,) uint8, colour of padding.
+        fill: (I,) of the image's type, colour of padding.
         generator: of all random choices.
         scale: range of the factor.
         flip: mirror left-right with probability 0.5.

@@ -13,24 +13,30 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.data.check import read_pair
+from protoseg.data.images import ImageArray, ImageKind
 from protoseg.data.index import ClassTable, Sample
-from protoseg.data.io import UInt8Array
 from protoseg.engine.metrics import ConfusionMatrix, IoU, iou
 from protoseg.types import SegOutput
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation of each channel, in units of the full 8-bit range."""
+    """Mean and standard deviation of each channel, in units of the full scale of the images' type."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    dtype: str = "uint8"
 
-    def __call__(self, image: UInt8Array, device: torch.device) -> Tensor:
-        """(H, W, I) uint8 -> (1, I, H, W) float on the device."""
-        pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].float() / 255
+    @property
+    def kind(self) -> ImageKind:
+        """Of the images that it is for."""
+        return ImageKind(len(self.mean), self.dtype)
+
+    def __call__(self, image: ImageArray, device: torch.device) -> Tensor:
+        """(H, W, I) -> (1, I, H, W) float on the device; pixels that are no numbers become 0, the mean."""
+        pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].float() / self.kind.full_scale
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
-        return (pixels - mean) / std
+        return ((pixels - mean) / std).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class Prediction(NamedTuple):
@@ -39,12 +45,12 @@ class Prediction(NamedTuple):
 
 
 @torch.no_grad()
-def predict_image(network: nn.Module, image: UInt8Array, normalization: Normalization) -> Prediction:
+def predict_image(network: nn.Module, image: ImageArray, normalization: Normalization) -> Prediction:
     """Predict one whole image at its own size.
 
     Args:
         network: in eval mode.
-        image: (H, W, I) uint8.
+        image: (H, W, I), of the kind that the normalisation is for.
         normalization: as in training.
     """
     device = next(network.parameters()).device
@@ -80,7 +86,7 @@ def evaluate(
     network.eval()
     metric = ConfusionMatrix(len(classes)).to(next(network.parameters()).device)
     for sample in track(samples):
-        image, mask = read_pair(sample)
+        image, mask = read_pair(sample, normalization.kind)
         try:
             truth = torch.from_numpy(classes.encode(mask))
         except ValueError as error:

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from protoseg.data.images import read_image, to_rgb
 from protoseg.data.index import ClassTable, Sample
-from protoseg.data.io import UnreadableImageError, read_image, write_mask
+from protoseg.data.io import UnreadableImageError, write_mask
 from protoseg.engine.evaluate import Normalization, predict_image
 from protoseg.engine.pictures import gray, overlay
 
@@ -41,7 +42,7 @@ def predict(
     skipped = []
     for sample in track(samples):
         try:
-            image = read_image(sample.image)
+            image = read_image(sample.image, normalization.kind)
         except UnreadableImageError as error:
             skipped.append(str(error))
             continue
@@ -50,6 +51,6 @@ def predict(
         target = out / f"{sample.name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_mask(target, classes.decode(label), classes.palette())
-        Image.fromarray(overlay(image, label, classes)).save(target.with_suffix(".overlay.jpg"), quality=92)
+        Image.fromarray(overlay(to_rgb(image), label, classes)).save(target.with_suffix(".overlay.jpg"), quality=92)
         Image.fromarray(gray(prediction.confidence.cpu().numpy())).save(target.with_suffix(".confidence.png"))
     return skipped

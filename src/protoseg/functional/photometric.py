@@ -28,6 +28,7 @@ def color_jitter(
     hue: float = 0.25,
     probability: float = 0.8,
     gray_probability: float = 0.2,
+    clamp: bool = True,
 ) -> Tensor:
     """Random brightness, contrast, saturation, hue and greyscale, drawn for each image.
 
@@ -39,6 +40,7 @@ def color_jitter(
         brightness, contrast, saturation: the factor is uniform in [1 - s, 1 + s].
         hue: the rotation is uniform in [-hue, hue] of a full turn. Only for I = 3, there is no hue elsewhere.
         probability: chance of the four together.
+        clamp: keep the result in [0, 1].
         gray_probability: chance that all channels become their (luma-weighted for I = 3) mean.
 
     Returns:
@@ -66,7 +68,7 @@ def color_jitter(
     mean = (image.mean(dim=(2, 3)) @ luma[0]) * bright  # (B,)
     offset = ((1 - contrasted) * mean)[:, None].expand(-1, channels)
     pixels = torch.baddbmm(offset[:, :, None], matrix, image.flatten(2))  # (B, I, H * W)
-    return pixels.view_as(image).clamp(0, 1)
+    return pixels.view_as(image).clamp(0, 1) if clamp else pixels.view_as(image)
 
 
 def _hue_rotation(turn: Tensor) -> Tensor:

@@ -1,0 +1,144 @@
+"""Images of every depth and number of channels, as they are stored."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from make_folder import draw_shapes, write_image, write_png
+from PIL import Image
+
+from protoseg.data.images import PHOTOGRAPH, ImageKind, kind_of, read_image, to_rgb
+from protoseg.data.io import UnreadableImageError
+
+ROTATED = 6  # EXIF orientation: turn clockwise by 90 degrees
+RNG = np.random.default_rng(0)
+
+
+class TestPhotographs:
+    @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+    def test_every_mode_becomes_rgb(self, tmp_path: Path, mode: str) -> None:
+        Image.new("RGB", (5, 4), (255, 255, 255)).convert(mode).save(tmp_path / "image.tif")
+        read = read_image(tmp_path / "image.tif")
+        assert read.shape == (4, 5, 3)
+        assert (read == 255).all()
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+    def test_exif_orientation(self, tmp_path: Path, suffix: str) -> None:
+        stored = np.zeros((40, 60, 3), dtype=np.uint8)
+        stored[20:, :30] = 255  # bottom left as stored, top left when turned clockwise
+        exif = Image.Exif()
+        exif[0x0112] = ROTATED
+        Image.fromarray(stored).save(tmp_path / f"x{suffix}", exif=exif)
+        read = read_image(tmp_path / f"x{suffix}")
+        assert read.shape == (60, 40, 3)
+        assert read[:25, :15].min() > 200
+        assert read[35:].max() < 50
+        assert read[:, 25:].max() < 50
+
+    def test_png_is_read_to_the_digit(self, tmp_path: Path) -> None:
+        image, _ = draw_shapes(np.random.default_rng(0))
+        assert (read_image(write_image(tmp_path / "x.png", image)) == image).all()
+
+
+def tiff(path: Path, image: np.ndarray, **options: object) -> Path:  # type: ignore[type-arg]
+    tifffile.imwrite(path, image, **options)  # type: ignore[arg-type]
+    return path
+
+
+class TestOtherImages:
+    def test_sixteen_bit_grey_png(self, tmp_path: Path) -> None:
+        image = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
+        Image.fromarray(image).save(tmp_path / "x.png")
+        read = read_image(tmp_path / "x.png")
+        assert kind_of(read) == ImageKind(1, "uint16")
+        assert (read[..., 0] == image).all()
+
+    @pytest.mark.parametrize(("color", "stored"), [(2, 3), (6, 4), (4, 2)])
+    def test_sixteen_bit_color_png(self, tmp_path: Path, color: int, stored: int) -> None:
+        """Pillow cuts them to 8 bits without a word. Transparency is left out, as with 8 bits."""
+        image = RNG.integers(0, 65536, (5, 7, stored), dtype=np.uint16)
+        write_png(tmp_path / "x.png", [row.astype(">u2").tobytes() for row in image], width=7, depth=16, color=color)
+        read = read_image(tmp_path / "x.png")
+        kept = {2: 1, 3: 3, 4: 3}[stored]
+        assert kind_of(read) == ImageKind(kept, "uint16")
+        assert (read == image[..., :kept]).all()
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+    @pytest.mark.parametrize("channels", [4, 5, 12])
+    @pytest.mark.parametrize("planar", [True, False])
+    def test_many_bands(self, tmp_path: Path, dtype: type, channels: int, planar: bool) -> None:
+        """Pillow reads the first band of planar files, or nothing at all."""
+        image = (RNG.random((6, 9, channels)) * 200).astype(dtype)
+        stored = np.moveaxis(image, -1, 0) if planar else image
+        options = {"planarconfig": "separate" if planar else "contig", "photometric": "minisblack"}
+        read = read_image(tiff(tmp_path / "x.tif", stored, **options))
+        assert kind_of(read) == ImageKind(channels, np.dtype(dtype).name)
+        assert (read == image).all()
+
+    def test_pages_are_bands(self, tmp_path: Path) -> None:
+        image = RNG.integers(0, 255, (5, 6, 9), dtype=np.uint8)
+        assert (read_image(tiff(tmp_path / "x.tif", image)) == np.moveaxis(image, 0, -1)).all()
+
+    @pytest.mark.parametrize("extra", ["unspecified", "unassalpha"])
+    def test_a_fourth_band_is_kept_and_transparency_is_not(self, tmp_path: Path, extra: str) -> None:
+        image = RNG.integers(0, 255, (6, 9, 4), dtype=np.uint8)
+        read = read_image(tiff(tmp_path / "x.tif", image, photometric="rgb", extrasamples=[extra]))
+        assert (read == image[..., : 4 if extra == "unspecified" else 3]).all()
+
+    @pytest.mark.parametrize(("dtype", "kept"), [(np.int16, "float32"), (np.uint32, "float32"), (np.float64, "float32")])
+    def test_further_types_become_floats(self, tmp_path: Path, dtype: type, kept: str) -> None:
+        image = (RNG.random((6, 9)) * 2000 - (1000 if dtype == np.int16 else 0)).astype(dtype)
+        read = read_image(tiff(tmp_path / "x.tif", image))
+        assert kind_of(read) == ImageKind(1, kept)
+        assert (read[..., 0] == image.astype(np.float32)).all()
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_orientation_as_pillow_turns_it(self, tmp_path: Path, orientation: int) -> None:
+        image = RNG.integers(0, 255, (6, 9, 3), dtype=np.uint8)
+        tags = [(274, "H", 1, orientation, True)]
+        eight = read_image(tiff(tmp_path / "a.tif", image, photometric="rgb", extratags=tags))
+        sixteen = read_image(tiff(tmp_path / "b.tif", image.astype(np.uint16), photometric="rgb", extratags=tags))
+        assert eight.dtype == np.uint8
+        assert (eight == sixteen).all()
+
+    @pytest.mark.parametrize("compression", ["lzw", "deflate", "zstd", "packbits"])
+    def test_compressed(self, tmp_path: Path, compression: str) -> None:
+        image = RNG.integers(0, 65536, (40, 30, 5), dtype=np.uint16)
+        path = tiff(tmp_path / "x.tif", image, photometric="minisblack", planarconfig="contig", compression=compression)
+        assert (read_image(path) == image).all()
+
+    def test_a_stack_of_images_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UnreadableImageError, match=r"x\.tif is a stack of images"):
+            read_image(tiff(tmp_path / "x.tif", np.zeros((4, 6, 9, 3), dtype=np.uint16), photometric="rgb"))
+
+    def test_complex_numbers_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UnreadableImageError, match=r"x\.tif holds complex64"):
+            read_image(tiff(tmp_path / "x.tif", np.zeros((6, 9), dtype=np.complex64)))
+
+    def test_another_kind_than_the_others_is_refused(self, tmp_path: Path) -> None:
+        path = tiff(tmp_path / "x.tif", np.zeros((6, 9, 5), np.uint16), photometric="minisblack", planarconfig="contig")
+        assert read_image(path, ImageKind(5, "uint16")).shape == (6, 9, 5)
+        with pytest.raises(UnreadableImageError, match=r"x\.tif has 5 channels of uint16, the others have 3 channels of uint8"):
+            read_image(path, PHOTOGRAPH)
+
+
+class TestToRgb:
+    def test_a_photograph_stays_as_it_is(self) -> None:
+        image = RNG.integers(0, 255, (6, 9, 3), dtype=np.uint8)
+        assert (to_rgb(image) == image).all()
+
+    @pytest.mark.parametrize("channels", [1, 2, 5])
+    def test_others_go_from_dark_to_bright(self, channels: int) -> None:
+        image = np.linspace(-30, 900, 40 * 50 * channels, dtype=np.float32).reshape(40, 50, channels)
+        image[0, 0] = np.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            shown = to_rgb(image)
+        assert shown.shape == (40, 50, 3)
+        assert shown.dtype == np.uint8
+        assert (shown[1].max(), shown[-1].min()) <= (30, 255)
+        assert shown[-1].min() > 225
