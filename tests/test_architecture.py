@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "summary": ("types", "data", "engine", "config"),
     "trained": ("types", "data", "engine", "config", "summary"),
     "run": ("types", "functional", "nn", "methods", "data", "engine", "config", "summary", "trained"),
-    "cli": ("config", "run", "trained", "data"),
+    "split": ("types", "data", "config", "trained"),
+    "cli": ("config", "run", "trained", "split", "data"),
     "__init__": ("config", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""

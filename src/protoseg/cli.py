@@ -20,6 +20,7 @@ protoseg: semantic segmentation from a few masks and many images.
 
   protoseg demo                                    train on embedded images and compare; no data needed
   protoseg train data/                             train on data/images and data/masks
+  protoseg split data/ --labels 1/8                draw which masks to use, into a list for --labels
   protoseg evaluate runs/NAME data/ --split test   mIoU and IoU per class of a trained model
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "predict": _predict,
+        "split": _split,
     }
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_ABOUT, end="")
@@ -139,6 +141,33 @@ def _predict(arguments: list[str]) -> None:
     from protoseg.trained import predict_run
 
     predict_run(options.run, options.images, out=options.out, console=_console())
+
+
+def _split(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="protoseg split",
+        description="Draw which masks to use, into a list for protoseg train --labels FILE. Draws of one seed are nested.",
+    )
+    parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
+    parser.add_argument("--labels", required=True, help="how many: a number, or a fraction such as 1/8")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw; default 0")
+    parser.add_argument("--balanced", action="store_true", help="take an image with the rarest class next; opens every mask")
+    parser.add_argument("--within", type=Path, help="an earlier list to draw from")
+    parser.add_argument("--out", type=Path, help="file to write; default DATA/splits/NAME.txt")
+    parser.add_argument("--format", help="layout of the folder; recognised when left out")
+    options = parser.parse_args(arguments)
+    from protoseg.split import split_data
+
+    split_data(
+        options.data,
+        options.labels,
+        console=_console(),
+        seed=options.seed,
+        balanced=options.balanced,
+        within=options.within,
+        out=options.out,
+        format=options.format,
+    )
 
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:

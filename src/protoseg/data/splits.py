@@ -80,8 +80,7 @@ def make_partition(
     if labels is not None and listed is None:
         # Drawn before the holdout is chosen from it, so that no other mask is opened for that choice.
         num_labeled = _amount(labels, len(stock) - num_kept, "--labels")
-        order = torch.randperm(len(stock), generator=generator(seed, "labels")).tolist()
-        stock = [stock[i] for i in order[: num_labeled + num_kept]]
+        stock = draw_labels(stock, str(num_labeled + num_kept), seed=seed)
     if num_kept:
         kept = _draw_covering(stock, num_kept, seed, classes_in)
     labeled = _without(stock, kept)
@@ -90,6 +89,44 @@ def make_partition(
     unlabeled = _without(train, [*labeled, *kept])
     evaluation, name = (kept, "holdout") if kept else _evaluation(index, split)
     return Partition(_sorted(labeled), _sorted(unlabeled), _sorted(evaluation), name)
+
+
+def draw_labels(
+    stock: Sequence[Sample],
+    labels: str,
+    *,
+    seed: int,
+    classes_in: Callable[[Sample], frozenset[int]] | None = None,
+    option: str = "--labels",
+) -> list[Sample]:
+    """Draw labelled images. Draws of one seed are nested: fewer images are always among the more.
+
+    Args:
+        stock: images with masks.
+        labels: a number, or a fraction of them.
+        seed: of the draw.
+        classes_in: the mask values of an image; with it, the next image is always one that holds the class drawn least so far.
+        option: of the command line, for messages.
+
+    Raises:
+        ValueError: no amount, or more than there are.
+    """
+    if not is_amount(labels):
+        raise ValueError(f"{option} {labels!r} is neither a number nor a fraction such as 1/8")
+    count = _amount(labels, len(stock), option)
+    order = torch.randperm(len(stock), generator=generator(seed, "labels")).tolist()
+    drawn = [stock[i] for i in order]
+    if classes_in is None:
+        return drawn[:count]
+    classes = {sample.name: classes_in(sample) for sample in drawn}
+    times = Counter[int]()
+    chosen: list[Sample] = []
+    while len(chosen) < count:
+        wanted = min({value for sample in drawn for value in classes[sample.name]}, key=lambda value: (times[value], value))
+        chosen.append(next(sample for sample in drawn if wanted in classes[sample.name]))
+        drawn.remove(chosen[-1])
+        times.update(classes[chosen[-1].name])
+    return chosen
 
 
 def _evaluation(index: DataIndex, split: Split) -> tuple[list[Sample], str]:

@@ -94,14 +94,14 @@ def read(root: Path) -> DataIndex:
     """List the data set. No image is opened.
 
     Raises:
-        ValueError: a file that is not COCO's, categories that differ between files, two annotations of one image.
+        ValueError: pycocotools is not installed; a file that is not COCO's, categories that differ between files, two
+            annotations of one image.
         FileNotFoundError: an image that is not there.
-        ImportError: pycocotools is not installed.
     """
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError as error:
-        raise ImportError("COCO files need pycocotools: pip install 'protoseg[coco]'") from error
+        raise ValueError("COCO files need pycocotools: pip install 'protoseg[coco]'") from error
     finder = ImageFinder(root)
     files = [(path, read_json(path)) for path in _files(root)]
     names = _categories(files)

@@ -1,0 +1,101 @@
+"""`protoseg split`: draw which masks to use, once and for all, into a list that `--labels` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from protoseg.config import TrainConfig
+from protoseg.data.check import mask_values
+from protoseg.data.duplicates import Pair, hash_images, near_pairs
+from protoseg.data.formats import open_dataset
+from protoseg.data.index import DataIndex, Sample
+from protoseg.data.splits import draw_labels, make_partition
+from protoseg.trained import progress
+
+_SHOWN = 3
+
+
+def split_data(
+    root: Path,
+    labels: str,
+    *,
+    console: Console,
+    seed: int = TrainConfig.seed,
+    balanced: bool = False,
+    within: Path | None = None,
+    out: Path | None = None,
+    format: str | None = None,
+) -> Path:
+    """Draw labelled images and write their names to a list.
+
+    Draws of one seed are nested: 1/16 is a part of 1/8, and so on.
+
+    Args:
+        root: data set.
+        labels: how many, as a number or a fraction of those that have masks.
+        console: for what is said.
+        seed: of the draw.
+        balanced: take the rarest class next, so that every class occurs as early as possible. It opens every mask.
+        within: an earlier list to draw from, instead of all masks.
+        out: file to write; default `splits/NAME.txt` in the data set's folder (beside it where the data is a zip file).
+        format: layout of the data set; recognised when left out.
+
+    Returns:
+        The list's path.
+
+    Raises:
+        ValueError, FileNotFoundError: see `open_dataset` and `make_partition`.
+        FileExistsError: the file is there already.
+    """
+    index = open_dataset(root, format=format)
+    stock = make_partition(index, labels=None if within is None else str(within)).labeled
+    chosen = draw_labels(stock, labels, seed=seed, classes_in=mask_values if balanced else None)
+    target = out or (root if root.is_dir() else root.parent) / "splits" / f"{_name(labels, seed, balanced)}.txt"
+    if target.exists():
+        raise FileExistsError(f"{target} exists; give another file with --out, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("".join(f"{name}\n" for name in sorted(sample.name for sample in chosen)))
+
+    partition = make_partition(index, labels=str(target))
+    console.print(f"{len(partition.labeled)} of {len(stock)} labelled images, {len(partition.unlabeled)} others unlabelled")
+    if balanced:
+        missing = frozenset[int]().union(*map(mask_values, stock)) - frozenset[int]().union(*map(mask_values, chosen))
+        if missing:
+            console.print(f"note: too few images to hold every class; missing are the mask values {sorted(missing)}")
+    console.print(f"{target}, hash {partition.hash}: protoseg train {root} --labels {target}")
+    _warn_of_leaks(index, console)
+    return target
+
+
+def _name(labels: str, seed: int, balanced: bool) -> str:
+    return f"labels-{labels.replace('/', '_')}-seed{seed}{'-balanced' if balanced else ''}"
+
+
+def _warn_of_leaks(index: DataIndex, console: Console) -> None:
+    """Evaluation images that training shows too, under the same name or as nearly the same picture."""
+    train, evaluation = index.of("train"), [s for s in index.samples if s.split != "train"]
+    if not evaluation:
+        return
+    by_stem = {sample.image.stem: sample for sample in train}
+    named = [(by_stem[s.image.stem], s) for s in evaluation if s.image.stem in by_stem]
+    if named:
+        console.print(
+            f"warning: {len(named)} evaluation images have the file name of a training image, e.g. {named[0][0].image} and "
+            f"{named[0][1].image}"
+        )
+    track = progress("comparing pictures", console)
+    pairs = near_pairs(hash_images(evaluation, track=track), hash_images(train, track=track))
+    if pairs:
+        console.print(f"warning: {describe_pairs(pairs, evaluation, train)}; a score on them is too good")
+
+
+def describe_pairs(pairs: Sequence[Pair], first: Sequence[Sample], second: Sequence[Sample]) -> str:
+    """How many images of the first part look like one of the second, with examples."""
+    images = {sample.name: sample.image for sample in (*first, *second)}
+    examples = ", ".join(f"{images[pair.first]} and {images[pair.second]}" for pair in pairs[:_SHOWN])
+    count = len({pair.first for pair in pairs})
+    what = "1 evaluation image looks" if count == 1 else f"{count} evaluation images look"
+    return f"{what} nearly the same as a training image: {examples}"

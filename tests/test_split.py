@@ -1,0 +1,160 @@
+"""Drawing lists of labelled images, and finding pictures that training and evaluation share."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_folder import draw_shapes, make_folder, write_image, write_index
+from PIL import Image, ImageFilter
+
+from protoseg.cli import main
+from protoseg.data.duplicates import hash_images, near_pairs, perceptual_hash
+from protoseg.data.formats import open_dataset
+from protoseg.data.splits import make_partition
+
+
+def photo(seed: int, size: tuple[int, int] = (90, 120)) -> np.ndarray:  # type: ignore[type-arg]
+    """Smooth random light and dark, as photographs have."""
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def split(root: Path, *words: str) -> Path:
+    assert main(["split", str(root), *words]) == 0
+    return root
+
+
+class TestDraw:
+    @pytest.mark.parametrize("words", [("--labels", "1/4"), ("--labels", "3"), ("--labels", "1/4", "--balanced")])
+    def test_writes_a_list_that_train_reads(
+        self, tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = split(make_folder(tmp_path, train=12, labeled=None), *words)
+        found = list((root / "splits").glob("*.txt"))
+        assert len(found) == 1
+        partition = make_partition(open_dataset(root), labels=str(found[0]))
+        assert len(partition.labeled) == 3
+        printed = capsys.readouterr().out
+        assert partition.hash in printed
+        assert f"--labels {found[0]}" in printed
+
+    @pytest.mark.parametrize("balanced", [[], ["--balanced"]])
+    def test_draws_of_one_seed_are_nested_and_others_differ(self, tmp_path: Path, balanced: list[str]) -> None:
+        root = make_folder(tmp_path, train=24, labeled=None)
+
+        @functools.cache
+        def drawn(labels: str, seed: int) -> set[str]:
+            out = tmp_path / f"{labels.replace('/', '_')}-{seed}.txt"
+            split(root, "--labels", labels, "--seed", str(seed), "--out", str(out), *balanced)
+            return set(out.read_text().split())
+
+        assert drawn("1/8", 0) < drawn("1/4", 0) < drawn("1/2", 0) == drawn("12", 0)
+        assert drawn("1/4", 1) != drawn("1/4", 0)
+
+    def test_a_balanced_draw_finds_rare_classes(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, train=40, labeled=None)
+        for i in range(40):
+            values = [0, 1] if i not in (11, 29) else [0, 5 if i == 11 else 6]
+            write_index(root / f"masks/img_{i:02d}.png", np.resize(np.array(values, dtype=np.uint8), (40, 48)))
+        for seed in range(3):
+            out = tmp_path / f"{seed}.txt"
+            split(root, "--labels", "3", "--seed", str(seed), "--balanced", "--out", str(out))
+            assert {"img_11", "img_29"} < set(out.read_text().split())
+
+    def test_a_balanced_draw_takes_each_class_about_equally_often(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, train=60, labeled=None)
+        for i in range(60):
+            value = 0 if i < 50 else 1 if i < 56 else 2
+            write_index(root / f"masks/img_{i:02d}.png", np.full((40, 48), value, dtype=np.uint8))
+        split(root, "--labels", "12", "--balanced", "--out", str(tmp_path / "list.txt"))
+        numbers = [int(name[4:]) for name in (tmp_path / "list.txt").read_text().split()]
+        assert Counter(0 if n < 50 else 1 if n < 56 else 2 for n in numbers) == {0: 4, 1: 4, 2: 4}
+
+    def test_within_an_earlier_list(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, train=12, labeled=None)
+        (tmp_path / "first.txt").write_text("img_01\nimg_03\nimg_05\nimg_07\n")
+        split(root, "--labels", "1/2", "--within", str(tmp_path / "first.txt"), "--out", str(tmp_path / "second.txt"))
+        second = set((tmp_path / "second.txt").read_text().split())
+        assert len(second) == 2
+        assert second < {"img_01", "img_03", "img_05", "img_07"}
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--labels", "13"], "there are 12 images with a mask"),
+            (["--labels", "3/2"], "not a fraction"),
+            (["--labels", "some"], "neither a number nor a fraction"),
+            (["--labels", "1/4", "--within", "nowhere.txt"], "nowhere.txt"),
+        ],
+    )
+    def test_what_cannot_be_drawn(
+        self, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = make_folder(tmp_path, train=12, labeled=None)
+        assert main(["split", str(root), *words]) == 2
+        assert message in capsys.readouterr().err
+        assert not (root / "splits").exists()
+
+    def test_a_list_is_never_overwritten(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = split(make_folder(tmp_path, train=12, labeled=None), "--labels", "1/4")
+        (path,) = (root / "splits").glob("*.txt")
+        before = path.read_text()
+        assert main(["split", str(root), "--labels", "1/4"]) == 2
+        assert str(path) in capsys.readouterr().err
+        assert path.read_text() == before
+
+
+class TestDuplicates:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_a_copy_is_near_and_another_picture_is_not(self, seed: int) -> None:
+        image = Image.fromarray(photo(seed))
+        own = {"own": perceptual_hash(np.asarray(image))}
+        saved = io.BytesIO()
+        image.save(saved, "JPEG", quality=40)
+        changed = {
+            "smaller": image.resize((70, 50)),
+            "blurred": image.filter(ImageFilter.GaussianBlur(1)),
+            "brighter": image.point(lambda value: min(255, int(1.15 * value))),
+            "saved again": Image.open(saved),
+        }
+        copies = {name: perceptual_hash(np.asarray(other)) for name, other in changed.items()}
+        others = {f"other {i}": perceptual_hash(photo(1000 + 20 * seed + i)) for i in range(20)}
+        found = near_pairs(own, copies | others)  # type: ignore[arg-type]
+        assert {pair.second for pair in found} == set(changed)
+
+    def test_counts_the_bits_that_differ(self) -> None:
+        rng = np.random.default_rng(0)
+        first = {f"a{i}": int(value) for i, value in enumerate(rng.integers(0, 2**64, 9, dtype=np.uint64))}
+        second = {f"b{i}": value ^ (2**i - 1) for i, value in enumerate(first.values())}
+        slow = [(a, b, (x ^ y).bit_count()) for a, x in first.items() for b, y in second.items() if (x ^ y).bit_count() <= 5]
+        assert sorted(near_pairs(first, second)) == sorted(slow)
+        assert [pair.bits for pair in near_pairs(first, second)] == [0, 1, 2, 3, 4, 5]
+
+    def test_an_image_is_no_copy_of_itself(self) -> None:
+        assert near_pairs({"a": 5, "b": 5}, {"a": 5}) == [("b", "a", 0)]
+        assert near_pairs({}, {"a": 5}) == []
+
+    def test_flat_and_unreadable_pictures_have_no_hash(self, tmp_path: Path) -> None:
+        assert perceptual_hash(np.full((20, 30, 3), 90, dtype=np.uint8)) is None
+        root = make_folder(tmp_path, train=3, labeled=1)
+        (root / "images/img_02.png").write_text("no image")
+        assert sorted(hash_images(open_dataset(root).samples)) == ["img_00", "img_01"]
+
+    def test_a_leak_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = make_folder(tmp_path, train=8, labeled=None, test=2)
+        for i, path in enumerate(sorted((root / "images").rglob("*.png"))):
+            write_image(path, photo(i))
+            write_index(root / "masks" / path.relative_to(root / "images"), draw_shapes(np.random.default_rng(i), (90, 120))[1])
+        split(root, "--labels", "2", "--out", str(tmp_path / "a.txt"))
+        assert "warning" not in capsys.readouterr().out
+        Image.fromarray(photo(3)).save(root / "images/test/test_01.png")  # the fourth training image, under another name
+        split(root, "--labels", "2", "--out", str(tmp_path / "b.txt"))
+        printed = capsys.readouterr().out
+        assert "1 evaluation image looks nearly the same" in printed
+        assert "test_01.png" in printed
+        assert "img_03.png" in printed
