@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "summary": ("types", "data", "engine", "config"),
     "trained": ("types", "data", "engine", "config", "summary"),
     "run": ("types", "functional", "nn", "methods", "data", "engine", "config", "summary", "trained"),
+    "doctor": ("types", "functional", "data", "config"),
     "split": ("types", "data", "config", "trained"),
-    "cli": ("config", "run", "trained", "split", "data"),
+    "cli": ("config", "run", "trained", "split", "doctor", "data"),
     "__init__": ("config", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""

@@ -20,6 +20,7 @@ protoseg: semantic segmentation from a few masks and many images.
 
   protoseg demo                                    train on embedded images and compare; no data needed
   protoseg train data/                             train on data/images and data/masks
+  protoseg doctor data/                            read everything once and say what is wrong
   protoseg split data/ --labels 1/8                draw which masks to use, into a list for --labels
   protoseg evaluate runs/NAME data/ --split test   mIoU and IoU per class of a trained model
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
@@ -35,15 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process when left out.
 
     Returns:
-        Exit status: 0, or 2 where the input was at fault.
+        Exit status: 0, 2 where the input was at fault, 1 where the doctor found an error.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], None]] = {
+    commands: dict[str, Callable[[list[str]], int | None]] = {
         "demo": _demo,
         "train": _train,
         "evaluate": _evaluate,
         "predict": _predict,
         "split": _split,
+        "doctor": _doctor,
     }
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_ABOUT, end="")
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"protoseg: there is no command {arguments[0]!r}; choose one of {', '.join(commands)}", file=sys.stderr)
         return 2
     try:
-        commands[arguments[0]](arguments[1:])
+        return commands[arguments[0]](arguments[1:]) or 0
     except (ValueError, OSError) as error:
         if os.environ.get("PROTOSEG_TRACEBACK"):
             raise
@@ -66,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; go on with protoseg train --resume RUN_FOLDER", file=sys.stderr)
         return 130
-    return 0
 
 
 def _demo(arguments: list[str]) -> None:
@@ -141,6 +142,24 @@ def _predict(arguments: list[str]) -> None:
     from protoseg.trained import predict_run
 
     predict_run(options.run, options.images, out=options.out, console=_console())
+
+
+def _doctor(arguments: list[str]) -> int:
+    """0, or 1 where something is found that stops training."""
+    parser = argparse.ArgumentParser(
+        prog="protoseg doctor",
+        description="Read all images and masks once and say what will go wrong in training.",
+        epilog="Further options are those of protoseg train: --labels, --unlabeled, --crop, --batch, --model.arch, ...",
+    )
+    parser.add_argument("data", nargs="?", default="data", help="labelled folder, laid out as for training; default data")
+    parser.add_argument("--overfit", action="store_true", help="also train on one labelled image for a short while")
+    parser.add_argument("--out", type=Path, default=Path("doctor.json"), help="file for all findings; default doctor.json")
+    options, rest = parser.parse_known_args(arguments)
+    config = parse_train([options.data, *rest])
+    from protoseg.doctor import examine_data
+
+    findings = examine_data(config, console=_console(), overfit=options.overfit, out=options.out)
+    return int(any(finding.severity == "error" for finding in findings))
 
 
 def _split(arguments: list[str]) -> None:

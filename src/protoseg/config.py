@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answers at once
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -356,8 +356,7 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
         config.prototypes = dataclasses.replace(config.prototypes, start=_absolute(start))
     batch = config.batch = (8 if cuda else 4) if config.batch is None else config.batch
     if config.crop is None:
-        side = min(min(size) for size in found.sizes)  # the smallest labelled image, so that little is padding
-        config.crop = min(512, max(64, side // 32 * 32))
+        config.crop = default_crop(found.sizes)
     if config.steps is None:
         # Thirty passes of the unlabelled images, within reason: few images still need many steps, many need not all be seen.
         config.steps = min(40_000, max(4_000, 30 * num_unlabeled // batch))
@@ -368,6 +367,12 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
     if config.consistency.warmup_steps is None:
         config.consistency = dataclasses.replace(config.consistency, warmup_steps=config.steps // 20)
     return config
+
+
+def default_crop(sizes: Iterable[tuple[int, int]]) -> int:
+    """Side of the crops for images of these sizes: the smallest one's, so that little is padding, within 64 to 512."""
+    side = min(min(size) for size in sizes)
+    return min(512, max(64, side // 32 * 32))
 
 
 def _absolute(text: str) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from protoseg.config import TrainConfig
 from protoseg.data.check import CheckedData
+from protoseg.data.doctor import diagnose
 from protoseg.engine.metrics import IoU
 
 
@@ -44,18 +45,14 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}")
-    missing = [name for name, count in zip(data.classes.names, report.pixels, strict=True) if count == 0]
-    if missing:
-        console.print(f"note: no labelled pixel of {', '.join(missing)}; such a class cannot be learned")
+    for finding in diagnose(report.facts, data.classes, crop=config.crop):
+        console.print(f"{finding.severity}: {finding.title}; {finding.advice}")
     if len(partition.labeled) < config.batch:
         console.print(
             f"note: {len(partition.labeled)} labelled images for a batch of {config.batch}: drawn again, with fresh crops"
         )
     if config.batch == 1 and config.method != "supervised" and config.views.cutmix_probability > 0:
         console.print("note: CutMix needs a partner in the batch; with --batch 1 there is none, and no image is mixed")
-    smallest = min(min(size) for size in report.sizes)
-    if smallest < config.crop:
-        console.print(f"note: images smaller than the crop ({smallest} < {config.crop} px) are padded; padding is ignored")
 
 
 def print_result(result: dict[str, Any], out: Path, console: Console) -> None:

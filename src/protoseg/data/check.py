@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.data.class_rules import ClassRules
+from protoseg.data.facts import Facts, facts_of
 from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, table_from_values
 from protoseg.data.masks import COLOR, MaskArray, count_values, describe
@@ -39,6 +40,7 @@ class LabelReport:
         kind: channels and type of all images.
         statistics: of the labelled images, for networks that are not pre-trained on such.
         notes: how the masks were read, where that is not plain.
+        facts: about each labelled and evaluation image.
     """
 
     classes: ClassTable
@@ -47,6 +49,7 @@ class LabelReport:
     kind: ImageKind
     statistics: ChannelStatistics
     notes: tuple[str, ...] = ()
+    facts: tuple[Facts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,36 +96,37 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     Raises:
         ValueError: the first fault, with the file's name and what to do.
     """
-    counts, sizes, moments = [], dict[tuple[int, int], int](), list[NDArray[np.float64]]()
+    facts, moments = list[Facts](), list[NDArray[np.float64]]()
     kind: ImageKind | None = None
     for sample in partition.labeled:
         image, mask = read_pair(sample, kind)
         kind = kind_of(image)
-        counts.append(count_values(mask))
-        sizes[mask.shape] = sizes.get(mask.shape, 0) + 1
+        facts.append(facts_of(sample, "labeled", image, mask))
         moments.append(_moments(image, kind))
     assert kind is not None
-    total = sum((Counter(count) for count in counts), Counter[int]())
     rules = rules or ClassRules()
-    classes, notes = _table(rules.named(index.classes), partition.labeled, counts)
+    classes, notes = class_table(rules.named(index.classes), facts)
     classes = rules.apply(classes)
-    for sample, count in zip(partition.labeled, counts, strict=True):
-        _check_values(sample, count, classes)
-    pixels = _class_pixels(total, classes)
+    for fact in facts:
+        _check_values(fact, classes)
+    pixels = _class_pixels(facts, classes)
     _check_several(pixels, classes, partition.labeled)
-    scored = 0
+    sizes = Counter(fact.size for fact in facts)
+    evaluation = list[Facts]()
     for sample in partition.evaluation:
-        _, mask = read_pair(sample, kind)
-        count = count_values(mask)
-        _check_values(sample, count, classes)
-        scored += int(_class_pixels(count, classes).sum())
-    if partition.evaluation and not scored:
+        evaluation.append(facts_of(sample, "evaluation", *read_pair(sample, kind)))
+        _check_values(evaluation[-1], classes)
+    if evaluation and not _class_pixels(evaluation, classes).sum():
         raise ValueError(
             f"the {len(partition.evaluation)} evaluation masks (the first is {partition.evaluation[0].mask}) are ignored "
             "everywhere, so there is nothing to score on"
         )
-    by_count = dict(sorted(sizes.items(), key=lambda item: -item[1]))
-    return LabelReport(classes, pixels, by_count, kind, _statistics(moments), notes)
+    return LabelReport(classes, pixels, dict(sizes.most_common()), kind, _statistics(moments), notes, tuple(facts + evaluation))
+
+
+def channel_statistics(samples: Sequence[Sample], kind: ImageKind) -> ChannelStatistics:
+    """Of the pixels of some images."""
+    return _statistics([_moments(read_image(sample.image, kind), kind) for sample in samples])
 
 
 def _moments(image: ImageArray, kind: ImageKind) -> NDArray[np.float64]:
@@ -148,14 +152,17 @@ def mask_values(sample: Sample) -> frozenset[int]:
     return values - {IGNORE_INDEX} if len(values) > 2 else values
 
 
-def _table(
-    given: ClassTable | None, samples: Sequence[Sample], counts: Sequence[Mapping[int, int]]
-) -> tuple[ClassTable, tuple[str, ...]]:
-    """The class table of masks that hold the counted values, and what to say about it.
+def class_table(given: ClassTable | None, facts: Sequence[Facts]) -> tuple[ClassTable, tuple[str, ...]]:
+    """The class table of labelled masks, and what to say about it.
+
+    Args:
+        given: by the data set or the user, if any.
+        facts: about the labelled images.
 
     Raises:
         ValueError: no table was given, and the values make none.
     """
+    counts, samples = [fact.values for fact in facts], [fact.sample for fact in facts]
     found = {value for count in counts for value in count}
     if is_binary(found) and (given is None or len(given) == 2):
         table = table_from_values(found)
@@ -187,12 +194,12 @@ def _say_colors(inferred: ClassTable, samples: Sequence[Sample], counts: Sequenc
     return (f"classes are the colours found in the labelled masks; to {how}",)
 
 
-def _class_pixels(count: Mapping[int, int], classes: ClassTable) -> NDArray[np.int64]:
-    """(C,) pixels of each class, out of the pixels of each mask value."""
+def _class_pixels(facts: Sequence[Facts], classes: ClassTable) -> NDArray[np.int64]:
+    """(C,) pixels of each class in all masks."""
     pixels = np.zeros(len(classes), dtype=np.int64)
-    for value, label in classes.class_of.items():
-        if label != IGNORE_INDEX:
-            pixels[label] += count.get(value, 0)
+    for fact in facts:
+        for label, count in fact.pixels(classes).items():
+            pixels[label] += count
     return pixels
 
 
@@ -207,14 +214,14 @@ def _check_several(pixels: NDArray[np.int64], classes: ClassTable, labeled: Sequ
     raise ValueError(f"{which} hold one class only, the value {value}; label at least two classes")
 
 
-def _check_values(sample: Sample, count: Mapping[int, int], classes: ClassTable) -> None:
+def _check_values(fact: Facts, classes: ClassTable) -> None:
     known = classes.class_of
-    unknown = [value for value in count if value not in known]
-    if unknown:
-        value = unknown[0]
+    value = next((value for value in fact.values if value not in known), None)
+    if value is not None:
         raise ValueError(
-            f"{sample.mask} holds the value {describe(value)} in {count[value]} pixels, which is no class; the {len(classes)} "
-            f"classes and 'ignore' are {_accepted(classes, value)}. Correct the mask, or list every class in classes.txt"
+            f"{fact.sample.mask} holds the value {describe(value)} in {fact.values[value]} pixels, which is no class; the "
+            f"{len(classes)} classes and 'ignore' are {_accepted(classes, value)}. Correct the mask, or list every class in "
+            "classes.txt"
         )
 
 

@@ -1,0 +1,265 @@
+"""What will go wrong in training, from what reading the files showed, and what to try."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from protoseg.data.duplicates import near_pairs
+from protoseg.data.facts import Facts, Role
+from protoseg.data.index import ClassTable
+from protoseg.data.masks import describe
+from protoseg.types import IGNORE_INDEX
+
+Severity = Literal["error", "warning", "note"]
+_ORDER: tuple[Severity, ...] = ("error", "warning", "note")
+
+# Where a finding begins. Rules of thumb, not results.
+RARE_SHARE, RARE_IMAGES = 0.002, 3
+IGNORED_SHARE = 0.5
+COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or worth knowing.
+
+    Attributes:
+        severity: an "error" stops training or makes its result worthless, a "warning" costs accuracy, a "note" is to be known.
+        title: what it is, with numbers.
+        advice: what to try next.
+        files: those it is about.
+    """
+
+    severity: Severity
+    title: str
+    advice: str
+    files: tuple[str, ...] = ()
+
+
+def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | None = None) -> list[Finding]:
+    """All findings, the gravest first.
+
+    Args:
+        facts: of `examine`.
+        classes: of the masks; None where they could not be made out.
+        crop: side of the training crops in pixels.
+    """
+    found: list[Finding] = [*_unreadable(facts), *_sizes(facts), *_kinds(facts), *_duplicates(facts), *_colors(facts)]
+    if classes is not None:
+        found += [*_values(facts, classes), *_rare(facts, classes), *_ignored(facts, classes), *_table(facts, classes)]
+    if crop is not None:
+        found += _crop(facts, crop)
+    return sorted(found, key=lambda finding: _ORDER.index(finding.severity))
+
+
+def class_rows(facts: Sequence[Facts], classes: ClassTable) -> list[tuple[str, float, int, int]]:
+    """For each class: name, share of the labelled pixels, labelled images that hold it, evaluation images that hold it."""
+    pixels, images = np.zeros(len(classes)), {"labeled": Counter[int](), "evaluation": Counter[int]()}
+    for fact in facts:
+        held = fact.pixels(classes)
+        if fact.role in images:
+            images[fact.role].update(held.keys())
+        if fact.role == "labeled":
+            for label, count in held.items():
+                pixels[label] += count
+    shares = pixels / max(1, pixels.sum())
+    return [(name, float(shares[c]), images["labeled"][c], images["evaluation"][c]) for c, name in enumerate(classes.names)]
+
+
+def _files(facts: Iterable[Facts]) -> tuple[str, ...]:
+    return tuple(str(fact.sample.image) for fact in facts)
+
+
+def _masks(facts: Iterable[Facts]) -> tuple[str, ...]:
+    return tuple(str(fact.sample.mask) for fact in facts)
+
+
+def _unreadable(facts: Sequence[Facts]) -> Iterator[Finding]:
+    needed = [fact for fact in facts if not fact.is_readable and fact.role != "unlabeled"]
+    if needed:
+        reasons = "; ".join(fact.fault or fact.mask_fault or "" for fact in needed[:2])
+        yield Finding(
+            "error",
+            f"{len(needed)} labelled or evaluation images cannot be used: {reasons}",
+            "restore these files, or take image and mask away",
+            _files(needed),
+        )
+    spare = [fact for fact in facts if fact.fault and fact.role == "unlabeled"]
+    if spare:
+        yield Finding(
+            "warning",
+            f"{len(spare)} unlabelled images cannot be read: {spare[0].fault}",
+            "training skips them; restore or remove them",
+            _files(spare),
+        )
+
+
+def _sizes(facts: Sequence[Facts]) -> Iterator[Finding]:
+    wrong = [fact for fact in facts if fact.mask_size is not None and fact.mask_size != fact.size]
+    if wrong:
+        (height, width), (mask_height, mask_width) = wrong[0].size, wrong[0].mask_size or (0, 0)
+        yield Finding(
+            "error",
+            f"{len(wrong)} masks are not of their images' size, the first {mask_width}x{mask_height} for {width}x{height}",
+            "export the masks again at the image's size; an image that EXIF turns needs a mask turned the same way",
+            _masks(wrong),
+        )
+
+
+def _kinds(facts: Sequence[Facts]) -> Iterator[Finding]:
+    kinds = Counter(fact.kind for fact in facts if fact.kind is not None)
+    if len(kinds) > 1:
+        usual, count = kinds.most_common(1)[0]
+        others = [fact for fact in facts if fact.kind not in (None, usual)]
+        grave = any(fact.role != "unlabeled" for fact in others)
+        yield Finding(
+            "error" if grave else "warning",
+            f"{len(others)} images have {others[0].kind} where {count} have {usual}",
+            "convert them to the kind of the others; training takes one kind alone",
+            _files(others),
+        )
+
+
+def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
+    hashes: dict[Role, dict[str, int]] = {"labeled": {}, "unlabeled": {}, "evaluation": {}}
+    image_of = {fact.sample.name: str(fact.sample.image) for fact in facts}
+    for fact in facts:
+        if fact.hash is not None:
+            hashes[fact.role][fact.sample.name] = fact.hash
+    leaks = near_pairs(hashes["evaluation"], hashes["labeled"] | hashes["unlabeled"])
+    if leaks:
+        count = len({pair.first for pair in leaks})
+        yield Finding(
+            "warning",
+            f"{count} of {len(hashes['evaluation'])} evaluation images look nearly the same as a training image, "
+            f"e.g. {image_of[leaks[0].first]} and {image_of[leaks[0].second]}",
+            "a score on them is too good: take one of each pair away, or divide videos and scenes as a whole",
+            tuple(image_of[pair.first] for pair in leaks),
+        )
+    same = [pair for pair in near_pairs(hashes["labeled"], hashes["labeled"]) if pair.bits == 0 and pair.first < pair.second]
+    if same:
+        yield Finding(
+            "note",
+            f"{len(same)} pairs of labelled images are the same picture, e.g. {image_of[same[0].first]} and "
+            f"{image_of[same[0].second]}",
+            "a second mask of one picture teaches little; label another image instead",
+            tuple(image_of[pair.second] for pair in same),
+        )
+
+
+def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
+    parts = [np.array([f.color for f in facts if f.role == role and f.fault is None]) for role in ("labeled", "unlabeled")]
+    if min(len(part) for part in parts) < 3:
+        return
+    labeled, unlabeled = parts
+    spread = np.maximum(np.sqrt((labeled.var(axis=0) + unlabeled.var(axis=0)) / 2), 0.02)
+    distance = np.abs(labeled.mean(axis=0) - unlabeled.mean(axis=0)) / spread
+    if distance.max() > COLOR_DISTANCE:
+        what = ("red", "green", "blue")[int(distance.argmax())]
+        yield Finding(
+            "warning",
+            f"unlabelled images look different: their mean {what} is {distance.max():.1f} standard deviations away from that "
+            "of the labelled ones",
+            "pseudo-labels are made by what was learned on the labelled images; label a few of the others too",
+        )
+
+
+def _values(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    known = classes.class_of
+    wrong = [(fact, value) for fact in facts for value in fact.values if value not in known]
+    if wrong:
+        fact, value = wrong[0]
+        files = tuple(dict.fromkeys(str(f.sample.mask) for f, _ in wrong))
+        values = ", ".join(describe(v) for v in sorted({v for _, v in wrong})[:8])
+        yield Finding(
+            "error",
+            f"{len(files)} masks hold values that are no class ({values}), the first {fact.sample.mask}: {describe(value)} in "
+            f"{fact.values[value]} pixels",
+            "correct the masks, list every class in classes.txt, or declare the values with --classes.names and --classes.ids",
+            files,
+        )
+
+
+def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    for c, (name, share, images, scored) in enumerate(class_rows(facts, classes)):
+        holders = [fact for fact in facts if fact.role == "labeled" and c in fact.pixels(classes)]
+        if images == 0:
+            yield Finding(
+                "warning" if scored else "note",
+                f"no labelled image holds {name}" + (f", but {scored} evaluation images do" if scored else ""),
+                "label an image that shows it, or leave it out with --classes.ignore or --classes.merge",
+            )
+        elif share < RARE_SHARE or images < RARE_IMAGES:
+            yield Finding(
+                "warning",
+                f"{name} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of "
+                f"{sum(fact.role == 'labeled' for fact in facts)} images",
+                "draw labels with protoseg split --balanced, label more images that show it, or merge it with another class",
+                _files(holders),
+            )
+
+
+def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    total = known = 0
+    empty = []
+    for fact in facts:
+        if fact.role == "labeled" and fact.values:
+            held = sum(fact.pixels(classes).values())
+            total, known = total + sum(fact.values.values()), known + held
+            if held == 0:
+                empty.append(fact)
+    if total and 1 - known / total > IGNORED_SHARE:
+        yield Finding(
+            "warning",
+            f"{100 * (1 - known / total):.0f} % of the labelled pixels are ignored",
+            "look whether 'ignored' is meant: background is a class of its own unless it is really unknown",
+        )
+    if empty:
+        yield Finding("warning", f"{len(empty)} labelled masks are ignored everywhere", "they teach nothing", _masks(empty))
+
+
+def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    found = {value for fact in facts if fact.role == "labeled" for value in fact.values}
+    first = [values[0] for values in classes.values]
+    if IGNORE_INDEX in first and len(classes) > 2:
+        yield Finding(
+            "warning", "the mask value 255 is a class here", "in most data sets it means 'not labelled'; see --classes.ids"
+        )
+    if 0 in classes.ignored and 0 in found and 255 in found:
+        yield Finding(
+            "note",
+            "both 0 and 255 are ignored",
+            "0 is often the background: a class of its own, if it is known to be nothing else",
+        )
+    numbers = [value for value in first if value < 256]
+    if len(numbers) >= 3 and len(numbers) == len(first) and min(np.diff(sorted(numbers))) > 10:
+        yield Finding(
+            "warning",
+            f"the mask values {', '.join(map(str, sorted(numbers)))} are far apart, as in pictures of masks",
+            "if they come from a picture for the eye, export class numbers instead; if they are meant, name the classes",
+        )
+
+
+def _crop(facts: Sequence[Facts], crop: int) -> Iterator[Finding]:
+    readable = [fact for fact in facts if fact.fault is None]
+    small = [fact for fact in readable if min(fact.size) < crop]
+    if small:
+        smallest = min(min(fact.size) for fact in small)
+        yield Finding(
+            "warning" if len(small) > len(readable) / 2 else "note",
+            f"{len(small)} of {len(readable)} images are smaller than the crop ({smallest} < {crop} px) and are padded",
+            f"--crop {max(32, smallest // 32 * 32)} wastes less",
+            _files(small),
+        )
+    large = [fact for fact in readable if min(fact.size) > 4 * crop]
+    if readable and len(large) > len(readable) / 2:
+        yield Finding(
+            "note",
+            f"most images are more than four times as large as the crop of {crop} px, which so sees little of the surroundings",
+            "give a larger --crop if memory allows, or smaller images",
+        )

@@ -1,0 +1,108 @@
+"""What one look at each image and mask shows."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from protoseg.data.duplicates import perceptual_hash
+from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image, to_rgb
+from protoseg.data.index import ClassTable, Sample
+from protoseg.data.masks import MaskArray, count_values
+from protoseg.data.splits import Partition
+from protoseg.types import IGNORE_INDEX
+
+Role = Literal["labeled", "unlabeled", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What reading one image and its mask showed."""
+
+    sample: Sample
+    role: Role
+    fault: str | None = None  # why the image cannot be read
+    mask_fault: str | None = None
+    size: tuple[int, int] = (0, 0)
+    mask_size: tuple[int, int] | None = None
+    kind: ImageKind | None = None
+    hash: int | None = None
+    color: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mean of the picture, in [0, 1]
+    values: dict[int, int] = field(default_factory=dict)  # mask value -> pixels
+
+    @property
+    def is_readable(self) -> bool:
+        return self.fault is None and self.mask_fault is None
+
+    def pixels(self, classes: ClassTable) -> dict[int, int]:
+        """Class id -> pixels of the mask; ignored and unknown values left out."""
+        held = Counter[int]()
+        known = classes.class_of
+        for value, count in self.values.items():
+            label = known.get(value, IGNORE_INDEX)
+            if label != IGNORE_INDEX:
+                held[label] += count
+        return held
+
+
+def facts_of(sample: Sample, role: Role, image: ImageArray, mask: MaskArray | None, *, thorough: bool = False) -> Facts:
+    """The facts about a readable image and its mask.
+
+    Args:
+        sample: the image.
+        role: that it plays.
+        image, mask: its content.
+        thorough: look at the picture too, for its hash and its colour.
+    """
+    color, found = (0.0, 0.0, 0.0), None
+    if thorough:
+        rgb = to_rgb(image)
+        red, green, blue = (rgb[::4, ::4].mean(axis=(0, 1)) / 255).tolist()  # every fourth pixel tells the mean well enough
+        color, found = (red, green, blue), perceptual_hash(image)
+    return Facts(
+        sample,
+        role,
+        size=(image.shape[0], image.shape[1]),
+        mask_size=None if mask is None else (mask.shape[0], mask.shape[1]),
+        kind=kind_of(image),
+        hash=found,
+        color=color,
+        values={} if mask is None else count_values(mask),
+    )
+
+
+def examine(
+    partition: Partition, *, track: Callable[[Iterable[Facts], int], Iterable[Facts]] = lambda facts, _: facts
+) -> list[Facts]:
+    """Read every image once, and the masks that the partition uses; several at a time.
+
+    Args:
+        partition: of the data set.
+        track: wraps the stream, whose length it is told, to show progress.
+    """
+    parts: list[tuple[Sample, Role]] = [
+        *((sample, "labeled") for sample in partition.labeled),
+        *((sample, "evaluation") for sample in partition.evaluation),
+        *((sample, "unlabeled") for sample in partition.unlabeled),
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
+        return list(track(pool.map(_examine, parts), len(parts)))
+
+
+def _examine(part: tuple[Sample, Role]) -> Facts:
+    sample, role = part
+    try:
+        image = read_image(sample.image)
+    except ValueError as error:
+        return Facts(sample, role, fault=str(error))
+    if role == "unlabeled" or sample.mask is None:  # a mask that is not used is never opened
+        return facts_of(sample, role, image, None, thorough=True)
+    try:
+        mask = sample.mask.read()
+    except ValueError as error:
+        return replace(facts_of(sample, role, image, None, thorough=True), mask_fault=str(error))
+    return facts_of(sample, role, image, mask, thorough=True)

@@ -1,0 +1,224 @@
+"""`protoseg doctor`: reads everything once, and says what is wrong before a GPU is started.
+
+B images · C classes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+
+from protoseg.config import (
+    TrainConfig,
+    build_class_rules,
+    build_geometry,
+    build_network,
+    build_normalization,
+    build_views,
+    default_crop,
+)
+from protoseg.data.check import channel_statistics, class_table, mask_values
+from protoseg.data.doctor import Finding, class_rows, diagnose
+from protoseg.data.facts import Facts, examine
+from protoseg.data.formats import open_dataset
+from protoseg.data.images import PHOTOGRAPH, ImageKind
+from protoseg.data.index import ClassTable, DataIndex
+from protoseg.data.loader import LabeledCrops, collate
+from protoseg.data.sampler import Draw
+from protoseg.data.splits import Partition, make_partition
+from protoseg.functional.losses import cross_entropy
+
+_OVERFIT_STEPS, _OVERFIT_LR, _LEARNED = 200, 1e-3, 0.1
+_GRAVE = {"error": "red", "warning": "yellow", "note": "default"}
+_BATCH = 8
+
+
+def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False, out: Path | None = None) -> list[Finding]:
+    """Examine a data set as `protoseg train` with the same settings would use it.
+
+    Args:
+        config: of the training to come; its model and crop say what is checked beyond the files.
+        console: for the verdict.
+        overfit: also train on one labelled image for a short while.
+        out: file for the findings as JSON; none when left out.
+
+    Returns:
+        All findings, the gravest first.
+
+    Raises:
+        ValueError, FileNotFoundError: there is nothing to examine (see `open_dataset` and `make_partition`).
+    """
+    index = open_dataset(
+        Path(config.data), format=config.format, unlabeled=Path(config.unlabeled) if config.unlabeled else None
+    )
+    partition = make_partition(
+        index, labels=config.labels, holdout=config.holdout, split=config.split, seed=config.seed, classes_in=mask_values
+    )
+
+    def progress(facts: Iterable[Facts], total: int) -> Iterable[Facts]:
+        return track(facts, "reading", total, console=console, transient=True, disable=not console.is_terminal)
+
+    facts = examine(partition, track=progress)
+    labeled = [fact for fact in facts if fact.role == "labeled" and fact.is_readable]
+    findings, classes = _classes(config, index, labeled)
+    crop = config.crop or (default_crop(fact.size for fact in labeled) if labeled else None)
+    findings += diagnose(facts, classes, crop=crop)
+    if classes is not None and crop is not None and not any(finding.severity == "error" for finding in findings):
+        kind = labeled[0].kind or PHOTOGRAPH
+        findings.append(_memory(config, len(classes), kind, crop))
+        if overfit:
+            findings.append(_overfit(config, labeled, classes, kind, crop))
+    findings.sort(key=lambda finding: list(_GRAVE).index(finding.severity))
+    _print(config, index, partition, facts, classes, findings, console)
+    if out is not None:
+        rows = [] if classes is None else class_rows(facts, classes)
+        out.write_text(json.dumps(_as_json(index, partition, rows, findings), indent=2) + "\n")
+        console.print(f"all findings with all files: {out}")
+    return findings
+
+
+def _classes(config: TrainConfig, index: DataIndex, labeled: list[Facts]) -> tuple[list[Finding], ClassTable | None]:
+    """The class table, or the finding that there is none; and how the masks were read."""
+    try:
+        rules = build_class_rules(config.classes)
+        classes, notes = class_table(rules.named(index.classes), labeled)
+        return [Finding("note", note, "if that is not meant, see --classes.names") for note in notes], rules.apply(classes)
+    except ValueError as error:
+        return [Finding("error", str(error), "correct the class list or the masks")], None
+
+
+def saved_bytes(network: nn.Module, image: torch.Tensor) -> int:
+    """Bytes that a forward pass keeps for its backward pass, weights included. On the meta device it costs no time."""
+    storages: dict[int, int] = {}
+    kept = []  # alive until all are counted: a freed one's address would be given to the next
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage.nbytes()
+        kept.append(storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(image)
+    return sum(storages.values())
+
+
+def _memory(config: TrainConfig, num_classes: int, kind: ImageKind, crop: int) -> Finding:
+    """What a training step needs, counted on one forward pass without numbers (on torch's meta device)."""
+    model = dataclasses.replace(config.model, mean=[0.5] * kind.channels)
+    try:
+        network = build_network(model, num_classes, pretrained=False).to("meta").train()
+    except (ValueError, OSError) as error:
+        return Finding("error", str(error), "choose another --model.arch or --model.encoder")
+    two = saved_bytes(network, torch.zeros(2, kind.channels, crop, crop, device="meta"))
+    per_image = saved_bytes(network, torch.zeros(3, kind.channels, crop, crop, device="meta")) - two
+    parameters = sum(p.numel() for p in network.parameters())
+    batch = config.batch or _BATCH
+    images = 2 * batch if config.method != "supervised" else batch
+    fixed = 4 * parameters * 5  # weights, gradients, two moments of AdamW, teacher
+    total = (fixed + images * per_image) / 2**30
+    return Finding(
+        "note",
+        f"a step of {images} crops of {crop} px needs about {total:.1f} GiB in float32, {per_image / 2**30:.2f} GiB of them "
+        f"for each image, and little more than half of that in bfloat16 (estimated; {parameters / 1e6:.1f} million parameters)",
+        f"if that is too much: --batch {max(1, batch // 2)} --accumulate 2, or a smaller --crop",
+    )
+
+
+def _overfit(config: TrainConfig, labeled: list[Facts], classes: ClassTable, kind: ImageKind, crop: int) -> Finding:
+    """Train on one crop of the labelled image that shows most classes: a pipeline that cannot learn that learns nothing."""
+    best = max(labeled, key=lambda fact: len(fact.pixels(classes)))
+    normalization = build_normalization(config.model, kind, channel_statistics([best.sample], kind))
+    model = dataclasses.replace(config.model, mean=list(normalization.mean), std=list(normalization.std))
+    torch.manual_seed(config.seed)
+    network = build_network(model, len(classes))
+    geometry = build_geometry(dataclasses.replace(config, crop=crop), normalization)
+    geometry = dataclasses.replace(geometry, scale=(1.0, 1.0), flip=False)
+    raw = collate([LabeledCrops([best.sample], classes, geometry)[Draw(0, config.seed)]] * 2)
+    batch = build_views(config, normalization).labeled(raw)
+    losses = overfit_losses(network, batch.image, batch.mask)
+    where = f"on one crop of {best.sample.image} the loss went from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
+    if losses[-1] < _LEARNED:
+        return Finding("note", where, "network, masks and images fit together")
+    return Finding(
+        "warning",
+        where,
+        "a network should learn one image by heart: look whether mask and image belong together, try other weights or crops",
+        (str(best.sample.image),),
+    )
+
+
+def overfit_losses(network: nn.Module, image: torch.Tensor, mask: torch.Tensor, *, steps: int = _OVERFIT_STEPS) -> list[float]:
+    """Losses of a network that learns one batch by heart, until it knows it.
+
+    Args:
+        network: any that returns SegOutput.
+        image: (B, I, H, W) float, normalised.
+        mask: (B, H, W) int64.
+        steps: of AdamW, at most.
+    """
+    optimizer = torch.optim.AdamW(network.train().parameters(), lr=_OVERFIT_LR)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = cross_entropy(network(image).logits, mask)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+        if losses[-1] < _LEARNED:
+            break
+    return losses
+
+
+def _print(
+    config: TrainConfig,
+    index: DataIndex,
+    partition: Partition,
+    facts: list[Facts],
+    classes: ClassTable | None,
+    findings: list[Finding],
+    console: Console,
+) -> None:
+    console.print(
+        f"{config.data} ({index.format}): {len(partition.labeled)} labelled, {len(partition.unlabeled)} unlabelled, "
+        f"{len(partition.evaluation)} evaluation images"
+    )
+    if classes is not None:
+        table = Table("class", "labelled pixels", "labelled images", "evaluation images")
+        for name, share, labeled, evaluation in class_rows(facts, classes):
+            table.add_row(name, f"{100 * share:.2f} %", str(labeled), str(evaluation))
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
+    for finding in findings:
+        files = f" [{len(finding.files)} files]" if len(finding.files) > 1 else ""
+        console.print(f"{finding.severity}: {finding.title}{files}", style=_GRAVE[finding.severity])
+        console.print(f"    try: {finding.advice}")
+    counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _GRAVE}
+    verdict = (
+        "not ready to train" if counts["error"] else "ready to train, with doubts" if counts["warning"] else "ready to train"
+    )
+    console.print(f"{verdict}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
+
+
+def _as_json(index: DataIndex, partition: Partition, rows: list[Any], findings: list[Finding]) -> dict[str, Any]:
+    keys = ("name", "pixel_share", "labeled_images", "evaluation_images")
+    return {
+        "data": str(index.root),
+        "format": index.format,
+        "split_hash": partition.hash,
+        "labeled": len(partition.labeled),
+        "unlabeled": len(partition.unlabeled),
+        "evaluation": len(partition.evaluation),
+        "classes": [dict(zip(keys, row, strict=True)) for row in rows],
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }

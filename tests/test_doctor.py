@@ -1,0 +1,242 @@
+"""The doctor finds what is wrong, names the files, and raises no alarm where nothing is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from make_folder import TINY_MODEL, cut_short, make_folder, write_image, write_index
+from PIL import Image, ImageEnhance
+
+from protoseg.cli import main, parse_train
+from protoseg.data.masks import read_mask
+from protoseg.doctor import overfit_losses
+from protoseg.nn.small_unet import SmallUNet
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve training images, six of them labelled, and three test images; all of them different pictures."""
+    root = make_folder(tmp_path / "data", train=12, labeled=6, test=3, size=(64, 72), classes=("ground", "square", "disc"))
+    for i, path in enumerate(sorted((root / "images").rglob("*.png"))):
+        noise = np.random.default_rng(i).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+        write_image(path, np.asarray(Image.fromarray(noise).resize((72, 64), Image.Resampling.BICUBIC)))
+    return root
+
+
+def examine(data: Path, *words: str, status: int = 0) -> list[dict[str, Any]]:
+    out = data.parent / "doctor.json"
+    assert main(["doctor", str(data), *TINY_MODEL, "--crop", "64", "--out", str(out), *words]) == status
+    found: list[dict[str, Any]] = json.loads(out.read_text())["findings"]
+    return found
+
+
+def test_healthy_data_is_ready(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    findings = examine(data)
+    assert [f["title"] for f in findings if f["severity"] != "note"] == []
+    assert "ready to train: 0 errors, 0 warnings" in capsys.readouterr().out
+
+
+def test_writes_what_it_counted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examine(data)
+    stored = json.loads((data.parent / "doctor.json").read_text())
+    masks = [read_mask(path) for path in sorted((data / "masks").glob("*.png"))]
+    assert (stored["labeled"], stored["unlabeled"], stored["evaluation"], stored["format"]) == (6, 6, 3, "folder")
+    for value, row in enumerate(stored["classes"]):
+        assert row["pixel_share"] == pytest.approx(float(np.mean([(mask == value).mean() for mask in masks])))
+        assert row["labeled_images"] == sum((mask == value).any() for mask in masks)
+    assert "square" in capsys.readouterr().out
+
+
+def truncated_image(data: Path) -> Path:
+    return cut_short(data / "images/img_01.png")
+
+
+def truncated_mask(data: Path) -> Path:
+    return cut_short(data / "masks/img_01.png")
+
+
+def other_size(data: Path) -> Path:
+    return write_index(data / "masks/img_01.png", np.zeros((72, 64), dtype=np.uint8))
+
+
+def unknown_value(data: Path) -> Path:
+    mask = read_mask(data / "masks/img_01.png").copy()
+    mask[:2, :2] = 77
+    return write_index(data / "masks/img_01.png", mask)
+
+
+def unreadable_unlabeled(data: Path) -> Path:
+    return cut_short(data / "images/img_09.png")
+
+
+def leak(data: Path) -> Path:
+    Image.open(data / "images/img_08.png").save(data / "images/test/test_02.png")
+    return data / "images/test/test_02.png"
+
+
+def twice_labeled(data: Path) -> Path:
+    Image.open(data / "images/img_00.png").save(data / "images/img_05.png")
+    return data / "images/img_05.png"
+
+
+def rare_class(data: Path) -> Path:
+    for path in (data / "masks").glob("*.png"):
+        write_index(path, np.minimum(read_mask(path), 1))
+    mask = read_mask(data / "masks/img_03.png").copy()
+    mask[0, 0] = 2
+    write_index(data / "masks/img_03.png", mask)
+    return data / "images/img_03.png"
+
+
+def mostly_ignored(data: Path) -> Path:
+    for path in (data / "masks").glob("*.png"):
+        mask = read_mask(path).copy()
+        mask[mask == 0] = 255
+        mask[:2] = 0
+        write_index(path, mask)
+    return Path()
+
+
+def small_images(data: Path) -> Path:
+    for folder in ("images", "masks"):
+        path = data / folder / "img_02.png"
+        Image.open(path).crop((0, 0, 50, 40)).save(path)
+    return data / "images/img_02.png"
+
+
+def darker(data: Path) -> Path:
+    for i in range(6, 12):
+        path = data / f"images/img_{i:02d}.png"
+        ImageEnhance.Brightness(Image.open(path)).enhance(0.2).save(path)
+    return Path()
+
+
+def sixteen_bits(data: Path) -> Path:
+    Image.fromarray(np.zeros((64, 72), dtype=np.uint16)).save(data / "images/img_10.png")
+    return data / "images/img_10.png"
+
+
+def picture_of_a_mask(data: Path) -> Path:
+    (data / "classes.txt").unlink()
+    for path in (data / "masks").rglob("*.png"):
+        write_index(path, np.array([0, 100, 200], dtype=np.uint8)[read_mask(path)])
+    return Path()
+
+
+CASES: list[tuple[Callable[[Path], Path], str, str]] = [
+    (truncated_image, "error", "cannot be used"),
+    (truncated_mask, "error", "cannot be used"),
+    (other_size, "error", "not of their images' size"),
+    (unknown_value, "error", "no class (77)"),
+    (unreadable_unlabeled, "warning", "unlabelled images cannot be read"),
+    (leak, "warning", "1 of 3 evaluation images look nearly the same"),
+    (twice_labeled, "note", "1 pairs of labelled images are the same picture"),
+    (rare_class, "warning", "disc is rare: 0.00 % of the labelled pixels, in 1 of 6 images"),
+    (mostly_ignored, "warning", "of the labelled pixels are ignored"),
+    (small_images, "note", "1 of 15 images are smaller than the crop (40 < 64 px)"),
+    (darker, "warning", "unlabelled images look different"),
+    (sixteen_bits, "warning", "1 images have 1 channel of uint16 where 14 have 3 channels of uint8"),
+    (picture_of_a_mask, "warning", "the mask values 0, 100, 200 are far apart"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "severity", "title"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_finds(
+    data: Path, spoil: Callable[[Path], Path], severity: str, title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = spoil(data)
+    findings = examine(data, status=1 if severity == "error" else 0)
+    found = [f for f in findings if title in f["title"]]
+    assert len(found) == 1, [f["title"] for f in findings]
+    assert found[0]["severity"] == severity
+    assert found[0]["advice"]
+    if path != Path():
+        assert found[0]["files"] == [str(path)] or str(path) in found[0]["title"]
+    printed = capsys.readouterr().out
+    assert title in printed
+    assert ("not ready to train" in printed) == (severity == "error")
+
+
+def test_a_class_without_labels_that_is_scored(data: Path) -> None:
+    for path in (data / "masks").glob("*.png"):
+        write_index(path, np.minimum(read_mask(path), 1))
+    (found,) = [f for f in examine(data) if "no labelled image holds disc" in f["title"]]
+    assert found["severity"] == "warning"
+    assert "evaluation images do" in found["title"]
+
+
+def test_no_mask_of_an_unlabelled_image_is_opened(data: Path) -> None:
+    (data / "list.txt").write_text("img_00\nimg_01\nimg_02\n")
+    for i in (3, 4, 5):
+        (data / f"masks/img_{i:02d}.png").write_text("no image")
+    assert not any(f["severity"] == "error" for f in examine(data, "--labels", str(data / "list.txt")))
+
+
+def test_masks_without_a_table_are_a_finding(data: Path) -> None:
+    write_image(data / "masks/img_00.png", np.array(Image.open(data / "images/img_00.png")))
+    (data / "classes.txt").unlink()
+    (found,) = [f for f in examine(data, status=1) if f["severity"] == "error"]
+    assert "different values" in found["title"]
+
+
+@pytest.mark.parametrize("words", [["nowhere"], ["--stpes", "3"]])
+def test_nothing_to_examine(data: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = words if words == ["nowhere"] else [str(data), *words]
+    assert main(["doctor", *arguments, "--out", str(tmp_path / "x.json")]) == 2
+    assert words[0] in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
+
+
+class TestOverfit:
+    def test_one_image_is_learned_by_heart(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        findings = examine(data, "--overfit", "--model.width", "16")
+        (found,) = [f for f in findings if "on one crop of" in f["title"]]
+        assert found["severity"] == "note", found["title"]
+
+    def test_what_cannot_learn_is_said(self) -> None:
+        """Two equal images with opposite masks."""
+        torch.manual_seed(0)
+        image = torch.randn(1, 3, 32, 32).repeat(2, 1, 1, 1)
+        mask = torch.stack([torch.zeros(32, 32), torch.ones(32, 32)]).long()
+        losses = overfit_losses(SmallUNet(2, width=8), image, mask, steps=30)
+        assert losses[-1] > 0.6
+        same = overfit_losses(SmallUNet(2, width=8), image, mask[:1].repeat(2, 1, 1))
+        assert same[-1] < 0.1
+
+
+class TestMemory:
+    def test_the_count_without_numbers_is_that_with_numbers(self) -> None:
+        from protoseg.doctor import saved_bytes
+
+        network = SmallUNet(3, width=8).train()
+        real = saved_bytes(network, torch.randn(2, 3, 64, 64))
+        assert saved_bytes(SmallUNet(3, width=8).to("meta").train(), torch.zeros(2, 3, 64, 64, device="meta")) == real
+        assert saved_bytes(network, torch.randn(4, 3, 64, 64)) > 1.7 * real
+
+    def test_grows_with_crop_and_batch(self, data: Path) -> None:
+        def needed(*words: str) -> float:
+            (found,) = [f for f in examine(data, *words) if "GiB" in f["title"]]
+            return float(found["title"].split("needs about ")[1].split()[0])
+
+        wide = ("--model.width", "64", "--batch", "64")
+        assert needed(*wide, "--crop", "256") > 3 * needed(*wide, "--crop", "128") > 0
+        assert needed(*wide, "--crop", "256") > needed("--model.width", "64", "--batch", "16", "--crop", "256")
+
+
+def test_train_says_the_cheap_part(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rare_class(data)
+    words = [str(data), *TINY_MODEL, "--steps", "2", "--batch", "2", "--crop", "32", "--workers", "0"]
+    assert main(["train", *words, "--out", str(tmp_path / "run")]) == 0
+    assert "warning: disc is rare" in capsys.readouterr().out
+
+
+def test_settings_of_train_count(data: Path) -> None:
+    assert parse_train([str(data), "--classes.ignore", "[disc]"]).classes.ignore == ["disc"]
+    rare_class(data)
+    assert not any("disc" in f["title"] for f in examine(data, "--classes.ignore", "[disc]"))
