@@ -85,6 +85,11 @@ def twice_labeled(data: Path) -> Path:
     return data / "images/img_05.png"
 
 
+def copy_of_a_labelled_one(data: Path) -> Path:
+    Image.open(data / "images/img_00.png").save(data / "images/img_07.png")
+    return data / "images/img_07.png"
+
+
 def rare_class(data: Path) -> Path:
     for path in (data / "masks").glob("*.png"):
         write_index(path, np.minimum(read_mask(path), 1))
@@ -137,6 +142,7 @@ CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (unreadable_unlabeled, "warning", "unlabelled images cannot be read"),
     (leak, "warning", "1 of 3 evaluation images look nearly the same"),
     (twice_labeled, "note", "1 pairs of labelled images are the same picture"),
+    (copy_of_a_labelled_one, "note", "1 unlabelled images are the same picture as a labelled one"),
     (rare_class, "warning", "disc is rare: 0.00 % of the labelled pixels, in 1 of 6 images"),
     (mostly_ignored, "warning", "of the labelled pixels are ignored"),
     (small_images, "note", "1 of 15 images are smaller than the crop (40 < 64 px)"),

@@ -8,6 +8,24 @@ import pytest
 
 from protoseg.data.class_list import read_class_list
 
+FAULTS = [
+    ("classes.txt", "", "is empty"),
+    ("classes.txt", "\n \n", "is empty"),
+    ("classes.txt", "sky\nroad\nsky\n", "'sky' twice"),
+    ("classes.txt", "sky 1 2 3\nroad 1 2 3\n", r"colour \(1, 2, 3\) twice"),
+    ("classes.txt", "sky 1 2 3\nroad\n", "'road' none"),
+    ("classes.txt", "sky 1 2 300\n", "line 1.*0 to 255"),
+    ("classes.csv", "", "is empty"),
+    ("classes.csv", "name,r,g,b\n", "is empty"),
+    ("classes.csv", "klasse,r,g,b\nsky,1,2,3\n", "columns klasse, r, g, b"),
+    ("classes.csv", "name,r,g,b\nsky,1,2\n", "row 2 has 3 columns"),
+    ("classes.csv", "name,r,g,b\nsky,1,2,x\n", "row 2.*0 to 255"),
+    ("labelmap.txt", "# label:color_rgb:parts:actions\n", "is empty"),
+    ("labelmap.txt", "sky:1,2::\n", "line 1.*0 to 255"),
+    ("labelmap.txt", "sky\n", "line 1.*0 to 255"),
+    ("labelmap.txt", "sky:-1,2,3::\n", "line 1.*0 to 255"),
+]
+
 
 def test_names_in_the_order_of_the_values(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("ground\nred square\ndisc\n")
@@ -29,26 +47,7 @@ def test_empty_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
     assert table.names == ("road", "sky")
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("classes.txt", "", "is empty"),
-        ("classes.txt", "\n \n", "is empty"),
-        ("classes.txt", "sky\nroad\nsky\n", "'sky' twice"),
-        ("classes.txt", "sky 1 2 3\nroad 1 2 3\n", r"colour \(1, 2, 3\) twice"),
-        ("classes.txt", "sky 1 2 3\nroad\n", "'road' none"),
-        ("classes.txt", "sky 1 2 300\n", "line 1.*0 to 255"),
-        ("classes.csv", "", "is empty"),
-        ("classes.csv", "name,r,g,b\n", "is empty"),
-        ("classes.csv", "klasse,r,g,b\nsky,1,2,3\n", "columns klasse, r, g, b"),
-        ("classes.csv", "name,r,g,b\nsky,1,2\n", "row 2 has 3 columns"),
-        ("classes.csv", "name,r,g,b\nsky,1,2,x\n", "row 2.*0 to 255"),
-        ("labelmap.txt", "# label:color_rgb:parts:actions\n", "is empty"),
-        ("labelmap.txt", "sky:1,2::\n", "line 1.*0 to 255"),
-        ("labelmap.txt", "sky\n", "line 1.*0 to 255"),
-        ("labelmap.txt", "sky:-1,2,3::\n", "line 1.*0 to 255"),
-    ],
-)
+@pytest.mark.parametrize(("file", "text", "message"), FAULTS)
 def test_what_does_not_fit_stops_and_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
     (tmp_path / file).write_text(text)
     with pytest.raises(ValueError, match=message) as caught:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +126,28 @@ class TestOtherImages:
         assert read_image(path, ImageKind(5, "uint16")).shape == (6, 9, 5)
         with pytest.raises(UnreadableImageError, match=r"x\.tif has 5 channels of uint16, the others have 3 channels of uint8"):
             read_image(path, PHOTOGRAPH)
+
+
+class TestHugeSizes:
+    """What a file says about its size is not believed: no memory is made for it."""
+
+    def test_png(self, tmp_path: Path) -> None:
+        path = write_png(tmp_path / "x.png", [bytes(4)], width=4, depth=8, color=0)
+        content = bytearray(path.read_bytes())
+        content[16:24] = struct.pack(">II", 1 << 20, 1 << 20)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        path.write_bytes(content)
+        with pytest.raises(UnreadableImageError, match=r"x\.png cannot be read.*decompression bomb"):
+            read_image(path)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_tiff(self, tmp_path: Path, dtype: type) -> None:
+        path = tiff(tmp_path / "x.tif", np.zeros((4, 8), dtype=dtype))
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            for tag in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+                file.pages.first.tags[tag].overwrite(1 << 20)
+        with pytest.raises(UnreadableImageError, match=r"x\.tif"):
+            read_image(path)
 
 
 class TestToRgb:

@@ -150,6 +150,15 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
             "a second mask of one picture teaches little; label another image instead",
             tuple(image_of[pair.second] for pair in same),
         )
+    copies = [pair for pair in near_pairs(hashes["labeled"], hashes["unlabeled"]) if pair.bits == 0]
+    if copies:
+        yield Finding(
+            "note",
+            f"{len(copies)} unlabelled images are the same picture as a labelled one, e.g. {image_of[copies[0].second]} and "
+            f"{image_of[copies[0].first]}",
+            "they teach nothing new; remove them",
+            tuple(image_of[pair.second] for pair in copies),
+        )
 
 
 def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:

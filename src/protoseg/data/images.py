@@ -28,6 +28,7 @@ _TURNED = {  # EXIF orientation -> (transpose first, then flip rows, flip column
     7: (True, True, True),
     8: (True, True, False),
 }
+_MOST_VALUES = 1 << 31
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
 
 
@@ -123,6 +124,8 @@ def _read_tiff(path: Path) -> ImageArray:
             bands = [axis for axis in range(series.ndim) if series.axes[axis] not in "YX"]
             if len(bands) > 1 or len(file.series) > 1:
                 raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
+            if np.prod(series.shape, dtype=np.float64) > _MOST_VALUES:  # the file's own word, for which memory would be made
+                raise UnreadableImageError(f"{path} says that it is {series.shape} large, which no image in memory is")
             array, orientation = series.asarray(), file.pages.first.tags.get(_ORIENTATION)
     except UnreadableImageError:
         raise
