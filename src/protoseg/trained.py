@@ -167,9 +167,15 @@ def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None
         samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
     require_empty(out, "-o")
     network = model.network.to(_device())
-    skipped = predict(network, samples, model.classes, model.normalization, out=out, track=progress("predicting", console))
+    skipped, unplaced = predict(
+        network, samples, model.classes, model.normalization, out=out, track=progress("predicting", console)
+    )
     for error in skipped:
         console.print(f"warning: skipped, {error}")
+    if unplaced:
+        console.print(
+            f"note: {unplaced} images are georeferenced; pip install 'protoseg[geo]' writes their masks as GeoTIFF too"
+        )
     if len(skipped) == len(samples):
         raise ValueError(f"none of the {len(samples)} images in {images} could be read")
     console.print(f"{len(samples) - len(skipped)} images: mask, overlay and confidence of each in {out}")

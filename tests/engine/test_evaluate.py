@@ -135,7 +135,7 @@ class TestPredict:
     def test_a_broken_image_is_skipped_and_named(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path / "data", train=3, labeled=1)
         cut_short(root / "images/img_01.png")
-        skipped = predict(ByColor(), open_dataset(root).of("train"), CLASSES, PLAIN, out=tmp_path / "out")
+        skipped, _ = predict(ByColor(), open_dataset(root).of("train"), CLASSES, PLAIN, out=tmp_path / "out")
         assert len(skipped) == 1
         assert str(root / "images/img_01.png") in skipped[0]
         assert {p.name for p in (tmp_path / "out").glob("img_0?.png")} == {"img_00.png", "img_02.png"}

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import nn
 
+from protoseg.data.geo import is_georeferenced, write_geo_mask
 from protoseg.data.images import read_image, to_rgb
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UnreadableImageError, write_mask
 from protoseg.engine.evaluate import Normalization, predict_image
 from protoseg.engine.pictures import gray, overlay
+
+
+class PredictReport(NamedTuple):
+    skipped: list[str]  # what was wrong with images that could not be read
+    unplaced: int  # georeferenced images whose masks lost their place, because rasterio is not installed
 
 
 def predict(
@@ -24,8 +32,10 @@ def predict(
     *,
     out: Path,
     track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
-) -> list[str]:
+) -> PredictReport:
     """Write `NAME.png` (mask values, with a palette), `NAME.overlay.jpg` and `NAME.confidence.png` below `out`.
+
+    A georeferenced image also gets `NAME.tif`, which lies where the image does.
 
     Args:
         network: in any mode; put into eval mode.
@@ -36,10 +46,11 @@ def predict(
         track: wraps the list, to show progress.
 
     Returns:
-        What was wrong with images that could not be read, and were skipped.
+        PredictReport.
     """
     network.eval()
-    skipped = []
+    can_place = find_spec("rasterio") is not None
+    skipped, unplaced = list[str](), 0
     for sample in track(samples):
         try:
             image = read_image(sample.image, normalization.kind)
@@ -51,6 +62,10 @@ def predict(
         target = out / f"{sample.name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_mask(target, classes.decode(label), classes.palette())
+        if is_georeferenced(sample.image):
+            unplaced += not can_place
+            if can_place:
+                write_geo_mask(target.with_suffix(".tif"), classes.decode(label), sample.image, classes)
         Image.fromarray(overlay(to_rgb(image), label, classes)).save(target.with_suffix(".overlay.jpg"), quality=92)
         Image.fromarray(gray(prediction.confidence.cpu().numpy())).save(target.with_suffix(".confidence.png"))
-    return skipped
+    return PredictReport(skipped, unplaced)
