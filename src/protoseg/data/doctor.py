@@ -195,21 +195,20 @@ def _values(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
 
 
 def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    labeled = [fact for fact in facts if fact.role == "labeled"]
     for c, (name, share, images, scored) in enumerate(class_rows(facts, classes)):
-        holders = [fact for fact in facts if fact.role == "labeled" and c in fact.pixels(classes)]
         if images == 0:
             yield Finding(
                 "warning" if scored else "note",
                 f"no labelled image holds {name}" + (f", but {scored} evaluation images do" if scored else ""),
                 "label an image that shows it, or leave it out with --classes.ignore or --classes.merge",
             )
-        elif share < RARE_SHARE or images < RARE_IMAGES:
+        elif share < RARE_SHARE or images < min(RARE_IMAGES, len(labeled)):
             yield Finding(
                 "warning",
-                f"{name} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of "
-                f"{sum(fact.role == 'labeled' for fact in facts)} images",
+                f"{name} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of {len(labeled)} images",
                 "draw labels with protoseg split --balanced, label more images that show it, or merge it with another class",
-                _files(holders),
+                _files(fact for fact in labeled if c in fact.pixels(classes)),
             )
 
 
