@@ -148,14 +148,14 @@ def _doctor(arguments: list[str]) -> int:
     """0, or 1 where something is found that stops training."""
     parser = argparse.ArgumentParser(
         prog="protoseg doctor",
-        description="Read all images and masks once and say what will go wrong in training.",
+        usage="protoseg doctor DATA [--overfit] [--out FILE] [--setting VALUE ...]",
+        description="Read all images and masks of a labelled folder once and say what will go wrong in training.",
         epilog="Further options are those of protoseg train: --labels, --unlabeled, --crop, --batch, --model.arch, ...",
     )
-    parser.add_argument("data", nargs="?", default="data", help="labelled folder, laid out as for training; default data")
     parser.add_argument("--overfit", action="store_true", help="also train on one labelled image for a short while")
     parser.add_argument("--out", type=Path, default=Path("doctor.json"), help="file for all findings; default doctor.json")
     options, rest = parser.parse_known_args(arguments)
-    config = parse_train([options.data, *rest])
+    config = parse_train(rest)
     from protoseg.doctor import examine_data
 
     findings = examine_data(config, console=_console(), overfit=options.overfit, out=options.out)

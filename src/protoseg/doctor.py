@@ -39,7 +39,7 @@ from protoseg.functional.losses import cross_entropy
 
 _OVERFIT_STEPS, _OVERFIT_LR, _LEARNED = 200, 1e-3, 0.1
 _GRAVE = {"error": "red", "warning": "yellow", "note": "default"}
-_BATCH = 8
+_BATCH, _OVERFIT_DRAWS = 8, 20
 
 
 def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False, out: Path | None = None) -> list[Finding]:
@@ -143,15 +143,21 @@ def _overfit(config: TrainConfig, labeled: list[Facts], classes: ClassTable, kin
     network = build_network(model, len(classes))
     geometry = build_geometry(dataclasses.replace(config, crop=crop), normalization)
     geometry = dataclasses.replace(geometry, scale=(1.0, 1.0), flip=False)
-    raw = collate([LabeledCrops([best.sample], classes, geometry)[Draw(0, config.seed)]] * 2)
+    crops = LabeledCrops([best.sample], classes, geometry)
+    view = max((crops[Draw(0, config.seed + i)] for i in range(_OVERFIT_DRAWS)), key=lambda v: len(v["mask"].unique()))
+    shown = [classes.names[i] for i in view["mask"].unique().tolist() if i < len(classes)]
+    if len(shown) < 2:
+        return Finding("warning", f"no crop of {best.sample.image} shows two classes", "give a larger --crop")
+    raw = collate([view] * 2)
     batch = build_views(config, normalization).labeled(raw)
     losses = overfit_losses(network, batch.image, batch.mask)
-    where = f"on one crop of {best.sample.image} the loss went from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
+    where = f"on one crop of {best.sample.image} ({', '.join(shown)})"
+    what = f"{where} the loss went from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
     if losses[-1] < _LEARNED:
-        return Finding("note", where, "network, masks and images fit together")
+        return Finding("note", what, "network, masks and images fit together")
     return Finding(
         "warning",
-        where,
+        what,
         "a network should learn one image by heart: look whether mask and image belong together, try other weights or crops",
         (str(best.sample.image),),
     )

@@ -86,7 +86,7 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
     """
     model = load_model(run)
     index = open_dataset(root, format=format, for_training=False)
-    samples, where = _to_score(index, run, split)
+    samples, where = _to_score(index, run, split, given=root)
     known = _classes_of(index, model)
     _check_same_classes(model.classes, known, root)
     # The data set's own rule for ignored values counts, unless the model has learned such a value as a class.
@@ -100,7 +100,7 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
     return score
 
 
-def _to_score(index: DataIndex, run: Path, split: Split | None) -> tuple[list[Sample], str]:
+def _to_score(index: DataIndex, run: Path, split: Split | None, *, given: Path) -> tuple[list[Sample], str]:
     """The labelled images to score a model on, and what to call them."""
     labeled = [sample for sample in index.samples if sample.mask is not None]
     if not labeled:
@@ -112,7 +112,7 @@ def _to_score(index: DataIndex, run: Path, split: Split | None) -> tuple[list[Sa
             raise ValueError(f"there is no labelled image in the {chosen} part of {index.root}; choose another with --split")
         return samples, f"{chosen} images"
     folder_of_run = run if run.is_dir() else run.parent
-    if _trained_on(folder_of_run) != index.root.resolve():
+    if _trained_on(folder_of_run) != given.resolve():  # a zip file is unpacked elsewhere
         return labeled, "labelled images (no test/ or val/ there)"
     lists = json.loads((folder_of_run / SPLIT).read_text())
     if lists["evaluation_name"] != "holdout":

@@ -112,9 +112,11 @@ def write_cityscapes_train_ids(root: Path, pictures: list[Picture]) -> None:
 def write_ade20k(root: Path, pictures: list[Picture]) -> None:
     for p in pictures:
         folder = "training" if p.split == "train" else "validation"
-        write_image(root / f"images/{folder}/{p.stem}.jpg", p.image)
+        write_image(root / f"images/{folder}/ADE_{p.stem}.jpg", p.image)
         if p.label is not None:
-            write_index(root / f"annotations/{folder}/{p.stem}.png", np.where(p.label == 255, 0, p.label + 1).astype(np.uint8))
+            write_index(
+                root / f"annotations/{folder}/ADE_{p.stem}.png", np.where(p.label == 255, 0, p.label + 1).astype(np.uint8)
+            )
 
 
 def write_cvat(root: Path, pictures: list[Picture]) -> None:

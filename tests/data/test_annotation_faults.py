@@ -97,7 +97,7 @@ FAULTS: list[tuple[str, str, Change, str]] = [
     ("coco", "two categories of one name", put("categories", 0, "id", 9), "two categories named 'disc'"),
     ("coco", "an unknown category", put("annotations", 0, "category_id", 99), "category 99 is not among"),
     ("coco", "an annotation of no image", put("annotations", 0, "image_id", 99), "annotations of image 99"),
-    ("coco", "an image listed twice", twice("images"), "lists .*scene_0.png, which another"),
+    ("coco", "an image listed twice", twice("images"), "lists two images of the id 0"),
     ("coco", "an image that is not there", put("images", 0, "file_name", "elsewhere.png"), LOST),
     ("coco", "an image outside the data", put("images", 0, "file_name", OUTSIDE), LOST),
     ("coco", "an image without size", drop("images", 0, "width"), "has no 'width'"),
@@ -176,3 +176,35 @@ def test_a_broken_file_is_named(data: Path, written: str, content: bytes, messag
     with pytest.raises(ValueError, match=message) as caught:
         open_dataset(data)
     assert FILE[written].rsplit("/", 1)[-1] in str(caught.value)
+
+
+def test_what_protoseg_writes_into_the_folder_is_no_data(data: Path) -> None:
+    """A doctor's report, a run's results and pictures, hidden folders: none of it changes what is found."""
+    WRITERS["labelme"][1](data, make_pictures())
+    before = open_dataset(data)
+    (data / "doctor.json").write_text('{"findings": []}')
+    for folder in ("runs/first", "train/images/.ipynb_checkpoints"):
+        (data / folder).mkdir(parents=True)
+        write_image(data / folder / "predictions.png", draw_shapes(np.random.default_rng(0))[0])
+        (data / folder / "result.json").write_text('{"miou": 0.5}')
+    assert open_dataset(data) == before
+
+
+def test_a_relative_root_keeps_what_lies_outside_out(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WRITERS["labelme"][1](data, make_pictures())
+    write_image(data.parent / "secret.png", draw_shapes(np.random.default_rng(0))[0])
+    path = data / "train/images/scene_1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"imagePath": "../../../secret.png"}))
+    path.with_suffix(".png").unlink()
+    monkeypatch.chdir(data)
+    with pytest.raises(FileNotFoundError, match=r"secret\.png, but no such image"):
+        open_dataset(Path())
+
+
+@pytest.mark.parametrize("text", ["Infinity", "NaN", "1" * 400])
+def test_numbers_that_are_none(data: Path, text: str) -> None:
+    WRITERS["labelme"][1](data, make_pictures())
+    path = data / FILE["labelme"]
+    path.write_text(path.read_text().replace('"imageHeight": 40', f'"imageHeight": {text}'))
+    with pytest.raises(ValueError, match=r"scene_1\.json: .*annotation file"):
+        open_dataset(data)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from make_folder import write_image
+from make_formats import WRITERS, make_pictures
 
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import DataIndex
@@ -177,3 +178,25 @@ def test_ade20k_names(tmp_path: Path) -> None:
     (tmp_path / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tName\n" + "\n".join(lines[:9]))
     with pytest.raises(ValueError, match=r"objectInfo150\.txt names 9 classes"):
         open_dataset(tmp_path)
+
+
+def test_a_kind_of_region_that_is_not_read_is_said(root: Path) -> None:
+    """Else its pixels would be background without a word."""
+    with pytest.raises(ValueError, match=r"export\.json, task 5: regions of type 'bitmasklabels' are not read"):
+        label_studio(root, "bitmasklabels", {"imageDataURL": ""})
+
+
+@pytest.mark.parametrize("written", ["voc", "ade20k", "camvid"])
+def test_the_users_own_class_list_counts_more_than_the_layout(tmp_path: Path, written: str) -> None:
+    """Tools write their masks into the folders of well-known data sets."""
+    WRITERS[written][1](tmp_path, make_pictures())
+    (tmp_path / "classes.txt").write_text("ground\nsquare\ndisc\n")
+    classes = open_dataset(tmp_path).classes
+    assert classes is not None
+    assert classes.names == ("ground", "square", "disc")
+
+
+def test_folders_of_ade20k_with_other_images(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/training/photo.jpg", np.zeros((4, 4, 3), dtype=np.uint8))
+    write_image(tmp_path / "annotations/training/photo.png", np.eye(4, dtype=np.uint8))
+    assert open_dataset(tmp_path).classes is None

@@ -25,13 +25,19 @@ def write_zip(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def test_is_unpacked_once(tmp_path: Path, cache: Path) -> None:
-    path = write_zip(tmp_path / "x.zip", {"a/b.txt": b"one"})
+    path = write_zip(tmp_path / "x.zip", {"a/b.txt": b"one", "c.txt": b"two"})
     folder = unpack(path)
     assert folder.is_relative_to(cache)
     assert (folder / "a/b.txt").read_bytes() == b"one"
     (folder / "a/b.txt").write_bytes(b"touched")
     assert (unpack(path) / "a/b.txt").read_bytes() == b"touched"
     assert sorted(tmp_path.iterdir()) == [cache, path]
+
+
+def test_the_only_folder_is_the_data_set(tmp_path: Path, cache: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"data/images/b.txt": b"one", "data/c.txt": b"two", "__MACOSX/._c": b""})
+    assert sorted(p.name for p in unpack(path).iterdir()) == ["c.txt", "images"]
+    assert unpack(path).name == "data"
 
 
 def test_another_content_is_unpacked_anew(tmp_path: Path, cache: Path) -> None:

@@ -209,7 +209,7 @@ class TestDataSet:
         write_index(root / "masks/img_00.png", mask)
         report = report_of(root)
         assert report.classes.written == (0, 1, 2)
-        assert report.notes == ()
+        assert report.notes[0].startswith("255 is read as 'not labelled' (2.5 %")
 
     def test_class_numbers_above_255(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path)
@@ -218,3 +218,29 @@ class TestDataSet:
         report = report_of(root)
         assert report.classes.names == ("class 0", "class 1000", "class 2000")
         assert report.classes.written == (0, 1, 2)
+
+    @pytest.mark.parametrize("table", ["road 255 255 255\nbackground 0 0 0\n", "sea\nship\nquay\n"])
+    def test_a_list_that_knows_better_is_believed(self, tmp_path: Path, table: str) -> None:
+        """White is the first class here, or 255 is none of three: not "background and foreground"."""
+        root = make_folder(tmp_path)
+        (root / "classes.txt").write_text(table)
+        for path in (root / "masks").rglob("*.png"):
+            binary = np.where(read_mask(path) > 0, 255, 0).astype(np.uint8)
+            write_image(path, np.repeat(binary[..., None], 3, axis=2))
+        if "quay" in table:
+            with pytest.raises(ValueError, match="one class only"):
+                report_of(root)
+            return
+        report = report_of(root)
+        white = sum(int((read_mask(p) == pack((255, 255, 255))).sum()) for p in (root / "masks").glob("*.png"))
+        assert report.classes.names == ("road", "background")
+        assert report.pixels[0] == white
+
+    def test_a_blurred_mask_is_refused(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path)
+        mask = Image.fromarray(np.where(read_mask(root / "masks/img_00.png") > 0, 255, 0).astype(np.uint8))
+        mask.resize((96, 80), Image.Resampling.BICUBIC).rotate(7, Image.Resampling.BICUBIC).resize((48, 40)).save(
+            root / "masks/img_00.png"
+        )
+        with pytest.raises(ValueError, match=r"different values, .*img_00\.png alone"):
+            report_of(root)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,30 @@ def read_json(path: Path) -> Any:
         ValueError: it is not JSON in UTF-8, or nested deeper than any annotation file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse, parse_int=_parse_int)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply to be an annotation file") from error
 
 
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is no number of an annotation file")
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > 18:
+        raise ValueError("a number of an annotation file is longer than any pixel, area or id")
+    return int(text)
+
+
 def beginning(path: Path) -> str:
     """The first 64 Ki characters of a file, enough to tell a format: annotation files may be as long as half a gigabyte."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         return file.read(1 << 16).lstrip()
 
 
@@ -83,7 +96,24 @@ class ImageFinder:
     def images(self) -> tuple[Path, ...]:
         """All images of the data set."""
         paths = (Path(folder, file) for folder, _, files in os.walk(self.root, followlinks=True) for file in files)
-        return tuple(sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")))
+        return tuple(sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not self._is_hidden(path)))
+
+    def beside(self, annotated: Iterable[Path]) -> list[Path]:
+        """The images in the folders of annotated ones: those without an annotation are unlabelled. Pictures elsewhere below
+        the data set's folder (results of runs, masks for the eye) are no data.
+
+        Raises:
+            ValueError: two of them have the same name, suffix aside.
+        """
+        folders = {path.parent for path in annotated}
+        found = [path for path in self.images if path.parent in folders]
+        for first, second in pairwise(found):
+            if first.with_suffix("") == second.with_suffix(""):
+                raise ValueError(f"{first} and {second} have the same name; keep one of them")
+        return found
+
+    def _is_hidden(self, path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(self.root).parts)
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 _MOST_RATIO, _SMALL = 200, 1 << 30  # photographs hardly shrink and masks do: more than this is a decompression bomb
@@ -31,7 +33,7 @@ def unpack(path: Path) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "protoseg/unpacked"
     target = cache / f"{path.stem}-{key}"
     if target.is_dir():
-        return target
+        return _top(target)
     cache.mkdir(parents=True, exist_ok=True)
     # Unpacked beside and then renamed: what is there under its name is whole.
     partial = Path(tempfile.mkdtemp(prefix=f"{path.stem}-", dir=cache))
@@ -40,18 +42,24 @@ def unpack(path: Path) -> Path:
             _check(path, archive)
             archive.extractall(partial)
         partial.rename(target)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{path} cannot be unpacked: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError) as error:
+        raise ValueError(f"{path} cannot be unpacked: {error}; give a folder or a whole zip file") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
+    return _top(target)
+
+
+def _top(folder: Path) -> Path:
+    """The data set's folder: the only one that was packed, or all of it."""
+    inside = [path for path in folder.iterdir() if path.name != "__MACOSX" and not path.name.startswith(".")]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() and inside[0].name != "images" else folder
 
 
 def _check(path: Path, archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        if name.is_absolute() or ".." in name.parts or any(":" in part for part in name.parts[:1]):
             raise ValueError(f"{path} holds {member.filename!r}, which leads out of it; it is not unpacked")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise ValueError(f"{path} holds the link {member.filename!r}; it is not unpacked")

@@ -15,11 +15,11 @@ from protoseg.data.class_rules import ClassRules
 from protoseg.data.facts import Facts, facts_of
 from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, table_from_values
-from protoseg.data.masks import COLOR, MaskArray, count_values, describe
+from protoseg.data.masks import COLOR, MaskArray, MaskFile, count_values, describe, pack
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
 
-_MOST_VALUES = 256  # in masks without a class list: more are no classes
+_MOST_VALUES = 64  # in masks without a class list: more are rather a blurred picture of a mask
 
 
 class ChannelStatistics(NamedTuple):
@@ -102,7 +102,8 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
         image, mask = read_pair(sample, kind)
         kind = kind_of(image)
         facts.append(facts_of(sample, "labeled", image, mask))
-        moments.append(_moments(image, kind))
+        if not kind.is_photograph:
+            moments.append(_moments(image, kind))
     assert kind is not None
     rules = rules or ClassRules()
     classes, notes = class_table(rules.named(index.classes), facts)
@@ -138,6 +139,8 @@ def _moments(image: ImageArray, kind: ImageKind) -> NDArray[np.float64]:
 
 
 def _statistics(moments: Sequence[NDArray[np.float64]]) -> ChannelStatistics:
+    if not moments:  # of photographs, which are normalised as the encoder wants it
+        return ChannelStatistics((), ())
     number, total, squares = np.sum(moments, axis=0)
     mean = total / np.maximum(number, 1)
     deviation = np.sqrt(np.maximum(squares / np.maximum(number, 1) - mean**2, 0))
@@ -164,7 +167,8 @@ def class_table(given: ClassTable | None, facts: Sequence[Facts]) -> tuple[Class
     """
     counts, samples = [fact.values for fact in facts], [fact.sample for fact in facts]
     found = {value for count in counts for value in count}
-    if is_binary(found) and (given is None or len(given) == 2):
+    in_files = all(isinstance(sample.mask, MaskFile) for sample in samples)  # annotation files number their classes themselves
+    if is_binary(found) and in_files and (given is None or _may_be_binary(given)):
         table = table_from_values(found)
         if given is not None:
             table = dataclasses.replace(table, names=given.names)
@@ -178,7 +182,17 @@ def class_table(given: ClassTable | None, facts: Sequence[Facts]) -> tuple[Class
             "or colour for each class (JPEG and smooth resizing blur them). Correct it, or list the classes in classes.txt"
         )
     inferred = table_from_values(found)
-    return inferred, _say_colors(inferred, samples, counts)
+    notes = _say_colors(inferred, samples, counts)
+    if IGNORE_INDEX in found:
+        share = sum(count.get(IGNORE_INDEX, 0) for count in counts) / sum(sum(count.values()) for count in counts)
+        notes += (f"255 is read as 'not labelled' ({100 * share:.1f} % of the labelled pixels)",)
+    return inferred, notes
+
+
+def _may_be_binary(given: ClassTable) -> bool:
+    """Whether a list of two names leaves open that 255 is the second: it says nothing about 255, and calls 0 the first."""
+    white = {IGNORE_INDEX, pack((255, 255, 255))}
+    return len(given) == 2 and 0 in given.values[0] and all(white.isdisjoint(values) for values in given.values)
 
 
 def _say_colors(inferred: ClassTable, samples: Sequence[Sample], counts: Sequence[Mapping[int, int]]) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def hash_images(samples: Sequence[Sample], *, track: Callable[[Sequence[Sample]]
 
 
 def near_pairs(first: dict[str, int], second: dict[str, int], *, near: int = NEAR) -> list[Pair]:
-    """Pairs of near pictures, one of each part, nearest first.
+    """For each picture of the first part that has a near one in the second: the nearest pair. Nearest pairs first.
 
     Args:
         first, second: name -> hash, of N and M images; names that stand in both are not compared with themselves.
@@ -72,10 +72,15 @@ def near_pairs(first: dict[str, int], second: dict[str, int], *, near: int = NEA
         return []
     names = list(second)
     hashes = np.array([second[name] for name in names], dtype=np.uint64)
+    place = {name: i for i, name in enumerate(names)}
     pairs = []
     for name, value in first.items():
         bits = _count_bits(hashes ^ np.uint64(value))
-        pairs += [Pair(name, names[i], int(bits[i])) for i in np.flatnonzero(bits <= near) if names[i] != name]
+        if name in place:
+            bits[place[name]] = 65  # itself
+        best = int(bits.argmin())
+        if bits[best] <= near:
+            pairs.append(Pair(name, names[best], int(bits[best])))
     return sorted(pairs, key=lambda pair: (pair.bits, pair.first, pair.second))
 
 

@@ -95,7 +95,7 @@ def to_rgb(image: ImageArray) -> UInt8Array:
 
 def _read(path: Path) -> ImageArray:
     image, stored = open_image(path)
-    if ";16" in stored and image.mode in {"RGB", "RGBA", "LA"}:  # Pillow has cut them to 8 bits
+    if image.format == "PNG" and ";16" in stored and image.mode in {"RGB", "RGBA", "LA"}:  # Pillow has cut them to 8 bits
         return _turn(_decode_png(path), image.getexif().get(_ORIENTATION, 1))
     image = ImageOps.exif_transpose(image)
     if image.mode in {"I", "F"} or ";16" in image.mode:
@@ -117,7 +117,7 @@ def _read_tiff(path: Path) -> ImageArray:
     if not path.is_file():
         raise UnreadableImageError(f"{path} does not exist")
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(path, is_ome=False) as file:  # OME may send the reader to other files
             if _is_photograph(file):
                 return _read(path)  # which also knows palettes, CMYK and JPEG inside
             series = file.series[0]

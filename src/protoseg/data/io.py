@@ -12,6 +12,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # a GIF re-numbers its colours, so it cannot hold classes
 
 UInt8Array = NDArray[np.uint8]
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
 
 
 class UnreadableImageError(ValueError):
@@ -57,7 +58,7 @@ def open_image(path: Path) -> tuple[Image.Image, str]:
         UnreadableImageError: missing, truncated, or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             stored = _raw_mode(image)
             image.load()
             return image, stored

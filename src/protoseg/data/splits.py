@@ -189,7 +189,7 @@ def _from_list(path: Path, index: DataIndex, option: str) -> list[Sample]:
         if not key:
             continue
         found: list[Sample] = []
-        name = key
+        name = key.lstrip("/")  # some published lists begin so
         while name and not found:
             found = whole.get(name) or short.get(name, [])  # a whole path is meant even where it is another one's stem
             # The lists of the benchmarks give `image mask` pairs; the mask is known already. A name may hold blanks itself.

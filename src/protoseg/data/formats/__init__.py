@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -59,7 +59,8 @@ def open_dataset(
         FileNotFoundError: a folder is missing, or the layout is none of those known.
         ValueError: no such layout, or nothing useful is in it.
     """
-    if zipfile.is_zipfile(root):
+    root = Path(os.path.normpath(root.absolute()))  # links stay as the user made them
+    if root.is_file():
         root = unpack(root)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the folder that holds images/ and masks/")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from protoseg.data.class_list import read_class_list
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, default_colors, unnamed
 from protoseg.data.io import read_lines
 from protoseg.data.masks import MaskFile
@@ -33,7 +34,10 @@ def read(root: Path) -> DataIndex:
             mask = root / "annotations" / folder / f"{image.stem}.png"
             samples.append(Sample(f"{folder}/{image.stem}", image, MaskFile(mask) if mask.is_file() else None, split))
     values = tuple((value,) for value in range(1, NUM_CLASSES + 1))
-    classes = ClassTable(_names(root / "objectInfo150.txt"), values, default_colors(NUM_CLASSES), ignored=(0, 255))
+    is_original = (root / "objectInfo150.txt").is_file() or any(s.image.name.startswith("ADE_") for s in samples)
+    classes = read_class_list(root)
+    if classes is None and is_original:  # others use these folders for classes of their own
+        classes = ClassTable(_names(root / "objectInfo150.txt"), values, default_colors(NUM_CLASSES), ignored=(0, 255))
     return DataIndex(root, "ade20k", tuple(samples), classes)
 
 

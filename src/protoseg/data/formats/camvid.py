@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from protoseg.data.class_list import read_class_list
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split
 from protoseg.data.masks import MaskFile
 from protoseg.types import IGNORE_INDEX
@@ -56,4 +57,4 @@ def read(root: Path) -> DataIndex:
         for image in sorted((root / split).glob("*.png")):
             mask = root / f"{split}annot" / image.name
             samples.append(Sample(f"{split}/{image.stem}", image, MaskFile(mask) if mask.is_file() else None, split))
-    return DataIndex(root, "camvid", tuple(samples), CLASSES)
+    return DataIndex(root, "camvid", tuple(samples), read_class_list(root) or CLASSES)

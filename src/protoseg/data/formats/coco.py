@@ -10,6 +10,7 @@ without any annotation are unlabelled: nothing says that somebody looked at them
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,14 +116,19 @@ def read(root: Path) -> DataIndex:
             masks[image] = mask, _split(path)
     unlisted: tuple[None, Split] = (None, "train")
     samples = []
-    for image in finder.images:
+    for image in finder.beside(masks):
         mask, split = masks.get(image, unlisted)
         samples.append(Sample(finder.name_of(image), image, mask, split))
     return DataIndex(root, "coco", tuple(samples), classes)
 
 
 def _files(root: Path) -> list[Path]:
-    found = [path for folder in (root, root / "annotations") for path in sorted(folder.glob("*.json")) if _is_coco(path)]
+    files = [
+        *sorted(root.glob("*.json")),
+        *sorted(root.glob("annotations/*.json")),
+        *sorted(root.glob("*/_annotations.coco.json")),
+    ]
+    found = [path for path in files if _is_coco(path)]
     return [path for path in found if path.name.startswith("instances_")] or found
 
 
@@ -132,7 +138,8 @@ def _is_coco(path: Path) -> bool:
 
 
 def _split(path: Path) -> Split:
-    return "val" if "val" in path.stem else "test" if "test" in path.stem else "train"
+    words = {*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name.lower()}
+    return "val" if words & {"val", "valid", "validation"} else "test" if "test" in words else "train"
 
 
 def _categories(files: list[tuple[Path, Any]]) -> dict[int, str]:
@@ -156,8 +163,12 @@ def _read_file(path: Path, content: Any, finder: ImageFinder, value_of: dict[int
     for annotation in field(content, "annotations", list, str(path)):
         by_image.setdefault(field(annotation, "image_id", int, f"{path}, an annotation"), []).append(annotation)
     found: list[tuple[Path, ShapesMask | None]] = []
+    seen = set[int]()
     for record in field(content, "images", list, str(path)):
         number, name = field(record, "id", int, f"{path}, an image"), field(record, "file_name", str, f"{path}, an image")
+        if number in seen:
+            raise ValueError(f"{path} lists two images of the id {number}")
+        seen.add(number)
         shapes = _shapes(by_image.pop(number, []), value_of, f"{path}, image {name}")
         mask = None
         if shapes:
@@ -174,5 +185,5 @@ def _shapes(annotations: list[Any], value_of: dict[int, int], where: str) -> tup
         if field(annotation, "category_id", int, where) not in value_of:
             raise ValueError(f"{where}: category {annotation['category_id']} is not among the categories")
     drawn = [a for a in annotations if a.get("segmentation")]  # boxes alone say nothing about pixels
-    drawn.sort(key=lambda a: (not a.get("iscrowd"), -float(a.get("area", 0))))
+    drawn.sort(key=lambda a: (not a.get("iscrowd"), -field(a, "area", (int, float), where)))
     return tuple(Shape(value_of[a["category_id"]], Segmentation(a["segmentation"])) for a in drawn)

@@ -20,6 +20,7 @@ from protoseg.data.shapes import BoolArray, Ellipse, Polygon, Region, Shape, Sha
 
 NEEDS = "Label Studio's JSON export"
 _KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+_AREAS = ("brush", "polygon", "rectangle", "ellipse", "bitmask")
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")  # put before the file name of an upload
 
 
@@ -48,7 +49,7 @@ def read(root: Path) -> DataIndex:
     if len(files) > 1:
         raise ValueError(f"{files[0]} and {files[1]} are both exports of Label Studio; keep one of them")
     path, finder = files[0], ImageFinder(root)
-    tasks = [(task, f"{path}, task {task.get('id', number)}") for number, task in enumerate(read_json(path), start=1)]
+    tasks = [(task, f"{path}, task {field(task, 'id', (int, str), str(path))}") for task in read_json(path)]
     results = [_result(task, where) for task, where in tasks]
     names = {label for (_, where), result in zip(tasks, results, strict=True) for r in result for label in _labels(r, where)}
     classes = table_with_background(sorted(names))
@@ -63,7 +64,7 @@ def read(root: Path) -> DataIndex:
         size = size_field(result[0], "original_height", "original_width", where)
         shapes = tuple(Shape(classes.names.index(_labels(r, where)[0]), _region(r, size, where)) for r in result)
         masks[image] = ShapesMask(path, text, size, shapes)
-    samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.images]
+    samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.beside(masks)]
     return DataIndex(root, "label_studio", tuple(samples), classes)
 
 
@@ -76,7 +77,15 @@ def _result(task: Any, where: str) -> list[Any]:
     """The regions of the annotation that counts."""
     done = [a for a in field(task, "annotations", list, where) if isinstance(a, dict) and not a.get("was_cancelled")]
     regions = field(done[-1], "result", list, where) if done else []
-    return [region for region in regions if isinstance(region, dict) and region.get("type") in _KINDS]
+    for region in regions:
+        kind = field(region, "type", str, where)
+        if kind not in _KINDS and (kind.endswith("labels") or kind in _AREAS):
+            raise ValueError(f"{where}: regions of type {kind!r} are not read; label with {', '.join(_KINDS)}")
+        if region.get("image_rotation"):
+            raise ValueError(
+                f"{where}: the image was turned by {region['image_rotation']} degrees in Label Studio; turn its file"
+            )
+    return [region for region in regions if region["type"] in _KINDS]
 
 
 def _labels(region: Any, where: str) -> list[str]:

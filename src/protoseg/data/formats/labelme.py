@@ -18,7 +18,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from protoseg.data.annotations import BACKGROUND, ImageFinder, field, read_json, size_field, split_of, table_with_background
+from protoseg.data.annotations import (
+    BACKGROUND,
+    ImageFinder,
+    beginning,
+    field,
+    read_json,
+    size_field,
+    split_of,
+    table_with_background,
+)
 from protoseg.data.index import DataIndex, Sample
 from protoseg.data.shapes import BoolArray, Ellipse, Polygon, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
@@ -49,9 +58,7 @@ class StoredMask:
 
 
 def matches(root: Path) -> bool:
-    first = next(_files(root), None)
-    content = None if first is None else _peek(first)
-    return isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys()
+    return next(_files(root), None) is not None
 
 
 def read(root: Path) -> DataIndex:
@@ -77,19 +84,14 @@ def read(root: Path) -> DataIndex:
             raise ValueError(f"{path} and {masks[image].path} both annotate {image}")
         shapes = tuple(Shape(value_of[_label(shape, where)], _region(shape, where)) for shape in content["shapes"])
         masks[image] = ShapesMask(path, text, size_field(content, "imageHeight", "imageWidth", where), shapes)
-    samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.images]
+    samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.beside(masks)]
     return DataIndex(root, "labelme", tuple(samples), classes)
 
 
 def _files(root: Path) -> Iterator[Path]:
-    return iter(sorted(root.rglob("*.json")))
-
-
-def _peek(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except ValueError:  # another format's business, or said when it is read
-        return None
+    """LabelMe's files: JSON that speaks of shapes. Others, such as results of a run, are none of it."""
+    visible = (p for p in sorted(root.rglob("*.json")) if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    return (path for path in visible if any(key in beginning(path) for key in ('"shapes"', '"imagePath"')))
 
 
 def _label(shape: Any, where: str) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Container
 from pathlib import Path
 
+from protoseg.data.class_list import read_class_list
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split
 from protoseg.data.io import IMAGE_SUFFIXES, read_lines
 from protoseg.data.masks import Color, MaskFile, pack
@@ -45,7 +46,7 @@ def matches(root: Path) -> bool:
 
 def read(root: Path) -> DataIndex:
     """List the data set. No image is opened."""
-    return DataIndex(root, "voc", tuple(read_samples(root)), CLASSES)
+    return DataIndex(root, "voc", tuple(read_samples(root)), read_class_list(root) or CLASSES)
 
 
 def read_samples(root: Path) -> list[Sample]:
@@ -75,6 +76,7 @@ def _by_id(folder: Path) -> dict[str, Path]:
 
 
 def _ids(path: Path, images: Container[str]) -> list[str]:
-    """Image ids of a list: each line, or its first word where `name flag` pairs are listed."""
+    """Image ids of a list: each line, or its first word (`name flag`, `JPEGImages/name.jpg SegmentationClass/name.png`)."""
     lines = [line.strip() for line in read_lines(path) if line.strip()]
-    return [line if line in images else line.split()[0] for line in lines]
+    words = [line if line in images else line.split()[0] for line in lines]
+    return [w if w in images else w.lstrip("/").removeprefix("JPEGImages/").removesuffix(".jpg") for w in words]
