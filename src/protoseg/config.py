@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answe
     from protoseg.data.check import ChannelStatistics, LabelReport
     from protoseg.data.class_rules import ClassRules
     from protoseg.data.images import ImageKind
+    from protoseg.data.index import DataIndex
     from protoseg.data.loader import Geometry
+    from protoseg.data.splits import Partition
     from protoseg.engine.evaluate import Normalization
     from protoseg.methods.base import Method
     from protoseg.nn.prototype_head import PrototypeHead
@@ -378,6 +380,24 @@ def default_crop(sizes: Iterable[tuple[int, int]]) -> int:
 def _absolute(text: str) -> str:
     """A whole path for what is one, so that a run can go on from another folder; anything else as it is."""
     return str(Path(text).resolve()) if text and Path(text).exists() else text
+
+
+def build_partition(config: TrainConfig) -> tuple[DataIndex, Partition]:
+    """List the images that the settings name, and divide them.
+
+    Raises:
+        ValueError, FileNotFoundError: see `open_dataset` and `make_partition`.
+    """
+    from protoseg.data.check import mask_values
+    from protoseg.data.formats import open_dataset
+    from protoseg.data.splits import make_partition
+
+    unlabeled = Path(config.unlabeled) if config.unlabeled else None
+    index = open_dataset(Path(config.data), format=config.format, unlabeled=unlabeled)
+    partition = make_partition(
+        index, labels=config.labels, holdout=config.holdout, split=config.split, seed=config.seed, classes_in=mask_values
+    )
+    return index, partition
 
 
 def build_class_rules(config: ClassesConfig) -> ClassRules:

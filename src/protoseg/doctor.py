@@ -23,18 +23,18 @@ from protoseg.config import (
     build_geometry,
     build_network,
     build_normalization,
+    build_partition,
     build_views,
     default_crop,
 )
-from protoseg.data.check import channel_statistics, class_table, mask_values
-from protoseg.data.doctor import Finding, class_rows, diagnose
+from protoseg.data.check import channel_statistics, class_table
+from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first
 from protoseg.data.facts import Facts, examine
-from protoseg.data.formats import open_dataset
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.loader import LabeledCrops, collate
 from protoseg.data.sampler import Draw
-from protoseg.data.splits import Partition, make_partition
+from protoseg.data.splits import Partition
 from protoseg.functional.losses import cross_entropy
 
 _OVERFIT_STEPS, _OVERFIT_LR, _LEARNED = 200, 1e-3, 0.1
@@ -57,12 +57,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     Raises:
         ValueError, FileNotFoundError: there is nothing to examine (see `open_dataset` and `make_partition`).
     """
-    index = open_dataset(
-        Path(config.data), format=config.format, unlabeled=Path(config.unlabeled) if config.unlabeled else None
-    )
-    partition = make_partition(
-        index, labels=config.labels, holdout=config.holdout, split=config.split, seed=config.seed, classes_in=mask_values
-    )
+    index, partition = build_partition(config)
 
     def progress(facts: Iterable[Facts], total: int) -> Iterable[Facts]:
         return track(facts, "reading", total, console=console, transient=True, disable=not console.is_terminal)
@@ -77,7 +72,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
         findings.append(_memory(config, len(classes), kind, crop))
         if overfit:
             findings.append(_overfit(config, labeled, classes, kind, crop))
-    findings.sort(key=lambda finding: list(_GRAVE).index(finding.severity))
+    findings = gravest_first(findings)
     _print(config, index, partition, facts, classes, findings, console)
     if out is not None:
         rows = [] if classes is None else class_rows(facts, classes)

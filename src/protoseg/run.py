@@ -27,17 +27,17 @@ from protoseg.config import (
     build_network,
     build_normalization,
     build_optimizer,
+    build_partition,
     build_views,
     metric_fields,
     resolve,
     validate,
 )
-from protoseg.data.check import CheckedData, check_labels, mask_values, read_pair
-from protoseg.data.formats import open_dataset
+from protoseg.data.check import CheckedData, check_labels, read_pair
 from protoseg.data.images import read_image, to_rgb
 from protoseg.data.io import UnreadableImageError
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
-from protoseg.data.splits import Partition, make_partition
+from protoseg.data.splits import Partition
 from protoseg.engine.checkpoint import save_model
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.evaluate import Normalization, evaluate, predict_image
@@ -112,16 +112,7 @@ def load_data(config: TrainConfig) -> CheckedData:
     Raises:
         ValueError, FileNotFoundError: see `open_dataset`, `make_partition` and `check_labels`.
     """
-    unlabeled = Path(config.unlabeled) if config.unlabeled else None
-    index = open_dataset(Path(config.data), format=config.format, unlabeled=unlabeled)
-    partition = make_partition(
-        index,
-        labels=config.labels,
-        holdout=config.holdout,
-        split=config.split,
-        seed=config.seed,
-        classes_in=mask_values,
-    )
+    index, partition = build_partition(config)
     return CheckedData(index, partition, check_labels(index, partition, build_class_rules(config.classes)))
 
 

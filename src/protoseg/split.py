@@ -52,7 +52,8 @@ def split_data(
     """
     index = open_dataset(root, format=format)
     stock = make_partition(index, labels=None if within is None else str(within)).labeled
-    chosen = draw_labels(stock, labels, seed=seed, classes_in=mask_values if balanced else None)
+    values = {sample.name: mask_values(sample) for sample in stock} if balanced else {}
+    chosen = draw_labels(stock, labels, seed=seed, classes_in=(lambda sample: values[sample.name]) if balanced else None)
     target = out or (root if root.is_dir() else root.parent) / "splits" / f"{_name(labels, seed, balanced)}.txt"
     if target.exists():
         raise FileExistsError(f"{target} exists; give another file with --out, or remove it")
@@ -62,7 +63,7 @@ def split_data(
     partition = make_partition(index, labels=str(target))
     console.print(f"{len(partition.labeled)} of {len(stock)} labelled images, {len(partition.unlabeled)} others unlabelled")
     if balanced:
-        missing = frozenset[int]().union(*map(mask_values, stock)) - frozenset[int]().union(*map(mask_values, chosen))
+        missing = frozenset[int]().union(*values.values()).difference(*(values[sample.name] for sample in chosen))
         if missing:
             console.print(f"note: too few images to hold every class; missing are the mask values {sorted(missing)}")
     console.print(f"{target}, hash {partition.hash}: protoseg train {root} --labels {target}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,18 @@ FILE = {
 }
 
 
+def inside(content: Any, path: Sequence[Any]) -> Any:
+    """What a path of keys and positions leads to."""
+    for step in path:
+        content = content[step]
+    return content
+
+
 def drop(*path: Any) -> Change:
     """Leave out a field."""
 
     def change(content: Any) -> Any:
-        record = content
-        for step in path[:-1]:
-            record = record[step]
-        del record[path[-1]]
+        del inside(content, path[:-1])[path[-1]]
         return content
 
     return change
@@ -42,10 +46,7 @@ def put(*path_and_value: Any) -> Change:
     *path, last, value = path_and_value
 
     def change(content: Any) -> Any:
-        record = content
-        for step in path:
-            record = record[step]
-        record[last] = value
+        inside(content, path)[last] = value
         return content
 
     return change
@@ -55,10 +56,8 @@ def twice(*path: Any) -> Change:
     """Repeat the first entry of a list."""
 
     def change(content: Any) -> Any:
-        record = content
-        for step in path:
-            record = record[step]
-        record.append(record[0])
+        entries = inside(content, path)
+        entries.append(entries[0])
         return content
 
     return change

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from protoseg.data.index import ClassTable, Split, default_colors
-from protoseg.data.io import IMAGE_SUFFIXES
+from protoseg.data.io import IMAGE_SUFFIXES, walk
 
 BACKGROUND = "background"
 
@@ -95,8 +95,7 @@ class ImageFinder:
     @cached_property
     def images(self) -> tuple[Path, ...]:
         """All images of the data set."""
-        paths = (Path(folder, file) for folder, _, files in os.walk(self.root, followlinks=True) for file in files)
-        return tuple(sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not self._is_hidden(path)))
+        return tuple(path for path in walk(self.root) if path.suffix.lower() in IMAGE_SUFFIXES)
 
     def beside(self, annotated: Iterable[Path]) -> list[Path]:
         """The images in the folders of annotated ones: those without an annotation are unlabelled. Pictures elsewhere below
@@ -111,9 +110,6 @@ class ImageFinder:
             if first.with_suffix("") == second.with_suffix(""):
                 raise ValueError(f"{first} and {second} have the same name; keep one of them")
         return found
-
-    def _is_hidden(self, path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(self.root).parts)
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:

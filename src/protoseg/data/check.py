@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.data.class_rules import ClassRules
-from protoseg.data.facts import Facts, facts_of
+from protoseg.data.facts import Facts, class_pixels, facts_of
 from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, table_from_values
 from protoseg.data.masks import COLOR, MaskArray, MaskFile, count_values, describe, pack
@@ -110,14 +110,14 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     classes = rules.apply(classes)
     for fact in facts:
         _check_values(fact, classes)
-    pixels = _class_pixels(facts, classes)
+    pixels = class_pixels(facts, classes)
     _check_several(pixels, classes, partition.labeled)
     sizes = Counter(fact.size for fact in facts)
     evaluation = list[Facts]()
     for sample in partition.evaluation:
         evaluation.append(facts_of(sample, "evaluation", *read_pair(sample, kind)))
         _check_values(evaluation[-1], classes)
-    if evaluation and not _class_pixels(evaluation, classes).sum():
+    if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
             f"the {len(partition.evaluation)} evaluation masks (the first is {partition.evaluation[0].mask}) are ignored "
             "everywhere, so there is nothing to score on"
@@ -206,15 +206,6 @@ def _say_colors(inferred: ClassTable, samples: Sequence[Sample], counts: Sequenc
         of_color, of_numbers = samples[colored.index(True)].mask, samples[colored.index(False)].mask
         raise ValueError(f"{of_color} holds colours and {of_numbers} class numbers; to say which belong together, {how}")
     return (f"classes are the colours found in the labelled masks; to {how}",)
-
-
-def _class_pixels(facts: Sequence[Facts], classes: ClassTable) -> NDArray[np.int64]:
-    """(C,) pixels of each class in all masks."""
-    pixels = np.zeros(len(classes), dtype=np.int64)
-    for fact in facts:
-        for label, count in fact.pixels(classes).items():
-            pixels[label] += count
-    return pixels
 
 
 def _check_several(pixels: NDArray[np.int64], classes: ClassTable, labeled: Sequence[Sample]) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from protoseg.data.duplicates import near_pairs
-from protoseg.data.facts import Facts, Role
+from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.index import ClassTable
 from protoseg.data.masks import describe
 from protoseg.types import IGNORE_INDEX
@@ -54,19 +54,21 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
         found += [*_values(facts, classes), *_rare(facts, classes), *_ignored(facts, classes), *_table(facts, classes)]
     if crop is not None:
         found += _crop(facts, crop)
-    return sorted(found, key=lambda finding: _ORDER.index(finding.severity))
+    return gravest_first(found)
+
+
+def gravest_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors, then warnings, then notes; each in the order they came."""
+    return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
 
 
 def class_rows(facts: Sequence[Facts], classes: ClassTable) -> list[tuple[str, float, int, int]]:
     """For each class: name, share of the labelled pixels, labelled images that hold it, evaluation images that hold it."""
-    pixels, images = np.zeros(len(classes)), {"labeled": Counter[int](), "evaluation": Counter[int]()}
+    images = {"labeled": Counter[int](), "evaluation": Counter[int]()}
     for fact in facts:
-        held = fact.pixels(classes)
         if fact.role in images:
-            images[fact.role].update(held.keys())
-        if fact.role == "labeled":
-            for label, count in held.items():
-                pixels[label] += count
+            images[fact.role].update(fact.pixels(classes).keys())
+    pixels = class_pixels((fact for fact in facts if fact.role == "labeled"), classes)
     shares = pixels / max(1, pixels.sum())
     return [(name, float(shares[c]), images["labeled"][c], images["evaluation"][c]) for c, name in enumerate(classes.names)]
 

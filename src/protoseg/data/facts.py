@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from protoseg.data.duplicates import perceptual_hash
 from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image, to_rgb
 from protoseg.data.index import ClassTable, Sample
@@ -47,6 +50,15 @@ class Facts:
             if label != IGNORE_INDEX:
                 held[label] += count
         return held
+
+
+def class_pixels(facts: Iterable[Facts], classes: ClassTable) -> NDArray[np.int64]:
+    """(C,) pixels of each class in all masks."""
+    pixels = np.zeros(len(classes), dtype=np.int64)
+    for fact in facts:
+        for label, count in fact.pixels(classes).items():
+            pixels[label] += count
+    return pixels
 
 
 def facts_of(sample: Sample, role: Role, image: ImageArray, mask: MaskArray | None, *, thorough: bool = False) -> Facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +56,7 @@ class ClassTable:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
+    @cached_property
     def class_of(self) -> dict[int, int]:
         """Class id of each mask value, IGNORE_INDEX for the ignored ones, which win."""
         table = {value: c for c, values in enumerate(self.values) for value in values}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,12 @@ class UnreadableImageError(ValueError):
     def __init__(self, message: str) -> None:
         # A DataLoader hands on an error of a worker as its whole traceback; the message is the last line.
         super().__init__(message.strip().rsplit("UnreadableImageError: ", 1)[-1])
+
+
+def walk(root: Path) -> list[Path]:
+    """All files below a folder, sorted; linked folders included, hidden files and folders left out."""
+    paths = (Path(folder, file) for folder, _, files in os.walk(root, followlinks=True) for file in files)
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
 
 
 def read_lines(path: Path) -> list[str]:

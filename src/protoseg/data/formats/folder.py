@@ -7,14 +7,12 @@ Evaluation images stand in `test/{images,masks}` or in `images/test` and `masks/
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
 from protoseg.data.index import DataIndex, Sample, Split
-from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, walk
 from protoseg.data.masks import MaskFile
 
 EXTRA = "unlabeled:"
@@ -123,9 +121,8 @@ def _files(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
         ValueError: two files share a name.
     """
     found: dict[str, Path] = {}
-    for path in sorted(_walk(root)):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if hidden or path.suffix.lower() not in suffixes:
+    for path in walk(root):
+        if path.suffix.lower() not in suffixes:
             continue
         name = path.relative_to(root).with_suffix("").as_posix()
         if name in found:
@@ -136,10 +133,3 @@ def _files(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
 
 def _list(suffixes: frozenset[str]) -> str:
     return ", ".join(sorted(suffixes))
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below a folder, linked folders included."""
-    for folder, _, files in os.walk(root, followlinks=True):
-        for file in files:
-            yield Path(folder, file)

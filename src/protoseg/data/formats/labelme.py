@@ -29,6 +29,7 @@ from protoseg.data.annotations import (
     table_with_background,
 )
 from protoseg.data.index import DataIndex, Sample
+from protoseg.data.io import walk
 from protoseg.data.shapes import BoolArray, Ellipse, Polygon, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
 
@@ -90,8 +91,8 @@ def read(root: Path) -> DataIndex:
 
 def _files(root: Path) -> Iterator[Path]:
     """LabelMe's files: JSON that speaks of shapes. Others, such as results of a run, are none of it."""
-    visible = (p for p in sorted(root.rglob("*.json")) if not any(part.startswith(".") for part in p.relative_to(root).parts))
-    return (path for path in visible if any(key in beginning(path) for key in ('"shapes"', '"imagePath"')))
+    heads = ((path, beginning(path)) for path in walk(root) if path.suffix == ".json")
+    return (path for path, head in heads if '"shapes"' in head or '"imagePath"' in head)
 
 
 def _label(shape: Any, where: str) -> str | None:
