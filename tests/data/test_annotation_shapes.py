@@ -91,9 +91,13 @@ class TestCoco:
         assert index.classes.names == ("background", "car", "wheel")
 
     @pytest.mark.parametrize("order", [1, -1])
-    def test_the_smaller_area_lies_on_top_whatever_the_order(self, root: Path, order: int) -> None:
-        car = {"category_id": 3, "segmentation": box(2, 2, 20, 15), "area": 234}
-        wheel = {"category_id": 9, "segmentation": box(4, 10, 8, 14), "area": 16}
+    @pytest.mark.parametrize("areas", [({"area": 234}, {"area": 16}), ({}, {}), ({"area": 234}, {}), ({}, {"area": 16})])
+    def test_the_smaller_area_lies_on_top_whatever_the_order(
+        self, root: Path, order: int, areas: tuple[dict[str, int], dict[str, int]]
+    ) -> None:
+        """An area that a tool has left out is counted."""
+        car = {"category_id": 3, "segmentation": box(2, 2, 20, 15), **areas[0]}
+        wheel = {"category_id": 9, "segmentation": box(4, 10, 8, 14), **areas[1]}
         mask = masks(coco(root, *[car, wheel][::order]))["a"]
         assert [mask[5, 5], mask[12, 6], mask[0, 0]] == ["car", "wheel", "background"]
 

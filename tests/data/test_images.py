@@ -88,8 +88,33 @@ class TestOtherImages:
     @pytest.mark.parametrize("extra", ["unspecified", "unassalpha"])
     def test_a_fourth_band_is_kept_and_transparency_is_not(self, tmp_path: Path, extra: str) -> None:
         image = RNG.integers(0, 255, (6, 9, 4), dtype=np.uint8)
+        image[..., 3] = 255 * (image[..., 3] > 100)
         read = read_image(tiff(tmp_path / "x.tif", image, photometric="rgb", extrasamples=[extra]))
         assert (read == image[..., : 4 if extra == "unspecified" else 3]).all()
+
+    @pytest.mark.parametrize("planar", [True, False])
+    def test_near_infrared_marked_as_transparency_is_kept(self, tmp_path: Path, planar: bool) -> None:
+        """GDAL marks the fourth band of four as transparency, whatever it is."""
+        image = RNG.integers(0, 255, (6, 9, 4), dtype=np.uint8)
+        stored, config = (np.moveaxis(image, -1, 0), "separate") if planar else (image, "contig")
+        path = tiff(tmp_path / "x.tif", stored, photometric="rgb", extrasamples=["unassalpha"], planarconfig=config)
+        assert (read_image(path) == image).all()
+
+    def test_three_bands_that_are_not_called_colors(self, tmp_path: Path) -> None:
+        image = RNG.integers(0, 255, (6, 9, 3), dtype=np.uint8)
+        read = read_image(tiff(tmp_path / "x.tif", image, photometric="minisblack", planarconfig="contig"))
+        assert kind_of(read) == PHOTOGRAPH
+        assert (read == image).all()
+
+    @pytest.mark.parametrize("companion", [1, 4, 5])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_overviews_and_masks_of_valid_pixels_are_no_stack(self, tmp_path: Path, dtype: type, companion: int) -> None:
+        image = RNG.integers(0, 255, (32, 48, 3), dtype=dtype)
+        with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+            file.write(image, photometric="rgb")
+            kind = (bool, "mask") if companion & 4 else (np.uint8, "minisblack")
+            file.write(np.zeros((16, 24), kind[0]), photometric=kind[1], subfiletype=companion)
+        assert (read_image(tmp_path / "x.tif") == image).all()
 
     @pytest.mark.parametrize(("dtype", "kept"), [(np.int16, "float32"), (np.uint32, "float32"), (np.float64, "float32")])
     def test_further_types_become_floats(self, tmp_path: Path, dtype: type, kept: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from make_folder import make_folder, write_image, write_index, write_png
 from PIL import Image
 
@@ -76,6 +77,25 @@ class TestNumbers:
         with pytest.raises(UnreadableImageError, match=r"mask\.tif.*65536"):
             read_mask(tmp_path / "mask.tif")
 
+    def test_white_may_be_zero(self, tmp_path: Path) -> None:
+        """Pillow turns such files round for the eye: class 1 would become 254."""
+        stored = np.array([[0, 1, 7]], dtype=np.uint8)
+        tifffile.imwrite(tmp_path / "mask.tif", stored, photometric="miniswhite")
+        assert read_mask(tmp_path / "mask.tif").tolist() == stored.tolist()
+
+    def test_a_mask_with_overviews(self, tmp_path: Path) -> None:
+        """Geographic tools append smaller copies."""
+        mask = np.arange(64, dtype=np.uint8).reshape(8, 8)
+        with tifffile.TiffWriter(tmp_path / "mask.tif") as file:
+            file.write(mask, photometric="minisblack")
+            file.write(mask[::2, ::2], photometric="minisblack", subfiletype=1)
+        assert (read_mask(tmp_path / "mask.tif") == mask).all()
+
+    def test_one_of_several_pages_is_not_picked(self, tmp_path: Path) -> None:
+        tifffile.imwrite(tmp_path / "mask.tif", np.zeros((2, 8, 8), dtype=np.uint8), photometric="minisblack")
+        with pytest.raises(UnreadableImageError, match=r"mask\.tif holds 2 images"):
+            read_mask(tmp_path / "mask.tif")
+
 
 class TestColors:
     def test_are_read_as_colors(self, tmp_path: Path) -> None:
@@ -88,19 +108,23 @@ class TestColors:
         assert unpack(7) is None
         assert (describe(7), describe(pack((128, 0, 255)))) == ("7", "#8000ff")
 
+    @pytest.mark.parametrize("suffix", [".png", ".tif"])
     @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-    def test_a_useless_alpha_channel(self, tmp_path: Path, mode: str) -> None:
-        Image.fromarray(COLORS[None]).convert(mode).save(tmp_path / "m.png")
-        first = read_mask(tmp_path / "m.png")[0, 0]
+    def test_a_useless_alpha_channel(self, tmp_path: Path, mode: str, suffix: str) -> None:
+        path = tmp_path / f"m{suffix}"
+        Image.fromarray(COLORS[None]).convert(mode).save(path)
+        first = read_mask(path)[0, 0]
         assert first == (pack((0, 0, 0)) if mode == "RGBA" else 0)
 
+    @pytest.mark.parametrize("suffix", [".png", ".tif"])
     @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-    def test_transparent_places_have_no_class(self, tmp_path: Path, mode: str) -> None:
+    def test_transparent_places_have_no_class(self, tmp_path: Path, mode: str, suffix: str) -> None:
+        path = tmp_path / f"m{suffix}"
         image = Image.fromarray(COLORS[None]).convert(mode)
         image.putpixel((1, 0), (0,) * len(mode))
-        image.save(tmp_path / "m.png")
-        with pytest.raises(UnreadableImageError, match=r"m\.png is transparent"):
-            read_mask(tmp_path / "m.png")
+        image.save(path)
+        with pytest.raises(UnreadableImageError, match=rf"m\{suffix} is transparent"):
+            read_mask(path)
 
     @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
     def test_other_color_spaces_are_refused(self, tmp_path: Path, mode: str) -> None:

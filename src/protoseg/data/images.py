@@ -5,6 +5,8 @@ H W image · I channels
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +30,7 @@ _TURNED = {  # EXIF orientation -> (transpose first, then flip rows, flip column
     7: (True, True, True),
     8: (True, True, False),
 }
-_MOST_VALUES = 1 << 31
+_MOST_BYTES = 1 << 33
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
 
 
@@ -114,35 +116,84 @@ def _decode_png(path: Path) -> NDArray[np.uint16]:
 
 
 def _read_tiff(path: Path) -> ImageArray:
+    with _open_tiff(path) as file:
+        if _is_photograph(file):
+            return _read(path)  # which also knows palettes, CMYK and JPEG inside
+        return _plain(_stored(file, path), path)
+
+
+def read_tiff(path: Path) -> tuple[NDArray[Any], str]:
+    """Read the only page of a TIFF file as numbers: those of a palette stay numbers, and white may be 0.
+
+    Returns:
+        (H, W, I) of the stored type, turned as the file's orientation says, and the name of what the numbers mean, as in
+        TIFF's PhotometricInterpretation: MINISBLACK, RGB, PALETTE, ...
+
+    Raises:
+        UnreadableImageError: missing, damaged, or of several pages.
+    """
+    with _open_tiff(path) as file:
+        if _num_images(file) > 1:
+            raise UnreadableImageError(f"{path} holds {_num_images(file)} images; store one in a file")
+        return _stored(file, path), tifffile.PHOTOMETRIC(file.pages.first.photometric).name
+
+
+@contextmanager
+def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     if not path.is_file():
         raise UnreadableImageError(f"{path} does not exist")
     try:
         with tifffile.TiffFile(path, is_ome=False) as file:  # OME may send the reader to other files
-            if _is_photograph(file):
-                return _read(path)  # which also knows palettes, CMYK and JPEG inside
-            series = file.series[0]
-            bands = [axis for axis in range(series.ndim) if series.axes[axis] not in "YX"]
-            if len(bands) > 1 or len(file.series) > 1:
-                raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
-            if np.prod(series.shape, dtype=np.float64) > _MOST_VALUES:  # the file's own word, for which memory would be made
-                raise UnreadableImageError(f"{path} says that it is {series.shape} large, which no image in memory is")
-            array, orientation = series.asarray(), file.pages.first.tags.get(_ORIENTATION)
+            yield file
     except UnreadableImageError:
         raise
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
+    images = [series for series in file.series if not _is_companion(series.keyframe)]
+    series = images[0]
+    bands = [axis for axis in range(series.ndim) if series.axes[axis] not in "YX"]
+    if len(bands) > 1 or len(images) > 1:
+        raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
+    if (
+        np.prod(series.shape, dtype=np.float64) * series.dtype.itemsize > _MOST_BYTES
+    ):  # the file's own word: nothing is made yet
+        raise UnreadableImageError(f"{path} says that it is {series.shape} large, which no image in memory is")
+    array, orientation = series.asarray(), file.pages.first.tags.get(_ORIENTATION)
     image = np.moveaxis(array, bands[0], -1) if bands else array[..., None]
-    return _plain(_turn(image, 1 if orientation is None else int(orientation.value)), path)
+    return _turn(image, 1 if orientation is None else int(orientation.value))
+
+
+def _is_companion(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
+    """Whether a page only accompanies the image: a smaller copy of it (an overview), or the mask of its valid pixels."""
+    whole = page.aspage()
+    return bool(whole.is_reduced or whole.is_mask)
+
+
+def _num_images(file: tifffile.TiffFile) -> int:
+    return sum(not _is_companion(page) for page in file.pages)
 
 
 def _is_photograph(file: tifffile.TiffFile) -> bool:
     """Whether Pillow reads it without loss: one page of 8 bits, whose bands beyond colour are transparency."""
     page = file.pages.first
+    if page.dtype not in (np.uint8, np.bool_) or _num_images(file) > 1:
+        return False
+    samples, kinds = page.samplesperpixel, tifffile.PHOTOMETRIC
+    if page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.PALETTE}:
+        colors = 1
+    else:
+        colors = 4 if page.photometric == kinds.SEPARATED else 3
+    if samples == colors:
+        return True
     extra = page.tags.get(_EXTRA_SAMPLES)
-    means_something = extra is None or _UNSPECIFIED in np.atleast_1d(extra.value)
-    more_bands = page.samplesperpixel > 4 or (page.samplesperpixel in {2, 4} and means_something)
-    is_cmyk = page.photometric == tifffile.PHOTOMETRIC.SEPARATED and page.samplesperpixel == 4
-    return len(file.pages) == 1 and page.dtype in (np.uint8, np.bool_) and (is_cmyk or not more_bands)
+    if samples != colors + 1 or extra is None or _UNSPECIFIED in np.atleast_1d(extra.value):
+        return False
+    # Some programs mark any fourth band as transparency, near-infrared too. That of a photograph is all or nothing.
+    last = np.take(page.asarray(), -1, axis=0 if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else -1)
+    return bool(np.isin(last, (0, 255)).all())
 
 
 def _plain(image: NDArray[Any], path: Path) -> ImageArray:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageOps
 
+from protoseg.data.images import read_tiff
 from protoseg.data.io import UnreadableImageError, open_image
 
 MaskArray = NDArray[np.integer[Any]]
@@ -60,25 +61,58 @@ def read_mask(path: Path) -> MaskArray:
     Raises:
         UnreadableImageError: missing, truncated, not an image, partly transparent, or without whole numbers below 65,536.
     """
+    if path.suffix.lower() in {".tif", ".tiff"}:
+        return _read_tiff(path)
     image, stored = open_image(path)
     image = ImageOps.exif_transpose(image)
     if image.mode in {"RGBA", "LA", "PA"}:
         alpha = np.asarray(image.getchannel("A"))
         if alpha.min() < alpha.max():
-            raise UnreadableImageError(f"{path} is transparent in places; save the mask without an alpha channel")
+            raise _transparent(path)
         image = image.convert("RGB") if image.mode == "RGBA" else image.getchannel(0)
     values = np.asarray(image)
     if image.mode in {"L", "P", "1"}:
         return values.astype(np.uint8) // _SPREAD.get(stored, 1)
     if image.mode == "RGB" and ";16" not in stored:
-        red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
-        colors: NDArray[np.int32] = COLOR + (red << 16) + (green << 8) + blue
-        return colors
-    if values.ndim == 2 and values.min() >= 0 and values.max() < 1 << 16 and (values == values.astype(np.uint16)).all():
+        return _pack_all(values)
+    if values.ndim == 2 and _are_numbers(values):
         return values.astype(np.uint16)
-    raise UnreadableImageError(
-        f"{path} is a {image.mode} image ({stored}); a mask must hold a class number below 65536 or an 8-bit RGB colour for "
-        "each pixel"
+    raise _no_mask(path, f"a {image.mode} image ({stored})")
+
+
+def _read_tiff(path: Path) -> MaskArray:
+    values, meaning = read_tiff(path)  # (H, W, I); Pillow would turn MinIsWhite ones round
+    if values.dtype == np.uint8 and (meaning, values.shape[2]) in {("RGB", 4), ("MINISBLACK", 2)}:
+        if values[..., -1].min() < values[..., -1].max():
+            raise _transparent(path)
+        values = values[..., :-1]
+    if values.dtype == np.uint8 and (meaning, values.shape[2]) == ("RGB", 3):
+        return _pack_all(values)
+    if values.shape[2] == 1 and values.dtype in (np.uint8, np.bool_):
+        return values[..., 0].astype(np.uint8)
+    if values.shape[2] == 1 and values.dtype.kind in "iuf" and _are_numbers(values):
+        return values[..., 0].astype(np.uint16)
+    raise _no_mask(path, f"a {meaning} image of {values.shape[2]} bands of {values.dtype}")
+
+
+def _are_numbers(values: NDArray[Any]) -> bool:
+    return bool(values.min() >= 0 and values.max() < 1 << 16 and (values == values.astype(np.uint16)).all())
+
+
+def _pack_all(values: NDArray[Any]) -> NDArray[np.int32]:
+    """(H, W, 3) colours to (H, W) mask values."""
+    red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
+    colors: NDArray[np.int32] = COLOR + (red << 16) + (green << 8) + blue
+    return colors
+
+
+def _transparent(path: Path) -> UnreadableImageError:
+    return UnreadableImageError(f"{path} is transparent in places; save the mask without an alpha channel")
+
+
+def _no_mask(path: Path, what: str) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"{path} is {what}; a mask must hold a class number below 65536 or an 8-bit RGB colour for each pixel"
     )
 
 

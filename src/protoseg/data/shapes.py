@@ -121,14 +121,23 @@ def fill_polygon(points: Sequence[tuple[float, float]], size: tuple[int, int]) -
         raise ValueError(f"a polygon needs at least three corners (x, y), got {len(points)}")
     if not np.isfinite(corners).all():
         raise ValueError("a corner of the polygon is not a number")
-    height, width = size
+    # Only the polygon's own box is filled: a large image with many small shapes would take minutes.
+    left, top = _first_pixel(corners.min(axis=0), size)
+    right, bottom = _first_pixel(corners.max(axis=0), size)
     (x0, y0), (x1, y1) = corners.T[:, :, None], np.roll(corners, -1, axis=0).T[:, :, None]  # (N, 1) each
-    middle = np.arange(height) + 0.5
+    middle = np.arange(top, bottom) + 0.5
     edge, row = np.nonzero((y0 <= middle) != (y1 <= middle))  # every crossing of an edge and the middle line of a row
     x0, y0, x1, y1 = (values[edge, 0] for values in (x0, y0, x1, y1))
     x = x0 + (middle[row] - y0) * (x1 - x0) / (y1 - y0)
-    first = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)  # the first pixel whose centre is to the right
-    flips = np.zeros((height, width + 1), dtype=np.int64)
-    np.add.at(flips, (row, first), 1)
-    inside: BoolArray = np.cumsum(flips, axis=1)[:, :width] % 2 == 1
+    first = np.clip(np.ceil(x - 0.5), left, right).astype(np.int64)  # the first pixel whose centre is to the right
+    flips = np.zeros((bottom - top, right - left + 1), dtype=np.int64)
+    np.add.at(flips, (row, first - left), 1)
+    inside: BoolArray = np.zeros(size, dtype=np.bool_)
+    inside[top:bottom, left:right] = np.cumsum(flips, axis=1)[:, :-1] % 2 == 1
     return inside
+
+
+def _first_pixel(corner: NDArray[np.float64], size: tuple[int, int]) -> tuple[int, int]:
+    """(column, row) of the first pixel whose centre is to the right of and below a point, within the image."""
+    column, row = np.clip(np.ceil(corner - 0.5), 0, size[::-1]).astype(np.int64).tolist()
+    return column, row

@@ -169,21 +169,31 @@ def _read_file(path: Path, content: Any, finder: ImageFinder, value_of: dict[int
         if number in seen:
             raise ValueError(f"{path} lists two images of the id {number}")
         seen.add(number)
-        shapes = _shapes(by_image.pop(number, []), value_of, f"{path}, image {name}")
+        where = f"{path}, image {name}"
+        drawn = [a for a in by_image.pop(number, []) if a.get("segmentation")]  # boxes alone say nothing about pixels
         mask = None
-        if shapes:
-            mask = ShapesMask(path, name, size_field(record, "height", "width", f"{path}, image {name}"), shapes)
+        if drawn:
+            size = size_field(record, "height", "width", where)
+            mask = ShapesMask(path, name, size, _shapes(drawn, value_of, size, where))
         found.append((finder.find(name, beside=path), mask))
     if by_image:
         raise ValueError(f"{path} has annotations of image {next(iter(by_image))}, which it does not list")
     return found
 
 
-def _shapes(annotations: list[Any], value_of: dict[int, int], where: str) -> tuple[Shape, ...]:
+def _shapes(annotations: list[Any], value_of: dict[int, int], size: tuple[int, int], where: str) -> tuple[Shape, ...]:
     """Bottom first."""
     for annotation in annotations:
         if field(annotation, "category_id", int, where) not in value_of:
             raise ValueError(f"{where}: category {annotation['category_id']} is not among the categories")
-    drawn = [a for a in annotations if a.get("segmentation")]  # boxes alone say nothing about pixels
-    drawn.sort(key=lambda a: (not a.get("iscrowd"), -field(a, "area", (int, float), where)))
-    return tuple(Shape(value_of[a["category_id"]], Segmentation(a["segmentation"])) for a in drawn)
+
+    def area(annotation: Any) -> float:
+        if "area" in annotation:
+            return float(field(annotation, "area", (int, float), where))
+        try:  # some tools leave it out
+            return float(Segmentation(annotation["segmentation"]).fill(size).sum())
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+    ordered = sorted(annotations, key=lambda a: (not a.get("iscrowd"), -area(a)))
+    return tuple(Shape(value_of[a["category_id"]], Segmentation(a["segmentation"])) for a in ordered)
