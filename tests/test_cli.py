@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from make_folder import TINY, cut_short, draw_shapes, make_folder, write_image
+from make_folder import TINY, cut_short, draw_shapes, make_folder, write_image, write_index
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
@@ -375,6 +375,19 @@ class TestEvaluate:
         assert score.mean == result["miou"]
         assert main(["predict", str(tmp_path / "run"), str(data / "images/test"), "-o", str(tmp_path / "out")]) == 0
         assert set(np.unique(read_mask(tmp_path / "out/test_00.png"))) <= {0, 1}
+
+    def test_classes_in_another_order_are_matched_by_name(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = make_folder(tmp_path / "data", test=2, classes=("ground", "square", "disc"))
+        assert main(["train", str(data), *TINY, "--out", str(tmp_path / "run")]) == 0
+        score = json.loads((tmp_path / "run/result.json").read_text())["miou"]
+        (data / "classes.txt").write_text("disc\nground\nlake\nsquare\n")
+        for path in (data / "masks/test").glob("*.png"):
+            write_index(path, np.array([1, 3, 0, *range(3, 256)], dtype=np.uint8)[read_mask(path)])
+        capsys.readouterr()
+        assert main(["evaluate", str(tmp_path / "run"), str(data)]) == 0
+        printed = capsys.readouterr().out
+        assert "note: classes are matched by name; in these masks 'ground' is 1, which was 0 in training" in printed
+        assert evaluate_run(tmp_path / "run", data, split="test", console=Console(quiet=True)).mean == score
 
     def test_a_class_that_is_none_stops(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         words = ["train", str(run.data), *TINY, "--classes.ignore", "[sky]", "--out", str(tmp_path / "run")]

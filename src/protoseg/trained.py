@@ -82,19 +82,16 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
         format: layout of the data set; recognised when left out.
 
     Raises:
-        ValueError: no labelled image to score on, a mask value that the model does not know, or one that it calls otherwise.
+        ValueError: no labelled image to score on, no class that the model knows, or a mask value that is none of them.
     """
     model = load_model(run)
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
-    known = _classes_of(index, model)
-    _check_same_classes(model.classes, known, root)
-    # The data set's own rule for ignored values counts, unless the model has learned such a value as a class.
-    ignored = known.ignored if known else model.classes.ignored
-    ignored = tuple(value for value in ignored if model.classes.class_of.get(value, IGNORE_INDEX) == IGNORE_INDEX)
-    classes = dataclasses.replace(model.classes, ignored=ignored)
+    classes = _matched(model.classes, _classes_of(index, model), root)
     network = model.network.to(_device())
     score = evaluate(network, samples, classes, model.normalization, track=progress("scoring", console))
+    if moved := _moved(model.classes, classes):
+        console.print(f"note: classes are matched by name; in these masks {moved}")
     console.print(f"{len(samples)} {where} of {root}")
     console.print(iou_table(classes.names, {"IoU": score}))
     return score
@@ -138,19 +135,36 @@ def _classes_of(index: DataIndex, model: TrainedModel) -> ClassTable | None:
     return rules.apply(rules.named(index.classes) or index.classes, strict=False)
 
 
-def _check_same_classes(known: ClassTable, here: ClassTable | None, root: Path) -> None:
+def _matched(model: ClassTable, here: ClassTable | None, root: Path) -> ClassTable:
+    """The model's classes, with the mask values that a data set gives to those names.
+
+    Annotation files number their classes by what they hold, so the same class may have another value in each of them. Classes
+    without names, and values that the data set says nothing about, are what they were in training.
+    """
     if here is None:
-        return
-    others = here.class_of
-    for values, name in zip(known.values, known.names, strict=True):
-        for value in values:
-            label = others.get(value, IGNORE_INDEX)
-            other = name if label == IGNORE_INDEX else here.names[label]
-            if other != name and name != unnamed(values[0]):
-                raise ValueError(
-                    f"mask value {describe(value)} is {name!r} for the model and {other!r} in {root}; "
-                    "bring the classes into one order"
-                )
+        return model
+    named = {name for name, values in zip(model.names, model.values, strict=True) if name != unnamed(values[0])}
+    if named and not named & set(here.names):
+        raise ValueError(
+            f"none of the classes of {root} ({', '.join(here.names)}) is one of the model's: {', '.join(model.names)}"
+        )
+    theirs = dict(zip(here.names, here.values, strict=True))
+    values = []
+    for name, own in zip(model.names, model.values, strict=True):
+        free = tuple(value for value in own if here.class_of.get(value, IGNORE_INDEX) == IGNORE_INDEX)
+        values.append((*theirs.get(name, ()), *free) if name in named else own)
+    # The data set's own rule for ignored values counts, unless the model has learned such a value as a class.
+    learned = model.class_of
+    ignored = tuple(value for value in here.ignored if learned.get(value, IGNORE_INDEX) == IGNORE_INDEX)
+    return dataclasses.replace(model, values=tuple(values), ignored=ignored)
+
+
+def _moved(trained: ClassTable, here: ClassTable) -> str:
+    """The first class with another mask value than in training, in words; empty where there is none."""
+    for name, before, now in zip(trained.names, trained.values, here.values, strict=True):
+        if now and now[0] not in before:
+            return f"{name!r} is {describe(now[0])}, which was {describe(before[0])} in training"
+    return ""
 
 
 def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None:
