@@ -103,6 +103,10 @@ class TestResolve:
         assert (config.steps, config.crop, config.batch, config.workers, config.log_every) == (70, 40, 3, 1, 7)
         assert config.consistency.warmup_steps == 0
 
+    @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (70, 35), (1000, 500), (4000, 500), (10_000, 500), (40_000, 2000)])
+    def test_the_warm_up_is_long_enough_for_rare_classes(self, steps: int, warmup: int) -> None:
+        assert resolved("--steps", str(steps)).consistency.warmup_steps == warmup
+
     def test_the_given_settings_are_not_written_to(self) -> None:
         config = parse_train(SMALL)
         before = config.to_dict()

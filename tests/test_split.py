@@ -75,6 +75,19 @@ class TestDraw:
         numbers = [int(name[4:]) for name in (tmp_path / "list.txt").read_text().split()]
         assert Counter(0 if n < 50 else 1 if n < 56 else 2 for n in numbers) == {0: 4, 1: 4, 2: 4}
 
+    def test_classes_that_find_no_place_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """By their names where there are some; values that are ignored are not missed."""
+        root = make_folder(tmp_path, train=3, labeled=None, classes=("road", "car", "pole"))
+        for i, value in enumerate((0, 1, 255)):
+            write_index(root / f"masks/img_{i:02d}.png", np.full((40, 48), value, dtype=np.uint8))
+        split(root, "--labels", "1", "--balanced", "--out", str(tmp_path / "list.txt"))
+        assert "missing: car\n" in capsys.readouterr().out
+        split(root, "--labels", "3", "--balanced", "--out", str(tmp_path / "all.txt"))
+        (root / "classes.txt").unlink()
+        write_index(root / "masks/img_02.png", np.full((40, 48), 7, dtype=np.uint8))
+        split(root, "--labels", "1", "--balanced", "--out", str(tmp_path / "second.txt"))
+        assert "missing: mask value 1, mask value 7\n" in capsys.readouterr().out
+
     def test_within_an_earlier_list(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path, train=12, labeled=None)
         (tmp_path / "first.txt").write_text("img_01\nimg_03\nimg_05\nimg_07\n")

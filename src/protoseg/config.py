@@ -89,6 +89,7 @@ class PrototypesConfig:
         shared_points: the same pixels for all images of a batch
         start: kmeans, random, or FILE with a (C, K, D) tensor
         unit_features: average unit-length features
+        class_prior: rare classes get lower logits
         fit_points: most pixels per class for k-means
     """
 
@@ -101,6 +102,7 @@ class PrototypesConfig:
     shared_points: bool = False
     start: str = "kmeans"
     unit_features: bool = False
+    class_prior: bool = False
     fit_points: int = 4096
 
 
@@ -115,7 +117,7 @@ class ConsistencyConfig:
         drop_percent: of pixels dropped by entropy at first
         weight: of the unsupervised losses
         ema_momentum: of the teacher
-        warmup_steps: steps on labels only; default steps / 20
+        warmup_steps: steps on labels only; default steps / 20, at least 500, at most half
     """
 
     threshold: float = 0.8
@@ -367,7 +369,9 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
     if config.workers is None:
         config.workers = 4 if cuda else 0
     if config.consistency.warmup_steps is None:
-        config.consistency = dataclasses.replace(config.consistency, warmup_steps=config.steps // 20)
+        # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
+        warmup = min(max(500, config.steps // 20), config.steps // 2)
+        config.consistency = dataclasses.replace(config.consistency, warmup_steps=warmup)
     return config
 
 
@@ -388,14 +392,21 @@ def build_partition(config: TrainConfig) -> tuple[DataIndex, Partition]:
     Raises:
         ValueError, FileNotFoundError: see `open_dataset` and `make_partition`.
     """
-    from protoseg.data.check import mask_values
+    from protoseg.data.check import classes_in
     from protoseg.data.formats import open_dataset
     from protoseg.data.splits import make_partition
 
     unlabeled = Path(config.unlabeled) if config.unlabeled else None
     index = open_dataset(Path(config.data), format=config.format, unlabeled=unlabeled)
+    rules = build_class_rules(config.classes)
+    table = rules.named(index.classes)
     partition = make_partition(
-        index, labels=config.labels, holdout=config.holdout, split=config.split, seed=config.seed, classes_in=mask_values
+        index,
+        labels=config.labels,
+        holdout=config.holdout,
+        split=config.split,
+        seed=config.seed,
+        classes_in=classes_in(None if table is None else rules.apply(table, strict=False)),  # a wrong name is found out later
     )
     return index, partition
 
@@ -481,6 +492,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
             temperature=prototypes.temperature,
             momentum=prototypes.momentum,
             unit_features=prototypes.unit_features,
+            class_prior=prototypes.class_prior,
             seed=config.seed,
         )
         if prototypes.start == "random":

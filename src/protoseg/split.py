@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from protoseg.config import TrainConfig
-from protoseg.data.check import mask_values
+from protoseg.data.check import classes_in
 from protoseg.data.duplicates import Pair, hash_images, near_pairs
 from protoseg.data.formats import open_dataset
-from protoseg.data.index import DataIndex, Sample
+from protoseg.data.index import ClassTable, DataIndex, Sample
+from protoseg.data.masks import describe
 from protoseg.data.splits import draw_labels, make_partition
 from protoseg.trained import progress
 
@@ -52,8 +53,9 @@ def split_data(
     """
     index = open_dataset(root, format=format)
     stock = make_partition(index, labels=None if within is None else str(within)).labeled
-    values = {sample.name: mask_values(sample) for sample in stock} if balanced else {}
-    chosen = draw_labels(stock, labels, seed=seed, classes_in=(lambda sample: values[sample.name]) if balanced else None)
+    read = classes_in(index.classes)
+    found = {sample.name: read(sample) for sample in stock} if balanced else {}
+    chosen = draw_labels(stock, labels, seed=seed, classes_in=(lambda sample: found[sample.name]) if balanced else None)
     target = out or (root if root.is_dir() else root.parent) / "splits" / f"{_name(labels, seed, balanced)}.txt"
     if target.exists():
         raise FileExistsError(f"{target} exists; give another file with --out, or remove it")
@@ -63,9 +65,9 @@ def split_data(
     partition = make_partition(index, labels=str(target))
     console.print(f"{len(partition.labeled)} of {len(stock)} labelled images, {len(partition.unlabeled)} others unlabelled")
     if balanced:
-        missing = frozenset[int]().union(*values.values()).difference(*(values[sample.name] for sample in chosen))
+        missing = frozenset[int]().union(*found.values()).difference(*(found[sample.name] for sample in chosen))
         if missing:
-            console.print(f"note: too few images to hold every class; missing are the mask values {sorted(missing)}")
+            console.print(f"note: too few images to hold every class; missing: {_names(missing, index.classes)}")
     console.print(f"{target}, hash {partition.hash}: protoseg train {root} --labels {target}")
     _warn_of_leaks(index, console)
     return target
@@ -73,6 +75,13 @@ def split_data(
 
 def _name(labels: str, seed: int, balanced: bool) -> str:
     return f"labels-{labels.replace('/', '_')}-seed{seed}{'-balanced' if balanced else ''}"
+
+
+def _names(found: Iterable[int], table: ClassTable | None) -> str:
+    """Classes for people; where there is no table, mask values."""
+    if table is None:
+        return ", ".join(f"mask value {describe(value)}" for value in sorted(found))
+    return ", ".join(table.names[c] if c < len(table) else "a value outside the class list" for c in sorted(found))
 
 
 def _warn_of_leaks(index: DataIndex, console: Console) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from make_folder import cut_short, draw_shapes, make_folder, write_image, write_index
 
-from protoseg.data.check import LabelReport, check_labels, mask_values, read_pair
+from protoseg.data.check import LabelReport, check_labels, classes_in, mask_values, read_pair
 from protoseg.data.formats import open_dataset
-from protoseg.data.index import Sample
+from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UnreadableImageError
 from protoseg.data.masks import MaskFile, read_mask
 from protoseg.data.splits import make_partition
@@ -152,6 +152,17 @@ def test_an_image_turned_by_exif_fits_its_mask(tmp_path: Path) -> None:
     read, label = read_pair(Sample("turned", root / "images/turned.jpg", MaskFile(root / "masks/turned.png"), "train"))
     assert read.shape[:2] == label.shape == (50, 30)
     assert check(root).sizes == {(40, 48): 1, (50, 30): 1}
+
+
+def test_classes_of_a_draw(tmp_path: Path) -> None:
+    """Ignored values are no class, merged ones are one class, and a value outside the table is kept apart."""
+    path = write_index(tmp_path / "m.png", np.array([[0, 3, 4], [7, 255, 9]], dtype=np.uint8))
+    table = ClassTable(("road", "car"), ((0,), (3, 4)), ((0, 0, 0), (1, 1, 1)), ignored=(7, 255))
+    sample = Sample("m", path, MaskFile(path), "train")
+    found = classes_in(table)(sample)
+    assert {0, 1} < found
+    assert len(found) == 3
+    assert classes_in(None)(sample) == {0, 3, 4, 7, 9}
 
 
 def test_mask_values_leave_out_255(tmp_path: Path) -> None:

@@ -96,6 +96,47 @@ def test_compare(temperature: float) -> None:
             assert out.nearest[i, c] == nearest
 
 
+def test_class_prior() -> None:
+    """max over K of the cosine / T + log of the class's share of the labelled pixels, one that never occurs counted once."""
+    head, (features, _) = random_head(class_prior=True), random_pixels()
+    plain = head(features)
+    labelled = [0, 2, 2, 2, IGNORE_INDEX, 3, 2]
+    head.set_prior(torch.tensor(labelled))
+    out = head.compare(features)
+    for i, z in enumerate(features.tolist()):
+        for c in range(C):
+            logit, nearest = slow_compare(head, z, c)
+            share = max(labelled.count(c), 1) / 7  # 0: 1, 1: none, 2: 4, 3: 1
+            assert out.logits[i, c].item() == pytest.approx(logit + math.log(share), rel=1e-4, abs=1e-4)
+            assert out.nearest[i, c] == nearest
+    again = PrototypeHead(D, C, per_class=K, class_prior=True)
+    again.load_state_dict(head.state_dict())
+    assert torch.equal(again(features), head(features))
+    assert not torch.allclose(plain, head(features))
+
+
+def test_no_prior_unless_asked_for() -> None:
+    head, (features, _) = random_head(), random_pixels()
+    before, names = head(features), set(head.state_dict())
+    head.set_prior(torch.tensor([0, 0, 0, 1]))
+    assert torch.equal(head(features), before)
+    assert names == {"prototype", "ready"}
+
+
+def test_a_prior_lets_a_rare_class_be_near_a_frequent_one() -> None:
+    """One pixel in ten of a cloud is of the rare class: with a prior the cosine costs what the shares cost, and no more."""
+    features = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
+    label = (torch.arange(100) % 10 == 0).long()
+    losses = []
+    for class_prior in (False, True):
+        head = PrototypeHead(2, 2, per_class=1, class_prior=class_prior)
+        head.set_prior(label)
+        head.fit(features, label)
+        losses.append(head.loss(head(features), label).item())
+    entropy = -0.1 * math.log(0.1) - 0.9 * math.log(0.9)
+    assert losses == pytest.approx([math.log(2), entropy], rel=1e-4)
+
+
 def test_compare_ignores_length() -> None:
     head, (features, _) = random_head(), random_pixels()
     scaled = random_head()

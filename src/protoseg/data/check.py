@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -153,6 +153,27 @@ def mask_values(sample: Sample) -> frozenset[int]:
     assert sample.mask is not None
     values = frozenset(count_values(sample.mask.read()))
     return values - {IGNORE_INDEX} if len(values) > 2 else values
+
+
+def classes_in(table: ClassTable | None) -> Callable[[Sample], frozenset[int]]:
+    """What tells labelled images apart for a draw: the classes in their masks, ignored ones left out.
+
+    Args:
+        table: of the masks; None where only they will tell, and then their values stand for classes.
+
+    Returns:
+        A function from a sample to class ids. A value outside the table counts as a class of its own.
+    """
+    if table is None:
+        return mask_values
+    known, first_other = table.class_of, len(table) + IGNORE_INDEX
+
+    def read(sample: Sample) -> frozenset[int]:
+        assert sample.mask is not None
+        found = {known.get(value, first_other + value) for value in count_values(sample.mask.read())}
+        return frozenset(found - {IGNORE_INDEX})
+
+    return read
 
 
 def class_table(given: ClassTable | None, facts: Sequence[Facts]) -> tuple[ClassTable, tuple[str, ...]]:

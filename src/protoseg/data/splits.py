@@ -60,7 +60,7 @@ def make_partition(
             masks, and the holdout comes out of it.
         split: which evaluation images to score on where there is no holdout.
         seed: of the draws.
-        classes_in: the mask values of a labelled image, so that a drawn holdout covers every class it can. It opens masks:
+        classes_in: the classes in a labelled image, so that a drawn holdout covers every class it can. It opens masks:
             only those of images that `labels` and `holdout` may choose from.
 
     Returns:
@@ -105,7 +105,7 @@ def draw_labels(
         stock: images with masks.
         labels: a number, or a fraction of them.
         seed: of the draw.
-        classes_in: the mask values of an image; with it, the next image is always one that holds the class drawn least so far.
+        classes_in: the classes in an image; with it, the next image is always one that holds the class drawn least so far.
         option: of the command line, for messages.
 
     Raises:
@@ -122,7 +122,10 @@ def draw_labels(
     times = Counter[int]()
     chosen: list[Sample] = []
     while len(chosen) < count:
-        wanted = min({value for sample in drawn for value in classes[sample.name]}, key=lambda value: (times[value], value))
+        left = {value for sample in drawn for value in classes[sample.name]}
+        if not left:  # all that is left of the masks is ignored
+            return chosen + drawn[: count - len(chosen)]
+        wanted = min(left, key=lambda value: (times[value], value))
         chosen.append(next(sample for sample in drawn if wanted in classes[sample.name]))
         drawn.remove(chosen[-1])
         times.update(classes[chosen[-1].name])
@@ -239,9 +242,9 @@ def _draw_covering(
     kept: list[Sample] = []
     covered: set[int] = set()
     while len(kept) < count:
-        others = [sample for sample in drawn if sample not in kept]
-        spare = [sample for sample in others if all(left[value] > 1 for value in classes[sample.name])]
-        best = max(spare or others, key=lambda sample: len(classes[sample.name] - covered))
+        spare = [sample for sample in drawn if all(left[value] > 1 for value in classes[sample.name])]
+        best = max(spare or drawn, key=lambda sample: len(classes[sample.name] - covered))
+        drawn.remove(best)
         kept.append(best)
         covered |= classes[best.name]
         left.subtract(classes[best.name])

@@ -102,7 +102,7 @@ class PrototypeTerm(nn.Module):
         Raises:
             ValueError: the pass brings no crop.
         """
-        if not self.fit_start:
+        if not self.fit_start and not self.head.class_prior:
             return
         training = network.training
         network.eval()
@@ -118,7 +118,10 @@ class PrototypeTerm(nn.Module):
             network.train(training)
         if not features:
             raise ValueError("prototypes start from labelled crops, and the pass over them brought none")
-        self.head.fit(*self._cap(torch.cat(features), torch.cat(label)), seed=seed)
+        labels = torch.cat(label)
+        self.head.set_prior(labels)
+        if self.fit_start:
+            self.head.fit(*self._cap(torch.cat(features), labels), seed=seed)
 
     def update(self, carries: Sequence[PrototypeCarry]) -> None:
         """Move the prototypes by all points since the last optimizer step."""

@@ -38,6 +38,9 @@ class PrototypeHead(nn.Module):
         momentum: of the moving average, 0.99 in the paper.
         unit_features: average unit-length features and keep prototypes at unit length, so that bright features do not
             weigh more. The paper averages raw features (the default).
+        class_prior: add the log share of each class among labelled pixels to its logit, once `set_prior` has been told it
+            (Menon et al., ICLR 2021, arXiv 2007.07314). The cosine has no bias of its own: without a prior, a pixel that
+            looks like a wall and like a pole is half a pole, however rare poles are.
         seed: of the small offsets that tell apart prototypes which would start equal.
 
     Shape:
@@ -47,6 +50,7 @@ class PrototypeHead(nn.Module):
     prototype: Tensor  # (C, K, D) float32
     ready: Tensor  # (C,) bool
     offset: Tensor  # (C, K, D) directions of unit length
+    log_prior: Tensor  # (C,) zeros until `set_prior`
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class PrototypeHead(nn.Module):
         temperature: float = 0.1,
         momentum: float = 0.99,
         unit_features: bool = False,
+        class_prior: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -73,9 +78,11 @@ class PrototypeHead(nn.Module):
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         self.feature_channels, self.num_classes, self.per_class = feature_channels, num_classes, per_class
         self.temperature, self.momentum, self.unit_features = temperature, momentum, unit_features
+        self.class_prior = class_prior
         shape = (num_classes, per_class, feature_channels)
         self.register_buffer("prototype", torch.zeros(shape))
         self.register_buffer("ready", torch.zeros(num_classes, dtype=torch.bool))
+        self.register_buffer("log_prior", torch.zeros(num_classes), persistent=class_prior)
         # Fixed for good, so that every process and every resumed run starts a late class in the same way.
         directions = F.normalize(torch.randn(shape, generator=generator(seed, "prototype offset")), dim=-1)
         self.register_buffer("offset", directions, persistent=False)
@@ -100,7 +107,7 @@ class PrototypeHead(nn.Module):
         return logits.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def compare(self, features: Tensor) -> PrototypeOutput:
-        """Compare pixels with all prototypes: max over K of <z, p> / (|z| |p|) / temperature.
+        """Compare pixels with all prototypes: max over K of <z, p> / (|z| |p|) / temperature, plus the log prior.
 
         Always in float32, also under autocast: a cosine divided by 0.1 needs the digits.
 
@@ -120,7 +127,7 @@ class PrototypeHead(nn.Module):
             unit = F.normalize(self.prototype, dim=-1).flatten(0, 1)  # (C * K, D), a new tensor: `update` may write
             cosine = (pixel @ unit.T).view(-1, self.num_classes, self.per_class)  # (N, C, K)
             best, nearest = cosine.max(dim=-1)
-            logits = (best / self.temperature).masked_fill(~self.ready, torch.finfo(torch.float32).min)
+            logits = (best / self.temperature + self.log_prior).masked_fill(~self.ready, torch.finfo(torch.float32).min)
         return PrototypeOutput(logits, nearest)
 
     def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None, *, denominator: Tensor | None = None) -> Tensor:
@@ -156,6 +163,17 @@ class PrototypeHead(nn.Module):
             )
         self.prototype.copy_(F.normalize(prototype, dim=-1) if self.unit_features else prototype)
         self.ready.fill_(True)
+
+    @torch.no_grad()
+    def set_prior(self, label: Tensor) -> None:
+        """Learn how frequent the classes are; without `class_prior` nothing is kept.
+
+        Args:
+            label: (N,) int64 of labelled pixels, in [0, C) or IGNORE_INDEX. A class that does not occur counts as one pixel.
+        """
+        if self.class_prior:
+            count = torch.bincount(label[label != IGNORE_INDEX], minlength=self.num_classes).clamp(min=1)
+            self.log_prior.copy_((count / count.sum()).log())
 
     @torch.no_grad()
     def fit(self, features: Tensor, label: Tensor, *, iterations: int = 25, seed: int = 0) -> None:
@@ -237,5 +255,6 @@ class PrototypeHead(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{self.feature_channels}, {self.num_classes}, per_class={self.per_class}, "
-            f"temperature={self.temperature}, momentum={self.momentum}, unit_features={self.unit_features}"
+            f"temperature={self.temperature}, momentum={self.momentum}, unit_features={self.unit_features}, "
+            f"class_prior={self.class_prior}"
         )
