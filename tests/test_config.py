@@ -25,6 +25,7 @@ from protoseg.config import (
     find_recipe,
     metric_fields,
     resolve,
+    validate,
 )
 from protoseg.data.check import ChannelStatistics, LabelReport
 from protoseg.data.images import PHOTOGRAPH, ImageKind
@@ -106,6 +107,12 @@ class TestResolve:
     @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (70, 35), (1000, 500), (4000, 500), (10_000, 500), (40_000, 2000)])
     def test_the_warm_up_is_long_enough_for_rare_classes(self, steps: int, warmup: int) -> None:
         assert resolved("--steps", str(steps)).consistency.warmup_steps == warmup
+
+    def test_the_warm_up_leaves_room_for_a_delay(self) -> None:
+        config = resolved("--steps", "1000", "--prototypes.delay", "800")
+        validate(config)
+        assert config.consistency.warmup_steps == 100
+        assert resolved("--steps", "1000", "--prototypes.delay", "2000").consistency.warmup_steps == 0
 
     def test_the_given_settings_are_not_written_to(self) -> None:
         config = parse_train(SMALL)

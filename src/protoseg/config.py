@@ -370,7 +370,8 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
         config.workers = 4 if cuda else 0
     if config.consistency.warmup_steps is None:
         # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
-        warmup = min(max(500, config.steps // 20), config.steps // 2)
+        left = config.steps - (config.prototypes.delay if config.prototypes.per_class else 0)
+        warmup = max(0, min(max(500, config.steps // 20), left // 2))
         config.consistency = dataclasses.replace(config.consistency, warmup_steps=warmup)
     return config
 

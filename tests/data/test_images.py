@@ -166,8 +166,10 @@ class TestHugeSizes:
             read_image(path)
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-    def test_tiff(self, tmp_path: Path, dtype: type) -> None:
-        path = tiff(tmp_path / "x.tif", np.zeros((4, 8), dtype=dtype))
+    @pytest.mark.parametrize("transparent", [True, False])
+    def test_tiff(self, tmp_path: Path, dtype: type, transparent: bool) -> None:
+        options = {"photometric": "rgb", "extrasamples": ["unassalpha"]} if transparent else {}
+        path = tiff(tmp_path / "x.tif", np.zeros((4, 8, 4) if transparent else (4, 8), dtype=dtype), **options)
         with tifffile.TiffFile(path, mode="r+b") as file:
             for tag in ("ImageWidth", "ImageLength", "RowsPerStrip"):
                 file.pages.first.tags[tag].overwrite(1 << 20)

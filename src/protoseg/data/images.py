@@ -144,6 +144,9 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
         raise UnreadableImageError(f"{path} does not exist")
     try:
         with tifffile.TiffFile(path, is_ome=False) as file:  # OME may send the reader to other files
+            largest = file.series[0]
+            if np.prod(largest.shape, dtype=np.float64) * largest.dtype.itemsize > _MOST_BYTES:  # nothing is made of it yet
+                raise UnreadableImageError(f"{path} says that it is {largest.shape} large, which no image in memory is")
             yield file
     except UnreadableImageError:
         raise
@@ -157,10 +160,6 @@ def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
     bands = [axis for axis in range(series.ndim) if series.axes[axis] not in "YX"]
     if len(bands) > 1 or len(images) > 1:
         raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
-    if (
-        np.prod(series.shape, dtype=np.float64) * series.dtype.itemsize > _MOST_BYTES
-    ):  # the file's own word: nothing is made yet
-        raise UnreadableImageError(f"{path} says that it is {series.shape} large, which no image in memory is")
     array, orientation = series.asarray(), file.pages.first.tags.get(_ORIENTATION)
     image = np.moveaxis(array, bands[0], -1) if bands else array[..., None]
     return _turn(image, 1 if orientation is None else int(orientation.value))
