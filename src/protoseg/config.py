@@ -116,6 +116,7 @@ class ConsistencyConfig:
         normalizer: unsupervised losses divide by valid or selected pixels
         drop_percent: of pixels dropped by entropy at first
         weight: of the unsupervised losses
+        align_shares: pseudo-labels get the class shares of the labels
         ema_momentum: of the teacher
         warmup_steps: steps on labels only; default steps / 20, at least 500, at most half
     """
@@ -125,6 +126,7 @@ class ConsistencyConfig:
     normalizer: Literal["valid", "selected"] = "valid"
     drop_percent: float = 20.0
     weight: float = 1.0
+    align_shares: bool = False
     ema_momentum: float = 0.99
     warmup_steps: int | None = None
 
@@ -467,6 +469,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
     from protoseg.methods.prototype_term import PrototypeTerm
     from protoseg.methods.supervised import Supervised
     from protoseg.nn.prototype_head import PrototypeHead
+    from protoseg.nn.share_alignment import ShareAlignment
 
     loss, consistency, prototypes = config.loss, config.consistency, config.prototypes
     assert consistency.warmup_steps is not None
@@ -510,6 +513,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
     return PrototypeConsistency(
         network,
         prototypes=term,
+        alignment=ShareAlignment(int(network.num_classes)) if consistency.align_shares else None,  # type: ignore[arg-type]
         threshold=consistency.threshold,
         selection=consistency.selection,
         normalizer=consistency.normalizer,

@@ -16,6 +16,7 @@ from protoseg.functional.random import uniform
 from protoseg.methods.prototype import PrototypeConsistency
 from protoseg.methods.prototype_term import PrototypeTerm
 from protoseg.nn.prototype_head import PrototypeHead
+from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.types import IGNORE_INDEX, LabeledBatch, SegOutput, UnlabeledBatch
 
@@ -260,7 +261,7 @@ def test_warm_up_uses_labels_only() -> None:
         out = method(labeled, unlabeled, step=2)
         assert out.terms.keys() == {"labeled"}
         torch.testing.assert_close(out.loss, expected)
-        assert out.carry is None
+        assert out.carry.prototype is None
     with pytest.raises(AssertionError, match="unlabelled"):
         method(labeled, None, step=3)
 
@@ -352,7 +353,7 @@ def test_padding_stays_out_after_mixing() -> None:
         )
         out = method(labeled, unlabeled, step=0)
         losses.append(out.loss.item())
-        carries.append(out.carry)
+        carries.append(out.carry.prototype)
     assert losses[0] == losses[1]
     assert not torch.equal(carries[0].label, carries[1].label), "the labels of padding did change"
     assert torch.equal(carries[0].weight, carries[1].weight)
@@ -399,7 +400,7 @@ def test_class_that_labels_lack_is_left_out_until_the_teacher_is_sure_of_it() ->
     assert method.prototypes.head.ready.tolist() == [True, True, False]
     out = method(labeled, unlabeled_batch(), step=0)
     assert out.loss.isfinite()
-    assert ((out.carry.label == 2) & out.carry.weight).any()
+    assert ((out.carry.prototype.label == 2) & out.carry.prototype.weight).any()
     method.after_step([out.carry], step=0)
     assert method.prototypes.head.ready.all()
 
@@ -410,7 +411,7 @@ def test_other_batch_sizes(size: int) -> None:
     out = method(labeled_batch(size=size), unlabeled_batch(size=size), step=0)
     out.loss.backward()
     assert out.loss.isfinite()
-    assert out.carry.features.shape == (2 * size * GRID**2, 4)
+    assert out.carry.prototype.features.shape == (2 * size * GRID**2, 4)
 
 
 @pytest.mark.parametrize("classes", [2, 150])
@@ -421,7 +422,7 @@ def test_few_and_many_classes(classes: int) -> None:
     method.after_step([out.carry], step=0)
     assert all(value.item() > 0 for value in out.terms.values())
     assert out.terms["labeled"].item() == pytest.approx(math.log(classes), rel=0.3)  # a student that knows nothing
-    assert out.carry.nearest.shape == (4 * GRID**2, classes)
+    assert out.carry.prototype.nearest.shape == (4 * GRID**2, classes)
 
 
 @pytest.mark.parametrize("selection", ["threshold", "entropy_drop"])
@@ -433,9 +434,33 @@ def test_without_prototypes_it_is_a_cutmix_teacher(selection: str) -> None:
     out = method(labeled, unlabeled, step=0)
     assert out.terms.keys() == {"labeled", "consistency"}
     assert out.loss.item() == pytest.approx(slow.labeled + slow.consistency, rel=1e-4)
-    assert out.carry is None
+    assert out.carry.prototype is None
     method.after_step([out.carry], step=0)
     assert not any("prototype" in name for name in method.state_dict())
+
+
+def test_alignment_moves_the_teachers_labels_and_follows_what_they_were() -> None:
+    alignment = ShareAlignment(3)
+    method = ready(make(threshold=0.5, warmup_steps=1, alignment=alignment)).train()
+    labeled, unlabeled = labeled_batch(), unlabeled_batch()
+    method.after_step([method(labeled, None, step=0).carry], step=0)
+    known = [int((labeled.mask == c).sum()) for c in range(3)]
+    assert alignment.labeled_count.tolist() == known
+    assert alignment.bias.tolist() == [0, 0, 0]
+
+    alignment.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))  # whatever it sees, it now calls 1
+    out = method(labeled, unlabeled, step=1)
+    assert alignment.bias.tolist() == [0, 50, 0], "forward only computes"
+    assert set(out.carry.prototype.label[-2 * GRID**2 :].tolist()) == {1}
+    assert out.carry.pseudo_count.tolist() == [0, int(unlabeled.valid.sum()), 0]
+    expected = copy.deepcopy(alignment)
+    for _ in range(2):  # two passes of one accumulated step
+        expected.update(torch.tensor(known, dtype=torch.float64), out.carry.pseudo_count)
+    method.after_step([out.carry, out.carry], step=1)
+    assert alignment.labeled_count.tolist() == [3 * count for count in known]
+    assert torch.equal(alignment.bias, expected.bias)
+    assert alignment.bias[1] < 50
+    assert {"alignment.bias", "alignment.share", "alignment.labeled_count"} <= method.state_dict().keys()
 
 
 def test_half_precision_forward_is_finite_and_close() -> None:

@@ -6,7 +6,7 @@ Xu, Liu, Bian, Yang, NeurIPS 2022. B_l B_u labelled/unlabelled images · C class
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,16 @@ from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, pse
 from protoseg.methods.base import LabeledPass, Method, SegmentationLoss
 from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm
 from protoseg.methods.supervised import labeled_step
+from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, SegOutput, StepOutput, UnlabeledBatch
+
+
+class StepCarry(NamedTuple):
+    """What the prototypes and the class shares need after the step."""
+
+    prototype: PrototypeCarry | None
+    labeled_count: Tensor | None  # (C,)
+    pseudo_count: Tensor | None  # (C,)
 
 
 class PrototypeConsistency(Method):
@@ -26,6 +35,7 @@ class PrototypeConsistency(Method):
     Args:
         student: the network.
         prototypes: the prototype term; None leaves a CutMix teacher without it.
+        alignment: of the shares of the classes among pseudo-labels; None as in the paper.
         labeled_loss: of the linear predictor on labelled crops, (logits, mask) -> scalar.
         threshold: lowest teacher confidence that counts: 0.8 for Pascal VOC, 0.65 for Cityscapes in the paper.
         selection: "threshold", or "entropy_drop": the linear predictor learns from the pixels of lowest entropy whatever
@@ -48,6 +58,7 @@ class PrototypeConsistency(Method):
         student: nn.Module,
         *,
         prototypes: PrototypeTerm | None,
+        alignment: ShareAlignment | None = None,
         labeled_loss: SegmentationLoss = cross_entropy,
         threshold: float = 0.8,
         selection: Literal["threshold", "entropy_drop"] = "threshold",
@@ -74,6 +85,7 @@ class PrototypeConsistency(Method):
         if prototype_delay < 0:
             raise ValueError(f"prototype_delay must be 0 or more, got {prototype_delay}")
         self.prototypes, self.prototype_start = prototypes, warmup_steps + prototype_delay
+        self.alignment = alignment
         self.labeled_loss, self.threshold = labeled_loss, threshold
         self.selection: Literal["threshold", "entropy_drop"] = selection
         self.normalizer: Literal["valid", "selected"] = normalizer
@@ -93,11 +105,14 @@ class PrototypeConsistency(Method):
     def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, *, step: int) -> StepOutput:
         if step < self.warmup_steps:
             auxiliary_weight = self.weights["auxiliary"]
-            return labeled_step(self.student, labeled, self.labeled_loss, auxiliary_weight=auxiliary_weight)
+            output = labeled_step(self.student, labeled, self.labeled_loss, auxiliary_weight=auxiliary_weight)
+            output.carry = StepCarry(None, self._count(labeled.mask), None)
+            return output
         assert unlabeled is not None, "this method learns from unlabelled images"
         num_labeled, num_unlabeled = len(labeled.image), len(unlabeled.weak)
 
         pseudo = self._pseudo_label(unlabeled, step)
+        pseudo_count = self._count(pseudo.label, pseudo.valid)
         mixed, pseudo = cutmix(unlabeled.strong[0], pseudo, unlabeled.box[0])
         confident = selected(pseudo, self.threshold)  # (B_u, H, W)
 
@@ -125,18 +140,28 @@ class PrototypeConsistency(Method):
             monitors["prototype_agreement"] = prototype.agreement
             carry = prototype.carry
         loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
-        return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, carry)
+        step_carry = StepCarry(carry, self._count(labeled.mask), pseudo_count)
+        return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, step_carry)
 
-    def after_step(self, carries: Sequence[PrototypeCarry | None], *, step: int) -> None:
+    def after_step(self, carries: Sequence[StepCarry], *, step: int) -> None:
         super().after_step(carries, step=step)
         if self.prototypes is not None:
-            self.prototypes.update([carry for carry in carries if carry is not None])
+            self.prototypes.update([carry.prototype for carry in carries if carry.prototype is not None])
+        if self.alignment is not None:
+            for carry in carries:
+                assert carry.labeled_count is not None
+                self.alignment.update(carry.labeled_count, carry.pseudo_count)
+
+    def _count(self, label: Tensor, valid: Tensor | None = None) -> Tensor | None:
+        return None if self.alignment is None else self.alignment.count(label, valid)
 
     def prototype_state(self) -> dict[str, Tensor]:
         return {} if self.prototypes is None else self.prototypes.head.state_dict()
 
     def _pseudo_label(self, unlabeled: UnlabeledBatch, step: int) -> PseudoLabel:
         logits = self.teacher(unlabeled.weak).logits  # (B_u, C, H, W)
+        if self.alignment is not None:
+            logits = self.alignment(logits)
         pseudo = pseudo_label(logits, unlabeled.valid)
         if self.selection == "entropy_drop":
             left = 1 - step / max(self.total_steps, 1)

@@ -1,0 +1,93 @@
+"""Pseudo-labels with the shares that the classes have on the labels.
+
+Distribution alignment (ReMixMatch, Berthelot et al., ICLR 2020, arXiv 1911.09785) for hard labels: the mean probability of a
+well trained network is right even where its arg-max is not, so it is the shares of the labels themselves that are aligned, as
+DARS does it by thresholds (He, Yang, Qi, ICCV 2021, arXiv 2107.11279).
+
+B images · C classes · H W crop
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from protoseg.nn.distributed import all_reduce_sum_
+from protoseg.types import IGNORE_INDEX
+
+
+class ShareAlignment(nn.Module):
+    """A bias on the teacher's logits, moved until each class has the share among pseudo-labels that it has among labels.
+
+    A class that the network seldom dares to name (thin poles, small signs) is otherwise untaught by its own pseudo-labels:
+    its pixels are confidently called something else.
+
+    Args:
+        num_classes: C.
+        momentum: of the running share of the pseudo-labels, in [0, 1).
+        rate: how fast the bias follows, in steps^-1. With the default momentum, 0.01 settles within some hundred steps
+            and overshoots a little.
+        limit: largest factor between the odds before and after.
+    """
+
+    labeled_count: Tensor  # (C,) float64: labelled pixels seen so far
+    share: Tensor  # (C,) running share of the pseudo-labels
+    bias: Tensor  # (C,) added to the logits
+
+    def __init__(self, num_classes: int, *, momentum: float = 0.99, rate: float = 0.01, limit: float = 20.0) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        if not rate > 0 or not limit >= 1:
+            raise ValueError(f"rate must be above 0 and limit at least 1, got {rate} and {limit}")
+        self.num_classes, self.momentum, self.rate, self.limit = num_classes, momentum, rate, limit
+        self.register_buffer("labeled_count", torch.zeros(num_classes, dtype=torch.float64))
+        self.register_buffer("share", torch.zeros(num_classes))
+        self.register_buffer("bias", torch.zeros(num_classes))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Align logits (B, C, H, W)."""
+        return logits + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def count(self, label: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Pixels of each class, without a wait for the device.
+
+        Args:
+            label: (B, H, W) int64, IGNORE_INDEX counts nothing.
+            valid: (B, H, W) bool, which pixels count; all when left out.
+
+        Returns:
+            (C,) float64.
+        """
+        keep = label != IGNORE_INDEX if valid is None else (label != IGNORE_INDEX) & valid
+        slot = torch.where(keep, label, self.num_classes).flatten()
+        count = torch.zeros(self.num_classes + 1, dtype=torch.float64, device=label.device)
+        return count.index_add_(0, slot, torch.ones_like(slot, dtype=torch.float64))[:-1]
+
+    @torch.no_grad()
+    def update(self, labeled: Tensor, pseudo: Tensor | None) -> None:
+        """Take in the counts of one step, summed over all processes, and move the bias.
+
+        Args:
+            labeled: (C,) `count` of the labels.
+            pseudo: (C,) `count` of the aligned pseudo-labels; None while there are none.
+        """
+        labeled = labeled.clone()
+        all_reduce_sum_(labeled)
+        self.labeled_count += labeled
+        if pseudo is None:
+            return
+        pseudo = pseudo.clone()
+        all_reduce_sum_(pseudo)
+        now = (pseudo / pseudo.sum().clamp(min=1)).to(self.share.dtype)
+        first = self.share.sum() == 0
+        self.share.copy_(torch.where(first, now, torch.lerp(now, self.share, self.momentum)))
+        # One pixel in ten thousand on either side keeps the ratio finite, and a class without labels where it is.
+        wanted = (self.labeled_count / self.labeled_count.sum().clamp(min=1)).to(self.share.dtype)
+        step = ((wanted + 1e-4) / (self.share + 1e-4)).log()
+        self.bias.add_(self.rate * step).clamp_(-math.log(self.limit), math.log(self.limit))
