@@ -12,6 +12,7 @@ import yaml
 
 from protoseg.cli import parse_train
 from protoseg.config import (
+    METHODS,
     RECIPES,
     ModelConfig,
     OptimizerConfig,
@@ -23,6 +24,7 @@ from protoseg.config import (
     build_optimizer,
     build_views,
     find_recipe,
+    method_class,
     metric_fields,
     resolve,
     validate,
@@ -261,6 +263,47 @@ class TestBuild:
     def test_metric_fields_go_by_the_method(self) -> None:
         assert metric_fields(resolved("--method", "supervised")) == ("loss", "labeled")
         assert {"consistency", "confident", "prototype_labeled", "prototype_consistency"} <= set(metric_fields(resolved()))
+
+    @pytest.mark.parametrize("plus", ["", "+prototypes"])
+    @pytest.mark.parametrize("name", sorted(METHODS))
+    def test_every_method_is_built_by_its_name(self, name: str, plus: str) -> None:
+        config = resolved("--method", name + plus)
+        method = build_method(config, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))
+        assert type(method) is method_class(name)
+        assert (method.prototypes is not None) is bool(plus or name == "prototype")
+        views = build_views(config, build_normalization(config.model, PHOTOGRAPH))
+        assert views.num_strong == method.num_strong
+        columns = {"loss", "labeled"} | ({*method.unlabeled_weights, "confident"} if method.uses_unlabeled else set())
+        if method.prototypes is not None:
+            columns |= {"prototype_labeled", "prototype_agreement"}
+            columns |= {"prototype_consistency"} if method.uses_unlabeled else set()
+        assert set(metric_fields(config)) == columns
+
+    def test_what_a_recipe_says_about_its_own_method_is_not_for_another(self) -> None:
+        assert parsed().consistency.threshold == 0.9  # the recipe's
+        other = resolved("--method", "unimatch_v2")
+        assert (other.consistency.threshold, other.consistency.ema_momentum) == (0.95, 0.996)  # the paper's
+        assert other.prototypes.per_class == 0
+        given = resolved("--method", "unimatch_v2+prototypes", "--consistency.threshold", "0.6", "--prototypes.per_class", "2")
+        assert (given.method, given.consistency.threshold, given.prototypes.per_class) == ("unimatch_v2", 0.6, 2)
+        assert resolved("--method", "prototype").consistency.threshold == 0.9
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--method", "fixmtach"), "choose one of"),
+            (("--method", "fixmatch+prototype"), r"with \+prototypes behind it"),
+            (("--method", "fixmatch+prototypes", "--prototypes.per_class", "0"), "drop one"),
+            (("--views.cutmix_area", "[0.4, 0.1]"), "two shares of the crop"),
+        ],
+    )
+    def test_methods_that_cannot_be_are_refused(self, words: tuple[str, ...], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            parsed(*words)
+
+    def test_options_that_a_method_lacks_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"fixmatch has no consistency\.selection"):
+            resolved("--method", "fixmatch", "--consistency.selection", "entropy_drop")
 
     def test_small_unet_has_no_trained_weights(self) -> None:
         with pytest.raises(ValueError, match=r"--model\.weights none"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protoseg.config import TrainConfig, find_recipe, validate
+from protoseg.config import TrainConfig, change_method, find_recipe, settle_method, validate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -214,11 +214,15 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
         return _parse_resume(parser, words, Path(resume))
     recipe = find_recipe(_value_of(words, "--recipe") or TrainConfig.recipe)
     try:
-        yaml.safe_load(recipe.read_text())
+        settings = yaml.safe_load(recipe.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{recipe} is not a YAML file of settings: {' '.join(str(error).split())}") from error
     parsed: Namespace = _parse(parser, ["--config", str(recipe), *words])
+    written_for = str((settings or {}).get("method", TrainConfig.method))
     config: TrainConfig = _instantiate(parser, parsed)
+    if config.method.partition("+")[0] != written_for.partition("+")[0]:
+        config = change_method(config, _instantiate(parser, _parse(parser, words)))
+    config = settle_method(config)
     validate(config)
     if not config.data:
         raise ValueError("give the folder that holds images/ and masks/: protoseg train data/")

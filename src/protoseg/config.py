@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -26,6 +28,16 @@ if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answe
     from protoseg.nn.prototype_head import PrototypeHead
 
 RECIPES = Path(__file__).parent / "recipes"
+METHODS = {
+    "supervised": "supervised.Supervised",
+    "mean_teacher": "mean_teacher.MeanTeacher",
+    "cutmix_mt": "cutmix_mt.CutMixMT",
+    "fixmatch": "fixmatch.FixMatch",
+    "unimatch": "unimatch.UniMatch",
+    "unimatch_v2": "unimatch_v2.UniMatchV2",
+    "prototype": "prototype.PrototypeConsistency",
+}
+"""Name -> class in `protoseg.methods`."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -80,7 +92,7 @@ class PrototypesConfig:
     """The prototype term.
 
     Attributes:
-        per_class: prototypes per class, 0 = term off
+        per_class: prototypes per class, 0 = term off; default 4 where the method has prototypes
         temperature: divides the cosine
         momentum: of the moving average
         weight: of the prototype losses
@@ -93,7 +105,7 @@ class PrototypesConfig:
         fit_points: most pixels per class for k-means
     """
 
-    per_class: int = 4
+    per_class: int | None = None
     temperature: float = 0.1
     momentum: float = 0.99
     weight: float = 1.0
@@ -111,23 +123,27 @@ class ConsistencyConfig:
     """Teacher and pseudo-labels.
 
     Attributes:
-        threshold: lowest teacher confidence that counts
-        selection: which pixels teach: threshold or entropy_drop
-        normalizer: unsupervised losses divide by valid or selected pixels
-        drop_percent: of pixels dropped by entropy at first
+        threshold: lowest teacher confidence that counts; default the method's
+        selection: which pixels teach: threshold or entropy_drop (prototype)
+        normalizer: unsupervised losses divide by valid or selected pixels (prototype)
+        drop_percent: of pixels dropped by entropy at first (prototype)
+        labels_from: ema or self (fixmatch)
+        rampup_steps: until the unsupervised loss has its weight (mean_teacher, cutmix_mt)
         weight: of the unsupervised losses
         align_shares: pseudo-labels get the class shares of the labels
-        ema_momentum: of the teacher
+        ema_momentum: of the teacher; default the method's
         warmup_steps: steps on labels only; default steps / 20, at least 500, at most half
     """
 
-    threshold: float = 0.8
-    selection: Literal["threshold", "entropy_drop"] = "threshold"
-    normalizer: Literal["valid", "selected"] = "valid"
-    drop_percent: float = 20.0
+    threshold: float | None = None
+    selection: Literal["threshold", "entropy_drop"] | None = None
+    normalizer: Literal["valid", "selected"] | None = None
+    drop_percent: float | None = None
+    labels_from: Literal["ema", "self"] | None = None
+    rampup_steps: int | None = None
     weight: float = 1.0
     align_shares: bool = False
-    ema_momentum: float = 0.99
+    ema_momentum: float | None = None
     warmup_steps: int | None = None
 
 
@@ -141,6 +157,7 @@ class ViewsConfig:
         color: change colours and blur in the strong view
         color_labeled: the same for labelled images
         cutmix_probability: chance of CutMix
+        cutmix_area: range of the box's share of the crop, [0.02, 0.4] in UniMatch; default half, as in the paper
         cutmix_per: one chance per batch or image
         label_padding: call padding class 0, as the paper's code base does
     """
@@ -150,6 +167,7 @@ class ViewsConfig:
     color: bool = True
     color_labeled: bool = False
     cutmix_probability: float = 0.5
+    cutmix_area: list[float] | None = None
     cutmix_per: Literal["batch", "image"] = "batch"
     label_padding: bool = False
 
@@ -209,7 +227,7 @@ class TrainConfig:
         unlabeled: one more folder of unlabelled images
         holdout: labelled images kept back to score on: FILE, N or 1/5
         split: evaluation images: test or val
-        method: prototype or supervised
+        method: prototype, supervised, fixmatch, ..., or METHOD+prototypes
         recipe: name or FILE of a YAML file of settings
         steps: optimizer steps; default by number of images
         crop: side of the crops in pixels; default by image size
@@ -232,7 +250,7 @@ class TrainConfig:
     unlabeled: str | None = None
     holdout: str | None = None
     split: Literal["test", "val"] = "test"
-    method: Literal["prototype", "supervised"] = "prototype"
+    method: str = "prototype"
     recipe: str = "prototype"
     steps: int | None = None
     crop: int | None = None
@@ -260,6 +278,51 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+METHOD_OPTIONS = ("threshold", "selection", "normalizer", "drop_percent", "labels_from", "rampup_steps")
+"""Settings of `consistency` that not every method has; where they are None, the method's own values count."""
+
+
+def settle_method(config: TrainConfig) -> TrainConfig:
+    """Take METHOD+prototypes apart, and decide whether there are prototypes.
+
+    Raises:
+        ValueError: there is no such method, or the settings contradict each other.
+    """
+    name, plus, term = config.method.partition("+")
+    if name not in METHODS or (plus and term != "prototypes"):
+        raise ValueError(
+            f"there is no method {config.method!r}; choose one of {', '.join(METHODS)}, with +prototypes behind it for the term"
+        )
+    per_class = config.prototypes.per_class
+    if plus and per_class == 0:
+        raise ValueError(f"--method {config.method} asks for prototypes, --prototypes.per_class 0 for none; drop one")
+    if per_class is None:
+        per_class = 4 if plus or name == "prototype" else 0  # the paper's number on Pascal VOC
+    prototypes = dataclasses.replace(config.prototypes, per_class=per_class)
+    return dataclasses.replace(config, method=name, prototypes=prototypes)
+
+
+def change_method(config: TrainConfig, given: TrainConfig) -> TrainConfig:
+    """Settings of a recipe that was written for another method: its constants are not this one's.
+
+    Args:
+        config: recipe and command line together.
+        given: the command line alone, which counts whatever the method.
+    """
+    own = {name: getattr(given.consistency, name) for name in (*METHOD_OPTIONS, "ema_momentum")}
+    return dataclasses.replace(
+        config,
+        prototypes=dataclasses.replace(config.prototypes, per_class=given.prototypes.per_class),
+        consistency=dataclasses.replace(config.consistency, **own),
+    )
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method."""
+    module, cls = METHODS[name].split(".")
+    return getattr(importlib.import_module(f"protoseg.methods.{module}"), cls)  # type: ignore[no-any-return]
+
+
 def find_recipe(name: str) -> Path:
     """The file of a recipe, given by name or path.
 
@@ -283,7 +346,7 @@ _RANGES: dict[str, tuple[str, ...]] = {
     ),
     "0 or more": (
         *("workers", "seed", "evaluate_every", "prototypes.per_class", "prototypes.weight", "consistency.weight"),
-        "prototypes.delay",
+        *("prototypes.delay", "consistency.rampup_steps"),
         *("consistency.warmup_steps", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip"),
         "loss.auxiliary_weight",
     ),
@@ -312,18 +375,21 @@ def validate(config: TrainConfig) -> None:
             if value is not None and not holds[accepted](value):
                 raise ValueError(f"{name} is {value}; it must be {accepted}")
     warmup, steps = config.consistency.warmup_steps, config.steps
-    if config.method != "supervised" and warmup is not None and steps is not None:  # else resolve finds numbers that fit
+    if warmup is not None and steps is not None:  # else resolve finds numbers that fit
         delay = config.prototypes.delay if config.prototypes.per_class else 0
-        if warmup >= steps:
+        if warmup >= steps and config.method != "supervised":
             raise ValueError(
                 f"consistency.warmup_steps is {warmup}, which leaves none of {steps} steps to learn from unlabelled images; "
                 "give fewer, or more --steps"
             )
-        if warmup + delay >= steps:
+        if warmup + delay >= steps and config.prototypes.per_class:
             raise ValueError(
                 f"prototypes.delay is {delay}, after {warmup} steps of warm-up: prototypes never start in {steps} steps; "
                 "give a smaller delay, or more --steps"
             )
+    area = config.views.cutmix_area
+    if area is not None and (len(area) != 2 or not 0 <= area[0] <= area[1] <= 1):
+        raise ValueError(f"views.cutmix_area is {area}; it takes two shares of the crop, the smaller first, e.g. [0.02, 0.4]")
     scale = config.views.scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise ValueError(f"views.scale is {scale}; it takes two numbers above 0, the smaller first, e.g. [0.5, 2.0]")
@@ -370,12 +436,27 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
         config.log_every = max(1, config.steps // 100)
     if config.workers is None:
         config.workers = 4 if cuda else 0
+    config.consistency = dataclasses.replace(config.consistency, **_own_values(config))
     if config.consistency.warmup_steps is None:
         # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
         left = config.steps - (config.prototypes.delay if config.prototypes.per_class else 0)
         warmup = max(0, min(max(500, config.steps // 20), left // 2))
         config.consistency = dataclasses.replace(config.consistency, warmup_steps=warmup)
     return config
+
+
+def _own_values(config: TrainConfig) -> dict[str, Any]:
+    """What the method does where the settings say nothing, so that the stored settings do.
+
+    Raises:
+        ValueError: the settings say something that the method does not have.
+    """
+    method, given = method_class(config.method), dataclasses.asdict(config.consistency)
+    known = {name: parameter.default for name, parameter in inspect.signature(method).parameters.items()}
+    if strange := [name for name in METHOD_OPTIONS if given[name] is not None and name not in known]:
+        raise ValueError(f"{config.method} has no consistency.{strange[0]}; leave it out, or choose another --method")
+    values = {name: known[name] for name in METHOD_OPTIONS if given[name] is None and name in known}
+    return values | ({"ema_momentum": method.own_momentum} if given["ema_momentum"] is None else {})
 
 
 def default_crop(sizes: Iterable[tuple[int, int]]) -> int:
@@ -465,30 +546,21 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
 
     from protoseg.functional.losses import cross_entropy, ohem_cross_entropy
     from protoseg.functional.random import generator
-    from protoseg.methods.prototype import PrototypeConsistency
     from protoseg.methods.prototype_term import PrototypeTerm
-    from protoseg.methods.supervised import Supervised
     from protoseg.nn.prototype_head import PrototypeHead
     from protoseg.nn.share_alignment import ShareAlignment
 
     loss, consistency, prototypes = config.loss, config.consistency, config.prototypes
     assert consistency.warmup_steps is not None
     assert config.steps is not None
+    assert consistency.ema_momentum is not None
 
     def ohem(logits: Tensor, mask: Tensor) -> Tensor:
         kept = loss.ohem_min_kept * len(mask)  # by image, so that it fits whatever share of the batch a process has
         return ohem_cross_entropy(logits, mask, threshold=loss.ohem_threshold, min_kept=kept)
 
-    shared: dict[str, Any] = {
-        "labeled_loss": ohem if loss.name == "ohem" else cross_entropy,
-        "auxiliary_weight": loss.auxiliary_weight,
-        "ema_momentum": consistency.ema_momentum,
-        "warmup_steps": consistency.warmup_steps,
-    }
-    if config.method == "supervised":
-        return Supervised(network, **shared)
     term = None
-    if prototypes.per_class > 0:
+    if prototypes.per_class:
         head = PrototypeHead(
             int(network.feature_channels),  # type: ignore[arg-type]
             int(network.num_classes),  # type: ignore[arg-type]
@@ -510,20 +582,23 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
             fit_start=prototypes.start == "kmeans",
             fit_points=prototypes.fit_points,
         )
-    return PrototypeConsistency(
+    own = {name: value for name in METHOD_OPTIONS if (value := getattr(consistency, name)) is not None}
+    method = method_class(config.method)
+    if "total_steps" in inspect.signature(method).parameters:
+        own["total_steps"] = config.steps
+    return method(
         network,
-        prototypes=term,
-        alignment=ShareAlignment(int(network.num_classes)) if consistency.align_shares else None,  # type: ignore[arg-type]
-        threshold=consistency.threshold,
-        selection=consistency.selection,
-        normalizer=consistency.normalizer,
-        drop_percent=consistency.drop_percent,
-        total_steps=config.steps,
+        labeled_loss=ohem if loss.name == "ohem" else cross_entropy,
+        auxiliary_weight=loss.auxiliary_weight,
+        ema_momentum=consistency.ema_momentum,
+        warmup_steps=consistency.warmup_steps,
         unlabeled_weight=consistency.weight,
+        prototypes=term,
         prototype_weight=prototypes.weight,
         prototype_delay=prototypes.delay,
+        alignment=ShareAlignment(int(network.num_classes)) if consistency.align_shares else None,  # type: ignore[arg-type]
         seed=config.seed,
-        **shared,
+        **own,
     )
 
 
@@ -540,13 +615,12 @@ def _assign_file(head: PrototypeHead, path: Path) -> None:
 
 def metric_fields(config: TrainConfig) -> tuple[str, ...]:
     """Columns of the metrics file: the loss terms and monitors that the settings bring about."""
-    fields = ["loss", "labeled"]
-    if config.model.auxiliary:
-        fields.append("auxiliary")
-    if config.method == "prototype":
-        fields += ["consistency", "confident"]
-        if config.prototypes.per_class > 0:
-            fields += ["prototype_labeled", "prototype_consistency", "prototype_agreement"]
+    method = method_class(config.method)
+    fields = ["loss", "labeled", *(["auxiliary"] if config.model.auxiliary else [])]
+    if method.uses_unlabeled:
+        fields += [*method.unlabeled_weights, "confident"]
+    if config.prototypes.per_class:
+        fields += ["prototype_labeled", *(["prototype_consistency"] if method.uses_unlabeled else []), "prototype_agreement"]
     return tuple(fields)
 
 
@@ -556,7 +630,7 @@ def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:
 
     encoder = list(method.network.encoder_parameters())
     ids = {id(parameter) for parameter in encoder}
-    rest = [parameter for parameter in method.student.parameters() if id(parameter) not in ids]
+    rest = [parameter for parameter in method.trained_parameters() if id(parameter) not in ids]
     groups = [{"params": encoder, "lr": config.lr}, {"params": rest, "lr": config.lr * config.head_factor}]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
@@ -600,9 +674,11 @@ def build_views(config: TrainConfig, normalization: Normalization) -> BatchViews
         mean=normalization.mean,
         std=normalization.std,
         clamp=normalization.dtype == "uint8",
+        num_strong=method_class(config.method).num_strong,
         color=views.color,
         color_labeled=views.color_labeled,
         cutmix_probability=views.cutmix_probability,
+        cutmix_area=None if views.cutmix_area is None else (views.cutmix_area[0], views.cutmix_area[1]),
         cutmix_per=views.cutmix_per,
         seed=config.seed,
     )

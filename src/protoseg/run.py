@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from protoseg.config import (
+    METHOD_OPTIONS,
     TrainConfig,
     build_class_rules,
     build_geometry,
@@ -31,6 +32,7 @@ from protoseg.config import (
     build_views,
     metric_fields,
     resolve,
+    settle_method,
     validate,
 )
 from protoseg.data.check import CheckedData, check_labels, read_pair
@@ -68,6 +70,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     Raises:
         ValueError, FileNotFoundError, FileExistsError, ConnectionError: one sentence on what is wrong, before training.
     """
+    config = settle_method(config)
     validate(config)
     data = load_data(config)
     if config.baseline and not data.partition.evaluation:
@@ -194,8 +197,14 @@ def _run_one(
 def _baseline_config(config: TrainConfig) -> TrainConfig:
     """The run on labels alone: same start, images, crops, seeds, steps and EMA; its own learning rate if one is set."""
     lr = config.optimizer.baseline_lr or config.optimizer.lr
+    own: dict[str, Any] = dict.fromkeys(METHOD_OPTIONS)
     return dataclasses.replace(
-        config, method="supervised", baseline=False, optimizer=dataclasses.replace(config.optimizer, lr=lr)
+        config,
+        method="supervised",
+        baseline=False,
+        optimizer=dataclasses.replace(config.optimizer, lr=lr),
+        prototypes=dataclasses.replace(config.prototypes, per_class=0),
+        consistency=dataclasses.replace(config.consistency, **own),
     )
 
 

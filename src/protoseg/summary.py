@@ -36,8 +36,12 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     network = model.arch if model.arch in {"small_unet", "paper_deeplabv3plus"} else f"{model.arch} on {model.encoder}"
     table.add_row("network", f"{network}, weights {model.weights}")
     method: str = config.method
-    if method == "prototype":
-        method += f", {config.prototypes.per_class} prototypes per class" if config.prototypes.per_class else ", term off"
+    if config.prototypes.per_class:
+        method += f", {config.prototypes.per_class} prototypes per class"
+    elif method == "prototype":
+        method += ", term off"
+    if config.consistency.threshold is not None and method != "supervised":
+        method += f", threshold {config.consistency.threshold:g}"
     table.add_row("method", method)
     crops = f"{config.batch}" if method == "supervised" else f"{config.batch} + {config.batch}"
     table.add_row("training", f"{config.steps} steps of {crops} crops of {config.crop} px, seed {config.seed}")

@@ -6,9 +6,11 @@ H W crop · h w feature map · K prototypes per class · P points per image
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 IGNORE_INDEX = 255
@@ -33,6 +35,10 @@ class UnlabeledBatch(NamedTuple):
     seed: Tensor  # (B_u,) int64 on the CPU
 
 
+LabeledPass = Callable[[], Iterator[LabeledBatch]]
+"""Starts one pass over crops of the labelled images, the same ones whenever it is called at the same step."""
+
+
 class SegOutput(NamedTuple):
     """What a segmentation network returns.
 
@@ -45,6 +51,16 @@ class SegOutput(NamedTuple):
     covers: tuple[int, int]  # (H', W') in pixels: the extent of `features`
     align_corners: bool  # how the network up-samples its own logits
     auxiliary: Tensor | None = None  # (B, C, H, W) logits of a second head for deep supervision, training only
+
+    def split(self, sizes: Sequence[int]) -> list[SegOutput]:
+        """Part along the batch, as `torch.split`."""
+        auxiliary = [None] * len(sizes) if self.auxiliary is None else torch.split(self.auxiliary, list(sizes))
+        parts = zip(torch.split(self.logits, list(sizes)), torch.split(self.features, list(sizes)), auxiliary, strict=True)
+        return [self._replace(logits=logits, features=features, auxiliary=aux) for logits, features, aux in parts]
+
+
+Perturb = Callable[[list[Tensor]], list[Tensor]]
+"""Changes an encoder's feature maps, coarse ones last, before the decoder sees them; it may also multiply the batch."""
 
 
 class PseudoLabel(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from protoseg.functional.mixing import cutmix, partner, sample_boxes
+from protoseg.functional.mixing import cutmix, partner, paste, sample_boxes, sample_sized_boxes
 from protoseg.types import PseudoLabel
 
 SIZES = [(64, 64), (33, 47), (47, 33), (5, 9), (2, 2), (8, 1), (1, 8)]
@@ -108,3 +108,49 @@ def test_batch_of_one_stays_itself() -> None:
     image, pseudo = coded(1, (6, 7))
     mixed, _ = cutmix(image, pseudo, torch.ones(1, 6, 7, dtype=torch.bool))
     assert torch.equal(mixed, image)
+
+
+def sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    return boxes.any(dim=2).sum(dim=1), boxes.any(dim=1).sum(dim=1)
+
+
+def test_sized_boxes_have_the_area_and_shape_that_were_drawn() -> None:
+    uniform = torch.rand(500, 4, generator=torch.Generator().manual_seed(5))
+    height, width = sides(sample_sized_boxes(uniform, (100, 200), area=(0.02, 0.4)))
+    for row, h, w in zip(uniform.tolist(), height.tolist(), width.tolist(), strict=True):
+        pixels, shape = (0.02 + 0.38 * row[0]) * 100 * 200, 0.3 + row[1] * (1 / 0.3 - 0.3)
+        assert h == min(100, round((pixels * shape) ** 0.5))
+        assert w == min(200, round((pixels / shape) ** 0.5))
+
+
+@pytest.mark.parametrize("edge", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("area", [(0.0, 0.0), (1.0, 1.0), (0.02, 0.4)])
+def test_sized_boxes_stay_inside(size: tuple[int, int], edge: float, area: tuple[float, float]) -> None:
+    height, width = sides(sample_sized_boxes(torch.full((1, 4), edge), size, area=area))
+    assert height <= size[0]
+    assert width <= size[1]
+    assert area != (0.0, 0.0) or height * width == 0
+
+
+def test_sized_boxes_reach_every_place() -> None:
+    uniform = torch.rand(4000, 4, generator=torch.Generator().manual_seed(6))
+    share = sample_sized_boxes(uniform, (12, 10), area=(0.1, 0.1)).float().mean(dim=0)
+    assert share.min() > 0.005
+    torch.testing.assert_close(share, share.flip(0, 1), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("area", [(0.5, 0.2), (-0.1, 0.2), (0.5, 1.1)])
+def test_impossible_areas_are_refused(area: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="two shares of the crop"):
+        sample_sized_boxes(torch.zeros(1, 4), (8, 8), area=area)
+
+
+def test_paste_takes_channels_too() -> None:
+    values, box = torch.randn(3, 5, 6, 7), torch.rand(3, 6, 7) < 0.5
+    pasted = paste(values, box)
+    for b, other in enumerate(partner(3).tolist()):
+        for y in range(6):
+            for x in range(7):
+                source = other if box[b, y, x] else b
+                assert torch.equal(pasted[b, :, y, x], values[source, :, y, x])

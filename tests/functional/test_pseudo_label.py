@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, pseudo_label, selected
+from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, pseudo_label, selected, squared_consistency_loss
 from protoseg.types import IGNORE_INDEX, PseudoLabel
 
 SHAPE = (2, 5, 7)
@@ -159,3 +159,18 @@ def test_entropy_drop_of_many_pixels(percent: float) -> None:
 def test_entropy_drop_refuses_other_shares(teacher_logits: Tensor, valid: Tensor, percent: float) -> None:
     with pytest.raises(ValueError, match="share of pixels"):
         entropy_drop(pseudo_label(teacher_logits, valid), teacher_logits, percent=percent)
+
+
+def test_squared_consistency_loss(teacher_logits: Tensor, student_logits: Tensor, valid: Tensor) -> None:
+    """Mean over valid pixels of sum_c (p_c - q_c)^2, times the share of valid pixels above the threshold."""
+    pseudo, probability = pseudo_label(teacher_logits, valid), teacher_logits.softmax(dim=1)
+    student, total, sure, count = student_logits.softmax(dim=1), 0.0, 0, 0
+    for b, y, x in valid.nonzero().tolist():
+        total += sum((p - q) ** 2 for p, q in zip(student[b, :, y, x].tolist(), probability[b, :, y, x].tolist(), strict=True))
+        sure += max(probability[b, :, y, x].tolist()) >= 0.5
+        count += 1
+    loss = squared_consistency_loss(student_logits, probability, pseudo, threshold=0.5)
+    assert loss.item() == pytest.approx(total / count * sure / count, rel=1e-5)
+    assert 0 < sure < count
+    nothing = pseudo._replace(valid=torch.zeros_like(valid))
+    assert squared_consistency_loss(student_logits, probability, nothing, threshold=0.5).item() == 0.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from protoseg.functional.schedules import ema_momentum, poly
+from protoseg.functional.schedules import ema_momentum, poly, sigmoid_rampup
 
 
 @pytest.mark.parametrize("power", [0.9, 1.0, 2.0])
@@ -50,3 +52,10 @@ def test_ramp_averages_all_students() -> None:
         m = ema_momentum(step)
         teacher = m * teacher + (1 - m) * student
     assert teacher == pytest.approx(sum(students) / len(students))
+
+
+def test_sigmoid_rampup_is_the_formula() -> None:
+    assert [sigmoid_rampup(step, 4) for step in range(6)] == pytest.approx(
+        [math.exp(-5), math.exp(-5 * 0.75**2), math.exp(-5 * 0.5**2), math.exp(-5 * 0.25**2), 1.0, 1.0]
+    )
+    assert sigmoid_rampup(0, 0) == 1.0

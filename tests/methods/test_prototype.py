@@ -14,11 +14,11 @@ from torch import Tensor
 from protoseg.functional.points import sample_points
 from protoseg.functional.random import uniform
 from protoseg.methods.prototype import PrototypeConsistency
-from protoseg.methods.prototype_term import PrototypeTerm
+from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.small_unet import SmallUNet
-from protoseg.types import IGNORE_INDEX, LabeledBatch, SegOutput, UnlabeledBatch
+from protoseg.types import IGNORE_INDEX, LabeledBatch, SegOutput, StepOutput, UnlabeledBatch
 
 SIDE, GRID, K = 32, 4, 2
 Places = dict[tuple[int, int, int], float]
@@ -74,6 +74,11 @@ def unlabeled_batch(*, size: int = 2) -> UnlabeledBatch:
     box[0, :, 8:24, 0:20] = True
     strong = (weak + 0.3 * torch.randn(weak.shape, generator=gen))[None]
     return UnlabeledBatch(weak, strong, valid, box, torch.arange(size) + 200)
+
+
+def points(out: StepOutput) -> PrototypeCarry:
+    """All points of a step, the labelled ones first."""
+    return PrototypeCarry(*(torch.cat(parts) for parts in zip(*out.carry.prototypes, strict=True)))
 
 
 def probabilities(scores: list[float]) -> list[float]:
@@ -261,7 +266,7 @@ def test_warm_up_uses_labels_only() -> None:
         out = method(labeled, unlabeled, step=2)
         assert out.terms.keys() == {"labeled"}
         torch.testing.assert_close(out.loss, expected)
-        assert out.carry.prototype is None
+        assert not out.carry.prototypes
     with pytest.raises(AssertionError, match="unlabelled"):
         method(labeled, None, step=3)
 
@@ -353,7 +358,7 @@ def test_padding_stays_out_after_mixing() -> None:
         )
         out = method(labeled, unlabeled, step=0)
         losses.append(out.loss.item())
-        carries.append(out.carry.prototype)
+        carries.append(points(out))
     assert losses[0] == losses[1]
     assert not torch.equal(carries[0].label, carries[1].label), "the labels of padding did change"
     assert torch.equal(carries[0].weight, carries[1].weight)
@@ -400,7 +405,7 @@ def test_class_that_labels_lack_is_left_out_until_the_teacher_is_sure_of_it() ->
     assert method.prototypes.head.ready.tolist() == [True, True, False]
     out = method(labeled, unlabeled_batch(), step=0)
     assert out.loss.isfinite()
-    assert ((out.carry.prototype.label == 2) & out.carry.prototype.weight).any()
+    assert ((points(out).label == 2) & points(out).weight).any()
     method.after_step([out.carry], step=0)
     assert method.prototypes.head.ready.all()
 
@@ -411,7 +416,7 @@ def test_other_batch_sizes(size: int) -> None:
     out = method(labeled_batch(size=size), unlabeled_batch(size=size), step=0)
     out.loss.backward()
     assert out.loss.isfinite()
-    assert out.carry.prototype.features.shape == (2 * size * GRID**2, 4)
+    assert points(out).features.shape == (2 * size * GRID**2, 4)
 
 
 @pytest.mark.parametrize("classes", [2, 150])
@@ -422,7 +427,7 @@ def test_few_and_many_classes(classes: int) -> None:
     method.after_step([out.carry], step=0)
     assert all(value.item() > 0 for value in out.terms.values())
     assert out.terms["labeled"].item() == pytest.approx(math.log(classes), rel=0.3)  # a student that knows nothing
-    assert out.carry.prototype.nearest.shape == (4 * GRID**2, classes)
+    assert points(out).nearest.shape == (4 * GRID**2, classes)
 
 
 @pytest.mark.parametrize("selection", ["threshold", "entropy_drop"])
@@ -434,7 +439,7 @@ def test_without_prototypes_it_is_a_cutmix_teacher(selection: str) -> None:
     out = method(labeled, unlabeled, step=0)
     assert out.terms.keys() == {"labeled", "consistency"}
     assert out.loss.item() == pytest.approx(slow.labeled + slow.consistency, rel=1e-4)
-    assert out.carry.prototype is None
+    assert not out.carry.prototypes
     method.after_step([out.carry], step=0)
     assert not any("prototype" in name for name in method.state_dict())
 
@@ -451,7 +456,7 @@ def test_alignment_moves_the_teachers_labels_and_follows_what_they_were() -> Non
     alignment.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))  # whatever it sees, it now calls 1
     out = method(labeled, unlabeled, step=1)
     assert alignment.bias.tolist() == [0, 50, 0], "forward only computes"
-    assert set(out.carry.prototype.label[-2 * GRID**2 :].tolist()) == {1}
+    assert set(points(out).label[-2 * GRID**2 :].tolist()) == {1}
     assert out.carry.pseudo_count.tolist() == [0, int(unlabeled.valid.sum()), 0]
     expected = copy.deepcopy(alignment)
     for _ in range(2):  # two passes of one accumulated step

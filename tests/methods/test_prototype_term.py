@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from protoseg.functional.points import sample_points
 from protoseg.functional.random import uniform
-from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm, PrototypeTermOutput
+from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.types import IGNORE_INDEX, LabeledBatch, SegOutput
@@ -27,6 +28,13 @@ def ready_term(**options) -> PrototypeTerm:
     gen = torch.Generator().manual_seed(1)
     head.fit(torch.randn(60, D, generator=gen), torch.arange(60) % C)
     return PrototypeTerm(head, grid=GRID)
+
+
+class Both(NamedTuple):
+    labeled: Tensor
+    consistency: Tensor
+    agreement: Tensor
+    carry: PrototypeCarry
 
 
 class Inputs:
@@ -44,8 +52,18 @@ class Inputs:
         self.weight[:LABELED] = self.valid[:LABELED]
         self.seed = torch.tensor([11, 12, 21, 22, 23])
 
-    def run(self, term: PrototypeTerm, num_labeled: int = LABELED) -> PrototypeTermOutput:
-        return term(self.out, self.label, self.weight, self.valid, self.seed, num_labeled=num_labeled)
+    def run(self, term: PrototypeTerm, num_labeled: int = LABELED) -> Both:
+        """The labelled images, then the others, as a method does."""
+        halves = []
+        for part, out in zip(
+            (slice(num_labeled), slice(num_labeled, None)), self.out.split([num_labeled, BATCH - num_labeled]), strict=True
+        ):
+            valid = None if self.valid is None or part.start is None else self.valid[part]
+            seed = self.seed[:1].expand_as(self.seed) if term.shared_points else self.seed
+            halves.append(term(out, self.label[part], self.weight[part], seed[part], valid=valid))
+        carry = PrototypeCarry(*(torch.cat(parts) for parts in zip(*(half.carry for half in halves), strict=True)))
+        agreement = sum(half.agreeing for half in halves) / sum(half.counting for half in halves).clamp(min=1)
+        return Both(halves[0].loss, halves[1].loss, agreement, carry)
 
 
 def slow_points(inputs: Inputs) -> Iterator[tuple[int, int, int, list[float]]]:
@@ -118,9 +136,8 @@ def test_points_belong_to_the_image() -> None:
         SegOutput(inputs.out.logits[3:4], inputs.features[3:4], COVERS, True),
         inputs.label[3:4],
         inputs.weight[3:4],
-        inputs.valid[3:4],
         inputs.seed[3:4],
-        num_labeled=0,
+        valid=inputs.valid[3:4],
     ).carry
     torch.testing.assert_close(alone.features, whole.features[3 * per_image : 4 * per_image])
     assert torch.equal(alone.label, whole.label[3 * per_image : 4 * per_image])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.losses import ohem_cross_entropy
+from protoseg.methods.base import StepCarry
 from protoseg.methods.supervised import Supervised
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.types import IGNORE_INDEX, LabeledBatch, SegOutput
@@ -59,7 +60,7 @@ def test_loss(kind: type[SmallUNet], weight: float) -> None:
         assert out.terms["auxiliary"].item() == pytest.approx(second, rel=1e-5)
         assert out.loss.item() == pytest.approx(linear + weight * second, rel=1e-5)
     assert not any(term.requires_grad for term in out.terms.values())
-    assert out.carry is None
+    assert out.carry == StepCarry()
 
 
 def test_any_loss_can_be_given() -> None:

@@ -222,3 +222,20 @@ def test_batch_of_one_in_training_names_a_way_out(shallow: DeepLabV3Plus) -> Non
     """The image pooling leaves one pixel: BatchNorm needs two. Same message as the Segmenter's."""
     with pytest.raises(ValueError, match="batch of at least 2"):
         shallow.train()(torch.randn(1, 3, 49, 65))
+
+
+def test_perturbing_the_encoder() -> None:
+    """UniMatch changes what the decoder sees: layer1 and layer4. The auxiliary head follows the batch."""
+    torch.manual_seed(0)
+    network, image = DeepLabV3Plus(3, layers=(1, 1, 1, 1), auxiliary=True, dropout=0.0).eval(), torch.randn(2, 3, 33, 33)
+    plain, seen = network(image), []
+
+    def doubled(maps: list[Tensor]) -> list[Tensor]:
+        seen.extend(x.shape[1] for x in maps)
+        return [torch.cat([x, 0 * x]) for x in maps]
+
+    both = network(image, perturb=doubled)
+    assert seen == [256, 2048]
+    torch.testing.assert_close(both.logits[:2], plain.logits, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(both.logits[2:], plain.logits, atol=1e-4)
+    assert network.train()(image, perturb=doubled).auxiliary.shape == both.logits.shape

@@ -102,6 +102,26 @@ def test_small_images_are_padded_as_far_as_the_decoder_needs(arch: str, covers: 
     assert out.logits.shape == (1, CLASSES, 32, 40)
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_perturbing_the_encoder(arch: str) -> None:
+    """What leaves the maps as they are changes nothing, what doubles them doubles the batch, and all maps count."""
+    model, image, seen = build(arch).eval(), image_for(arch), []
+    plain = model(image)
+
+    def doubled(maps: list[Tensor]) -> list[Tensor]:
+        seen.extend(x.shape[1] for x in maps)
+        return [torch.cat([x, 0 * x]) for x in maps]
+
+    with torch.no_grad():
+        torch.testing.assert_close(model(image, perturb=lambda maps: maps).logits, plain.logits)
+        both = model(image, perturb=doubled)
+    torch.testing.assert_close(both.logits[:1], plain.logits, atol=1e-4, rtol=1e-4)
+    assert both.logits.shape == (2, *plain.logits.shape[1:])
+    assert not torch.allclose(both.logits[1:], plain.logits, atol=1e-4)
+    assert 3 not in seen, "the image itself is not among the maps"
+    assert len(seen) > 1
+
+
 @pytest.mark.parametrize("arch", ["unet", "fpn", "deeplabv3plus", "dpt"])
 def test_tapping_the_features_changes_no_logit(arch: str) -> None:
     options = {"dynamic_img_size": True, **NARROW_DPT} if arch == "dpt" else {}

@@ -67,3 +67,12 @@ def test_every_parameter_learns() -> None:
     encoder = {id(parameter) for parameter in network.encoder_parameters()}
     assert encoder == {id(parameter) for parameter in network.encoder.parameters()}
     assert 0 < len(encoder) < len(list(network.parameters()))
+
+
+def test_perturbing_the_encoder() -> None:
+    network, image = SmallUNet(3, width=4).eval(), torch.randn(2, 3, 32, 48)
+    plain = network(image)
+    torch.testing.assert_close(network(image, perturb=lambda maps: maps).logits, plain.logits)
+    both = network(image, perturb=lambda maps: [torch.cat([x, 0 * x]) for x in maps])
+    torch.testing.assert_close(both.logits[:2], plain.logits)
+    assert not torch.allclose(both.logits[2:], plain.logits)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from protoseg.functional.mixing import sample_boxes
+from protoseg.functional.mixing import sample_boxes, sample_sized_boxes
 from protoseg.functional.photometric import color_jitter, gaussian_blur
 from protoseg.functional.random import generator, uniform
 from protoseg.types import LabeledBatch, UnlabeledBatch
@@ -27,6 +27,7 @@ class BatchViews(nn.Module):
         color: change colours and blur in the strong views; the paper's only strong view is CutMix.
         color_labeled: do the same to labelled crops.
         cutmix_probability: chance of mixing.
+        cutmix_area: range of the boxes' share of the crop, as UniMatch draws them; the paper's half of it when left out.
         cutmix_per: one coin for the whole batch (the paper's code base) or one for each image.
         seed: of the run, for the coin of a batch.
     """
@@ -44,6 +45,7 @@ class BatchViews(nn.Module):
         color: bool = True,
         color_labeled: bool = False,
         cutmix_probability: float = 0.5,
+        cutmix_area: tuple[float, float] | None = None,
         cutmix_per: Literal["batch", "image"] = "batch",
         seed: int = 0,
     ) -> None:
@@ -54,6 +56,7 @@ class BatchViews(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.clamp = clamp
         self.num_strong, self.color, self.color_labeled = num_strong, color, color_labeled
+        self.cutmix_area = cutmix_area
         self.cutmix_probability, self.cutmix_per, self.seed = cutmix_probability, cutmix_per, seed
 
     def normalize(self, image: Tensor) -> Tensor:
@@ -89,7 +92,12 @@ class BatchViews(nn.Module):
 
     def _boxes(self, seed: Tensor, image: Tensor, step: int, view: int) -> Tensor:
         draw = uniform(seed, f"cutmix {view}", 4, device=image.device)  # (B, 4)
-        boxes = sample_boxes(draw[:, :3], (image.shape[-2], image.shape[-1]))
+        size = (image.shape[-2], image.shape[-1])
+        if self.cutmix_area is None:
+            boxes = sample_boxes(draw[:, :3], size)
+        else:
+            shape = uniform(seed, f"cutmix shape {view}", 1, device=image.device)
+            boxes = sample_sized_boxes(torch.cat([shape, draw[:, :3]], dim=1), size, area=self.cutmix_area)
         if self.cutmix_per == "image":
             mixed = draw[:, 3] < self.cutmix_probability
             return boxes & mixed[:, None, None]

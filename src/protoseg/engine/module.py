@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from protoseg.data.batch import BatchViews
 from protoseg.functional.random import fold
 from protoseg.functional.schedules import poly
-from protoseg.methods.base import LabeledPass, Method
-from protoseg.types import StepOutput
+from protoseg.methods.base import Method
+from protoseg.types import LabeledPass, StepOutput
 
 
 class TrainingModule(L.LightningModule):

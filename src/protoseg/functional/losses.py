@@ -5,11 +5,16 @@ B images · C classes · H W size · N pixels
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from protoseg.types import IGNORE_INDEX
+
+SegmentationLoss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (B, C, H, W), mask (B, H, W)) -> scalar"""
 
 
 def masked_mean(values: Tensor, weight: Tensor, denominator: Tensor | None = None) -> Tensor:

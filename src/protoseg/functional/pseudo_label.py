@@ -95,3 +95,22 @@ def consistency_loss(
     loss = F.cross_entropy(logits.float(), target.label, ignore_index=IGNORE_INDEX, reduction="none")
     weight = selected(target, threshold)
     return masked_mean(loss, weight, target.valid.sum() if normalizer == "valid" else None)
+
+
+def squared_consistency_loss(logits: Tensor, probability: Tensor, target: PseudoLabel, *, threshold: float) -> Tensor:
+    """Squared error of the student's probabilities against the teacher's, as in CutMix-Seg (arXiv 1906.01916).
+
+    `mean over valid pixels of sum_c (p_c - q_c)^2`, times the share of valid pixels on which the teacher is sure.
+
+    Args:
+        logits: (B_u, C, H, W) of the student.
+        probability: (B_u, C, H, W) of the teacher, mixed as the student's view is.
+        target: confidence and valid pixels, mixed in the same way.
+        threshold: confidence from which the teacher is sure, in [0, 1].
+
+    Returns:
+        Scalar; 0 when no pixel is valid or sure.
+    """
+    error = (logits.float().softmax(dim=1) - probability.float()).square().sum(dim=1)  # (B_u, H, W)
+    sure = selected(target, threshold).sum() / target.valid.sum().clamp(min=1)
+    return sure * masked_mean(error, target.valid)

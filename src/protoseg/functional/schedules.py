@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def poly(step: int, total: int, *, power: float = 0.9, warmup: int = 0) -> float:
     """Polynomial learning-rate factor (1 - step / total) ** power, after an optional linear warm-up.
@@ -26,3 +28,13 @@ def ema_momentum(step: int, *, momentum: float = 0.99, start: int = 0) -> float:
     """
     t = max(0, step - start)
     return min(1.0 - 1.0 / (t + 1), momentum)
+
+
+def sigmoid_rampup(step: int, length: int) -> float:
+    """exp(-5 (1 - t)^2) with t = step / length, 1 from `length` on (Laine and Aila, ICLR 2017, arXiv 1610.02242).
+
+    Args:
+        step: from 0.
+        length: steps until it reaches 1; 0 for no ramp.
+    """
+    return math.exp(-5.0 * (1.0 - step / length) ** 2) if step < length else 1.0

@@ -1,16 +1,24 @@
-"""What every method is to the engine: a module that turns two batches into a loss, and moves its slow parts after the step."""
+"""What every method is to the engine, and what all methods share: warm-up, labelled loss, EMA teacher, the prototype term.
+
+B_l B_u labelled/unlabelled images · C classes · H W crop
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, Unpack, cast
 
+import torch
 from torch import Tensor, nn
 
+from protoseg.functional.losses import SegmentationLoss, cross_entropy
 from protoseg.functional.schedules import ema_momentum
+from protoseg.methods.lesson import Lesson
+from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm, prototype_losses
 from protoseg.nn.distributed import average_buffers_
+from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.teacher import Teacher
-from protoseg.types import LabeledBatch, SegOutput, StepOutput, UnlabeledBatch
+from protoseg.types import LabeledBatch, LabeledPass, Perturb, PseudoLabel, SegOutput, StepOutput, UnlabeledBatch
 
 
 class SegmentationNetwork(Protocol):
@@ -21,55 +29,136 @@ class SegmentationNetwork(Protocol):
     feature_channels: int
     stride: int
 
-    def __call__(self, image: Tensor) -> SegOutput: ...
+    def __call__(self, image: Tensor, *, perturb: Perturb | None = None) -> SegOutput: ...
     def encoder_parameters(self) -> Iterator[nn.Parameter]: ...
 
 
-SegmentationLoss = Callable[[Tensor, Tensor], Tensor]
-"""(logits (B, C, H, W), mask (B, H, W)) -> scalar"""
+class StepCarry(NamedTuple):
+    """What the shared parts need after the step, and what the method itself does, detached."""
 
-LabeledPass = Callable[[], Iterator[LabeledBatch]]
-"""Starts one pass over crops of the labelled images, the same ones whenever it is called at the same step."""
+    prototypes: Sequence[PrototypeCarry] = ()
+    labeled_count: Tensor | None = None  # (C,)
+    pseudo_count: Tensor | None = None  # (C,)
+    own: Any = None
+
+
+class SharedOptions(TypedDict, total=False):
+    """Options of every method; `Method` says what they mean."""
+
+    labeled_loss: SegmentationLoss
+    auxiliary_weight: float
+    ema_momentum: float
+    warmup_steps: int
+    unlabeled_weight: float
+    prototypes: PrototypeTerm | None
+    prototype_weight: float
+    prototype_delay: int
+    alignment: ShareAlignment | None
+    seed: int
 
 
 class Method(nn.Module):
     """One training step of one paper.
 
-    Everything that has to survive a checkpoint is a parameter or a buffer: `state_dict` is the method's part of it. What
-    ships is `predictor`.
+    A method of its own is `learn`, which reads like the paper's figure, and `weights`, the paper's loss formula. Everything
+    that has to survive a checkpoint is a parameter or a buffer: `state_dict` is the method's part of it. What ships is
+    `predictor`.
 
     Args:
         student: the network that the optimizer trains.
+        labeled_loss: of the linear predictor on labelled crops, (logits, mask) -> scalar.
+        auxiliary_weight: of the second head, where the network has one, against the first.
         ema_momentum: of the teacher, whose weights are also what is evaluated, for every method alike.
         warmup_steps: steps on labels only; until then the teacher is a copy of the student.
+        unlabeled_weight: multiplies every loss on unlabelled crops.
+        prototypes: the prototype term of arXiv 2210.04388; None for none.
+        prototype_weight: of each of its losses, against the linear loss on the same pixels.
+        prototype_delay: steps between the end of the warm-up and the start of the prototypes.
+        alignment: of the shares of the classes among pseudo-labels; None for none.
+        seed: of the k-means start.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     uses_unlabeled = True
+    own_momentum = 0.99
+    """Of the teacher, in the paper."""
+    num_strong = 1
+    """Strong views that it asks for."""
+    labeled_weight = 1.0
+    """Of the loss on labelled crops, in the paper's formula."""
+    unlabeled_weights: ClassVar[Mapping[str, float]] = {}
+    """Of each of the method's own terms, in the paper's formula."""
 
-    def __init__(self, student: nn.Module, *, ema_momentum: float = 0.99, warmup_steps: int = 0) -> None:
+    def __init__(self, student: nn.Module, **options: Unpack[SharedOptions]) -> None:
         super().__init__()
-        if not 0 <= ema_momentum < 1:
-            raise ValueError(f"ema_momentum must be in [0, 1), got {ema_momentum}")
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be 0 or more, got {warmup_steps}")
         self.student = student
         self.teacher = Teacher(student)
-        self.ema_momentum, self.warmup_steps = ema_momentum, warmup_steps
+        self.labeled_loss = options.get("labeled_loss", cross_entropy)
+        self.ema_momentum, self.warmup_steps = options.get("ema_momentum", self.own_momentum), options.get("warmup_steps", 0)
+        self.prototypes, self.alignment = options.get("prototypes"), options.get("alignment")
+        delay = options.get("prototype_delay", 0)
+        self.prototype_start, self.seed = self.warmup_steps + delay, options.get("seed", 0)
+        self.prototype_weight = options.get("prototype_weight", 1.0)
+        self.unlabeled_weight = options.get("unlabeled_weight", 1.0)
+        self.auxiliary_weight = options.get("auxiliary_weight", 0.4)
+        if not 0 <= self.ema_momentum < 1:
+            raise ValueError(f"ema_momentum must be in [0, 1), got {self.ema_momentum}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
+        if delay < 0:
+            raise ValueError(f"prototype_delay must be 0 or more, got {delay}")
 
-    def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None, *, step: int) -> StepOutput:
+    def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
+        """The method's own step, after the warm-up. Writes nothing but BatchNorm statistics."""
+        raise NotImplementedError
+
+    def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None, *, step: int) -> StepOutput:
         """Compute the loss of one batch. Writes nothing but BatchNorm statistics.
 
         Args:
             labeled: labelled crops.
-            unlabeled: unlabelled crops; None for a method that does not use them.
+            unlabeled: unlabelled crops; not needed by a method that does not use them, nor during the warm-up.
             step: optimizer steps done so far.
         """
-        raise NotImplementedError
+        if not self.uses_unlabeled or step < self.warmup_steps:
+            lesson = Lesson(self.student(labeled.image))
+        else:
+            assert unlabeled is not None, "this method learns from unlabelled images"
+            lesson = self.learn(labeled, unlabeled, step=step)
+        terms = {"labeled": self.labeled_loss(lesson.labeled.logits, labeled.mask), **lesson.terms}
+        if lesson.labeled.auxiliary is not None:
+            terms["auxiliary"] = self.labeled_loss(lesson.labeled.auxiliary, labeled.mask)
+        weights = self.weights()
+        monitors = dict(lesson.monitors)
+        prototypes: Sequence[PrototypeCarry] = ()
+        if self.prototypes is not None and step >= self.prototype_start:
+            prototype = prototype_losses(self.prototypes, lesson, labeled, unlabeled)
+            terms |= prototype.terms
+            weights |= {name: self.prototype_weight * weight for name, weight in prototype.weights.items()}
+            weights["prototype_labeled"] *= self.labeled_weight
+            monitors["prototype_agreement"] = prototype.agreement
+            prototypes = prototype.carries
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        carry = StepCarry(prototypes, *self._counts(labeled, lesson.pseudo), lesson.carry)
+        return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, carry)
+
+    def weights(self) -> dict[str, float]:
+        """Of every term that is not a prototype loss."""
+        own = {name: self.unlabeled_weight * weight for name, weight in self.unlabeled_weights.items()}
+        return {"labeled": self.labeled_weight, "auxiliary": self.labeled_weight * self.auxiliary_weight, **own}
+
+    def aligned(self, logits: Tensor) -> Tensor:
+        """A teacher's logits (B_u, C, H, W), with the shares of the classes aligned where that is asked for."""
+        return logits if self.alignment is None else self.alignment(logits)
 
     def before_step(self, labeled: LabeledPass, *, step: int) -> None:
-        """Prepare for a step, e.g. start prototypes from labelled features. Called before each optimizer step."""
+        """Prepare for a step: start the prototypes from labelled features. Called before each optimizer step."""
+        if self.prototypes is not None and step == self.prototype_start:
+            self.prototypes.start(self.student, labeled, seed=self.seed)
 
-    def after_step(self, carries: Sequence[Any], *, step: int) -> None:
+    def after_step(self, carries: Sequence[StepCarry], *, step: int) -> None:
         """Move what moves without a gradient, after the optimizer step.
 
         Args:
@@ -79,10 +168,20 @@ class Method(nn.Module):
         average_buffers_(self.student)
         momentum = ema_momentum(step, momentum=self.ema_momentum, start=self.warmup_steps)
         self.teacher.update(self.student, momentum)
+        if self.prototypes is not None:
+            self.prototypes.update([prototypes for carry in carries for prototypes in carry.prototypes])
+        if self.alignment is not None:
+            for carry in carries:
+                assert carry.labeled_count is not None
+                self.alignment.update(carry.labeled_count, carry.pseudo_count)
+
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
+        """What the optimizer trains: the student, and whatever else a method learns."""
+        return self.student.parameters()
 
     def prototype_state(self) -> dict[str, Tensor]:
         """Prototypes to ship beside the predictor; none for a method that keeps none."""
-        return {}
+        return {} if self.prototypes is None else self.prototypes.head.state_dict()
 
     @property
     def predictor(self) -> nn.Module:
@@ -92,3 +191,20 @@ class Method(nn.Module):
     @property
     def network(self) -> SegmentationNetwork:
         return cast(SegmentationNetwork, self.student)
+
+    def _counts(self, labeled: LabeledBatch, pseudo: PseudoLabel | None) -> tuple[Tensor | None, Tensor | None]:
+        if self.alignment is None:
+            return None, None
+        pseudo_count = None if pseudo is None else self.alignment.count(pseudo.label, pseudo.valid)
+        return self.alignment.count(labeled.mask), pseudo_count
+
+
+def together(network: nn.Module, *images: Tensor) -> list[SegOutput]:
+    """One forward pass over several batches, so that BatchNorm sees all of them."""
+    out: SegOutput = network(torch.cat(images))
+    return out.split([len(image) for image in images])
+
+
+def confident_share(confident: Tensor, valid: Tensor) -> Tensor:
+    """Of the pixels that are not padding, how many teach."""
+    return confident.sum() / valid.sum().clamp(min=1)

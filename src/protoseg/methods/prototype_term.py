@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from protoseg.functional.points import read_features, read_pixels, sample_points
 from protoseg.functional.random import uniform
-from protoseg.methods.base import LabeledPass
+from protoseg.methods.lesson import Lesson
 from protoseg.nn.prototype_head import PrototypeHead
-from protoseg.types import SegOutput
+from protoseg.types import IGNORE_INDEX, LabeledBatch, LabeledPass, SegOutput, UnlabeledBatch
 
 
 class PrototypeCarry(NamedTuple):
@@ -28,10 +28,14 @@ class PrototypeCarry(NamedTuple):
 
 
 class PrototypeTermOutput(NamedTuple):
-    labeled: Tensor  # scalar loss on labelled points
-    consistency: Tensor  # scalar loss on unlabelled points
-    agreement: Tensor  # share of counting points where the nearest prototype is of the (pseudo-)label's class
+    loss: Tensor  # scalar
+    agreeing: Tensor  # how many counting points have their nearest prototype in the class of their (pseudo-)label
     carry: PrototypeCarry
+
+    @property
+    def counting(self) -> Tensor:
+        """How many points teach."""
+        return self.carry.weight.sum()
 
 
 class PrototypeTerm(nn.Module):
@@ -61,34 +65,36 @@ class PrototypeTerm(nn.Module):
         self.shared_points, self.fit_start = shared_points, fit_start
 
     def forward(
-        self, out: SegOutput, label: Tensor, weight: Tensor, valid: Tensor | None, seed: Tensor, *, num_labeled: int
+        self,
+        out: SegOutput,
+        label: Tensor,
+        weight: Tensor,
+        seed: Tensor,
+        *,
+        valid: Tensor | None = None,
+        view: int = 0,
     ) -> PrototypeTermOutput:
-        """Compute both prototype losses of a batch whose first `num_labeled` images are labelled.
+        """Compute the prototype loss of some images, labelled or pseudo-labelled.
 
         Args:
             out: of the student.
-            label: (B, H, W) int64: truth, then pseudo-labels.
+            label: (B, H, W) int64: truth or pseudo-labels.
             weight: (B, H, W) bool: which pixels teach.
-            valid: (B, H, W) bool: which pixels the unlabelled half is averaged over; None for those that teach.
             seed: (B,) of the images.
-            num_labeled: how many images are labelled.
+            valid: (B, H, W) bool: which pixels the loss is averaged over; those that teach when left out.
+            view: further views of the same images are read at other points.
 
         Returns:
-            PrototypeTermOutput. Labelled points are averaged over those that count, unlabelled ones over all valid ones.
+            PrototypeTermOutput.
         """
-        points = self._points(seed, (label.shape[-2], label.shape[-1]), label.device)  # (B, P, 2)
-        features = read_features(out.features, points, out.covers, align_corners=out.align_corners)  # (B, P, D)
-        per_image = points.shape[1]
-        split = num_labeled * per_image
-        features = features.flatten(0, 1)  # (N, D)
+        points = self._points(seed, (label.shape[-2], label.shape[-1]), label.device, view)  # (B, P, 2)
+        features = read_features(out.features, points, out.covers, align_corners=out.align_corners).flatten(0, 1)  # (N, D)
         label, weight = read_pixels(label, points).flatten(), read_pixels(weight, points).flatten()  # (N,) each
-        denominator = None if valid is None else read_pixels(valid, points).flatten()[split:].sum()
+        denominator = None if valid is None else read_pixels(valid, points).sum()
         logits, nearest = self.head.compare(features)
-        labeled = self.head.loss(logits[:split], label[:split], weight[:split])
-        consistency = self.head.loss(logits[split:], label[split:], weight[split:], denominator=denominator)
-        agreement = ((logits.argmax(dim=1) == label) & weight).sum() / weight.sum().clamp(min=1)
-        carry = PrototypeCarry(features.detach(), label, nearest, weight)
-        return PrototypeTermOutput(labeled, consistency, agreement.detach(), carry)
+        loss = self.head.loss(logits, label, weight, denominator=denominator)
+        agreeing = ((logits.argmax(dim=1) == label) & weight).sum()
+        return PrototypeTermOutput(loss, agreeing, PrototypeCarry(features.detach(), label, nearest, weight))
 
     @torch.no_grad()
     def start(self, network: nn.Module, labeled: LabeledPass, *, seed: int = 0) -> None:
@@ -129,10 +135,11 @@ class PrototypeTerm(nn.Module):
             features, label, nearest, weight = (torch.cat(parts) for parts in zip(*carries, strict=True))
             self.head.update(features, label, nearest, weight=weight)
 
-    def _points(self, seed: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+    def _points(self, seed: Tensor, size: tuple[int, int], device: torch.device, view: int = 0) -> Tensor:
         if self.shared_points:
             seed = seed[:1].expand_as(seed)
-        return sample_points(uniform(seed, "points", self.grid**2, 2, device=device), size, grid=self.grid)
+        stream = "points" if view == 0 else f"points {view}"
+        return sample_points(uniform(seed, stream, self.grid**2, 2, device=device), size, grid=self.grid)
 
     def _cap(self, features: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Keep at most `fit_points` of each class, evenly spaced, so that every image keeps its share."""
@@ -143,3 +150,41 @@ class PrototypeTerm(nn.Module):
             keep.append(members[::step])
         index = torch.cat(keep)
         return features[index], label[index]
+
+
+class PrototypeLosses(NamedTuple):
+    """Of one batch: named losses, what each weighs against the linear losses, and what the update needs."""
+
+    terms: dict[str, Tensor]
+    weights: dict[str, float]
+    agreement: Tensor
+    carries: tuple[PrototypeCarry, ...]
+
+
+def prototype_losses(
+    term: PrototypeTerm, lesson: Lesson, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None
+) -> PrototypeLosses:
+    """The prototype term on the labelled crops and on each view that learned from pseudo-labels.
+
+    The views count as their linear losses do: the loss on unlabelled crops is their mean by these weights, and weighs their
+    sum.
+
+    Args:
+        term: the prototypes.
+        lesson: what the linear predictor learned.
+        labeled, unlabeled: the batches it came from.
+    """
+    known = labeled.mask != IGNORE_INDEX
+    parts = [term(lesson.labeled, labeled.mask, known, labeled.seed)]
+    terms, weights = {"prototype_labeled": parts[0].loss}, {"prototype_labeled": 1.0}
+    if lesson.taught:
+        assert unlabeled is not None
+        seed = labeled.seed[:1].expand_as(unlabeled.seed) if term.shared_points else unlabeled.seed
+        for view, (out, pseudo, confident, averaged, _) in enumerate(lesson.taught):
+            parts.append(term(out, pseudo.label, confident, seed, valid=averaged, view=view))
+        total = sum(taught.weight for taught in lesson.taught)
+        losses = [taught.weight / total * part.loss for taught, part in zip(lesson.taught, parts[1:], strict=True)]
+        terms["prototype_consistency"], weights["prototype_consistency"] = torch.stack(losses).sum(), total
+    agreeing = torch.stack([part.agreeing for part in parts]).sum()
+    counting = torch.stack([part.counting for part in parts]).sum()
+    return PrototypeLosses(terms, weights, agreeing / counting.clamp(min=1), tuple(part.carry for part in parts))

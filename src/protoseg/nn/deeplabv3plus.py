@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protoseg.nn.batchnorm import explain_batch_of_one, freeze_statistics
-from protoseg.types import SegOutput
+from protoseg.types import Perturb, SegOutput
 
 
 class Bottleneck(nn.Module):
@@ -170,17 +170,20 @@ class DeepLabV3Plus(nn.Module):
             freeze_statistics(self.encoder)
         return self
 
-    def forward(self, image: Tensor) -> SegOutput:
+    def forward(self, image: Tensor, *, perturb: Perturb | None = None) -> SegOutput:
         """Predict every pixel.
 
         Args:
             image: (B, I, H, W) float, normalised.
+            perturb: changes the two feature maps that the decoder sees (layer1 and layer4); it may multiply the batch.
 
         Returns:
             SegOutput with logits (B, C, H, W) and features (B, 512, h, w); in training also the auxiliary head's logits.
         """
         size = (image.shape[-2], image.shape[-1])
         low, middle, high = self.encoder(image)  # strides 4, 8, 8
+        if perturb is not None:
+            low, high = perturb([low, high])
         with explain_batch_of_one(type(self).__name__):
             context = self.project(self.aspp(high))
         context = F.interpolate(context, low.shape[-2:], mode="bilinear", align_corners=True)
@@ -188,6 +191,7 @@ class DeepLabV3Plus(nn.Module):
         auxiliary = None
         if self.auxiliary is not None and self.training:
             auxiliary = _upsample(self.auxiliary(middle), size)
+            auxiliary = auxiliary.repeat(len(low) // len(middle), 1, 1, 1)
         return SegOutput(_upsample(self.head(features), size), features, size, True, auxiliary)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:

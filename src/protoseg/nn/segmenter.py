@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from protoseg.nn.batchnorm import explain_batch_of_one, freeze_statistics
 from protoseg.nn.weights import adapt_first_layer, load_encoder, read_state
-from protoseg.types import SegOutput
+from protoseg.types import Perturb, SegOutput
 
 
 class Segmenter(nn.Module):
@@ -70,11 +70,13 @@ class Segmenter(nn.Module):
             freeze_statistics(self.encoder)
         return self
 
-    def forward(self, image: Tensor) -> SegOutput:
+    def forward(self, image: Tensor, *, perturb: Perturb | None = None) -> SegOutput:
         """Predict every pixel.
 
         Args:
             image: (B, I, H, W) float, normalised.
+            perturb: changes the encoder's feature maps, fine ones first, before the decoder sees them; the image itself, which
+                smp counts as the finest map, is not among them. It may multiply the batch.
 
         Returns:
             SegOutput with logits (B, C, H, W) and features (B, D, h, w) that cover the padded image.
@@ -85,10 +87,20 @@ class Segmenter(nn.Module):
         height, width = image.shape[-2:]
         padded = F.pad(image, (0, self._missing(width), 0, self._missing(height)), mode="replicate")
         with explain_batch_of_one(type(self.network).__name__):
-            features = self.network(padded)
+            features = self.network(padded) if perturb is None else self._decode_perturbed(padded, perturb)
         logits = self.head(features)[..., :height, :width]
         covers = (padded.shape[-2], padded.shape[-1])
         return SegOutput(logits, features, covers, align_corners=True)  # as smp's heads up-sample
+
+    def _decode_perturbed(self, image: Tensor, perturb: Perturb) -> Tensor:
+        encoded = self.encoder(image)
+        if isinstance(self.network, smp.DPT):  # whose encoder also returns the tokens that are no patch
+            maps, tokens = perturb(list(encoded[0])), encoded[1]
+            times = len(maps[0]) // len(image)
+            return self.network.decoder(maps, [t if t is None else t.repeat(times, 1, 1) for t in tokens])  # type: ignore[no-any-return]
+        finest, *maps = encoded
+        maps = perturb(maps)
+        return self.network.decoder([finest.repeat(len(maps[0]) // len(image), 1, 1, 1), *maps])  # type: ignore[no-any-return]
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that start from pre-trained weights and usually get the lower learning rate."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protoseg.types import SegOutput
+from protoseg.types import Perturb, SegOutput
 
 
 class SmallUNet(nn.Module):
@@ -44,13 +44,19 @@ class SmallUNet(nn.Module):
         # Channels last makes a step of the demo about a fifth faster on a CPU (64 px crops, one and two threads).
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, image: Tensor) -> SegOutput:
-        """Predict every pixel: (B, I, H, W) -> logits (B, C, H, W), features (B, D, H / 2, W / 2) of the padded image."""
+    def forward(self, image: Tensor, *, perturb: Perturb | None = None) -> SegOutput:
+        """Predict every pixel: (B, I, H, W) -> logits (B, C, H, W), features (B, D, H / 2, W / 2) of the padded image.
+
+        `perturb` as in `Segmenter.forward`.
+        """
         height, width = image.shape[-2:]
         x = F.pad(image, (0, -width % self.divisor, 0, -height % self.divisor), mode="replicate")
         covers = (x.shape[-2], x.shape[-1])
         x = x.contiguous(memory_format=torch.channels_last)
         levels = [x := level(x) for level in self.encoder]
+        if perturb is not None:
+            levels = perturb(levels)
+            x = levels[-1]
         for reduce, merge, beside in zip(self.reduce, self.merge, reversed(levels[:-1]), strict=True):
             x = merge(torch.cat([F.interpolate(reduce(x), scale_factor=2, mode="nearest"), beside], dim=1))
         logits = F.interpolate(self.head(x), covers, mode="bilinear", align_corners=False)

@@ -1,0 +1,113 @@
+"""How long is one optimizer step of each method, and how much memory does it take?
+
+    python benchmarks/step.py --methods supervised,fixmatch,prototype,unimatch,unimatch_v2
+
+Same network, crops and batch for all; steps of the methods take turns, so that whatever else the machine does meets each of
+them alike, and the ratio to the first method is the median over these rounds. Crops are random numbers on the device: decoding
+is not measured, views, CutMix, EMA and prototypes are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grid import machine
+from protoseg.cli import parse_train
+from protoseg.config import build_method, build_network, build_normalization, build_optimizer, build_views, method_class
+from protoseg.data.images import PHOTOGRAPH
+
+_CLASSES = 21
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--methods", default="supervised,fixmatch,prototype", help="comma-separated; the first is the measure")
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4, help="labelled and unlabelled crops each; default 4")
+    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each method; default 10")
+    parser.add_argument("--json", type=Path, help="also write a list of {method, seconds, ratio, peak_bytes, ...}")
+    options, extra = parser.parse_known_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    words = ["data", "--model.weights", "none", "--crop", str(options.crop), "--batch", str(options.batch), *extra]
+    steps = {name: Step([*words, "--method", name], device) for name in options.methods.split(",")}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(options.rounds + 2):  # the first two are not counted
+        for name, step in steps.items():
+            seconds = step.run(round_)
+            if round_ >= 2:
+                times[name].append(seconds)
+    first = next(iter(steps))
+    rows = []
+    for name, step in steps.items():
+        ratio = statistics.median(own / base for own, base in zip(times[name], times[first], strict=True))
+        row = {"method": name, "seconds": statistics.median(times[name]), "ratio": ratio, "peak_bytes": step.peak}
+        rows.append(row | {"crop": options.crop, "batch": options.batch, "network": step.network, "machine": machine()})
+    print(f"| method | seconds a step | against {first} | peak memory |\n|---|---|---|---|")
+    for row in rows:
+        memory = f"{row['peak_bytes'] / 2**30:.2f} GiB" if row["peak_bytes"] else "not measured on a CPU"
+        print(f"| {row['method']} | {row['seconds']:.3f} | {row['ratio']:.2f} x | {memory} |")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+class Step:
+    """One method with its optimizer and its own copy of the network."""
+
+    def __init__(self, words: list[str], device: torch.device) -> None:
+        config = parse_train(words)
+        own = {"warmup_steps": 0, "ema_momentum": 0.99}
+        config = dataclasses.replace(config, steps=1000, consistency=dataclasses.replace(config.consistency, **own))
+        torch.manual_seed(0)
+        self.method = build_method(config, build_network(config.model, _CLASSES)).to(device).train()
+        self.optimizer = build_optimizer(config.optimizer, self.method)
+        self.views = build_views(config, build_normalization(config.model, PHOTOGRAPH)).to(device)
+        self.network = f"{config.model.arch} on {config.model.encoder}"
+        assert config.crop is not None
+        assert config.batch is not None
+        self.device, self.shape, self.peak = device, (config.batch, config.crop, config.crop), 0
+        self.uses_unlabeled = method_class(config.method).uses_unlabeled
+
+    def run(self, step: int) -> float:
+        """Seconds of one whole step."""
+        raw = self._raw(step)
+        self.method.before_step(lambda: iter([self.views.labeled(raw["labeled"])]), step=step)
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+            unlabeled = self.views.unlabeled(raw["unlabeled"], step=step) if self.uses_unlabeled else None
+            out = self.method(self.views.labeled(raw["labeled"]), unlabeled, step=step)
+        out.loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.method.after_step([out.carry], step=step)
+        if cuda:
+            torch.cuda.synchronize()
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+        return time.perf_counter() - start
+
+    def _raw(self, step: int) -> dict[str, Any]:
+        """What the loaders bring."""
+        gen = torch.Generator().manual_seed(step)
+        image = torch.randint(0, 256, (2, self.shape[0], 3, *self.shape[1:]), generator=gen, dtype=torch.uint8).to(self.device)
+        mask = torch.randint(0, _CLASSES, self.shape, generator=gen, dtype=torch.uint8).to(self.device)
+        seeds = [[2 * self.shape[0] * step + half * self.shape[0] + i for i in range(self.shape[0])] for half in range(2)]
+        valid = torch.ones(self.shape, dtype=torch.bool, device=self.device)
+        return {
+            "labeled": {"image": image[0], "mask": mask, "seed": seeds[0]},
+            "unlabeled": {"image": image[1], "valid": valid, "seed": seeds[1]},
+        }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence, https://arxiv.org/abs/2001.07685
+
+Sohn et al., NeurIPS 2020; for segmentation as in Yang et al., CVPR 2023 (UniMatch, arXiv 2208.09910), whose code has the
+CutMix and the constants. B_l B_u labelled/unlabelled images · H W crop
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Unpack
+
+from torch import Tensor, nn
+
+from protoseg.functional.mixing import cutmix
+from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
+from protoseg.methods.base import Method, SharedOptions, confident_share, together
+from protoseg.methods.lesson import Lesson, Taught
+from protoseg.types import LabeledBatch, SegOutput, UnlabeledBatch
+
+
+class FixMatch(Method):
+    """The label of a weak view is the target of a strong one, where the teacher is sure: L = (L_x + L_s) / 2.
+
+    Args:
+        student: the network.
+        threshold: lowest confidence that counts: 0.95 on Pascal VOC and COCO, 0 on Cityscapes.
+        labels_from: "ema", the moving average as in UniMatch V2's code, or "self": the student, in training mode and in one
+            pass with the labelled crops, as in UniMatch V1's.
+        options: see Method.
+    """
+
+    labeled_weight = 0.5
+    unlabeled_weights: ClassVar[Mapping[str, float]] = {"consistency": 0.5}
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        threshold: float = 0.95,
+        labels_from: Literal["ema", "self"] = "ema",
+        **options: Unpack[SharedOptions],
+    ) -> None:
+        super().__init__(student, **options)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
+        if labels_from not in ("ema", "self"):
+            raise ValueError(f"labels_from is 'ema' or 'self', got {labels_from!r}")
+        self.threshold, self.labels_from = threshold, labels_from
+
+    def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
+        seen, logits = self._look(labeled, unlabeled)
+        pseudo = pseudo_label(self.aligned(logits), unlabeled.valid)
+        mixed, target = cutmix(unlabeled.strong[0], pseudo, unlabeled.box[0])
+        if seen is None:
+            seen, strong = together(self.student, labeled.image, mixed)
+        else:
+            strong = self.student(mixed)
+        loss = consistency_loss(strong.logits, target, threshold=self.threshold)
+        confident = selected(target, self.threshold)
+        taught = Taught(strong, target, confident, target.valid, self.weights()["consistency"])
+        monitors = {"confident": confident_share(confident, target.valid)}
+        return Lesson(seen, {"consistency": loss}, [taught], pseudo, monitors)
+
+    def _look(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> tuple[SegOutput | None, Tensor]:
+        """The labels' logits, and the labelled crops' output where the student saw them on the way."""
+        if self.labels_from == "ema":
+            return None, self.teacher(unlabeled.weak).logits
+        seen, weak = together(self.student, labeled.image, unlabeled.weak)
+        return seen, weak.logits.detach()

@@ -1,0 +1,318 @@
+"""What every method keeps to, with and without the prototype term. A new method is tested by standing in `METHODS`.
+
+B_u unlabelled images · C classes
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from protoseg.config import METHODS, method_class
+from protoseg.functional.pseudo_label import pseudo_label
+from protoseg.methods.base import Method
+from protoseg.methods.prototype_term import PrototypeTerm
+from protoseg.nn.prototype_head import PrototypeHead
+from protoseg.nn.share_alignment import ShareAlignment
+from protoseg.nn.small_unet import SmallUNet
+from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, UnlabeledBatch
+
+SIDE, GRID, K, WIDTH = 32, 4, 2, 4
+NAMES = sorted(METHODS)
+LEARNING = [name for name in NAMES if method_class(name).uses_unlabeled]
+OWN_TEACHER = {"unimatch"}
+"""Methods whose labels come from the student itself."""
+
+
+def make(name: str, *, classes: int = 3, prototypes: bool = False, **options: Any) -> Method:
+    """A method whose teacher has seen other weights than its student."""
+    torch.manual_seed(0)
+    student = SmallUNet(classes, width=WIDTH)
+    student(torch.randn(4, 3, SIDE, SIDE))
+    if prototypes:
+        head = PrototypeHead(WIDTH, classes, per_class=K)
+        features = torch.rand(20 * classes, WIDTH, generator=torch.Generator().manual_seed(1))
+        head.fit(features, torch.arange(20 * classes) % classes)
+        options["prototypes"] = PrototypeTerm(head, grid=GRID)
+    if method_class(name).uses_unlabeled:
+        options.setdefault("threshold", 0.0)
+    method = method_class(name)(student, **options)
+    with torch.no_grad():
+        for parameter in method.teacher.network.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
+    return method.train()
+
+
+def labeled_batch(*, size: int = 2, classes: int = 3, ignored: float = 0.3) -> LabeledBatch:
+    gen = torch.Generator().manual_seed(2)
+    mask = torch.randint(0, classes, (size, SIDE, SIDE), generator=gen)
+    mask[torch.rand(mask.shape, generator=gen) < ignored] = IGNORE_INDEX
+    return LabeledBatch(torch.randn(size, 3, SIDE, SIDE, generator=gen), mask, torch.arange(size) + 100)
+
+
+def unlabeled_batch(method: Method, *, size: int = 2, padded: int = 12, mixed: bool = True) -> UnlabeledBatch:
+    gen = torch.Generator().manual_seed(3)
+    weak = torch.randn(size, 3, SIDE, SIDE, generator=gen)
+    valid = torch.ones(size, SIDE, SIDE, dtype=torch.bool)
+    valid[0, SIDE - padded :] = False
+    box = torch.zeros(method.num_strong, size, SIDE, SIDE, dtype=torch.bool)
+    if mixed:
+        box[:, :, 8:24, 0:20] = True
+    strong = weak + 0.3 * torch.randn(method.num_strong, *weak.shape, generator=gen)
+    return UnlabeledBatch(weak, strong, valid, box, torch.arange(size) + 200)
+
+
+def given_labels(monkeypatch: pytest.MonkeyPatch, method: Method, change: Callable[[PseudoLabel], PseudoLabel]) -> None:
+    """Let a method work with other pseudo-labels than its teacher's."""
+    for cls in type(method).__mro__:
+        module = importlib.import_module(cls.__module__)
+        if hasattr(module, "pseudo_label"):
+            monkeypatch.setattr(module, "pseudo_label", lambda logits, valid: change(pseudo_label(logits, valid)))
+
+
+with_and_without = pytest.mark.parametrize("prototypes", [False, True], ids=["plain", "prototypes"])
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_loss_is_averaged_over_valid_pixels_not_over_confident_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a student that says the same everywhere, half as many confident pixels make half the loss."""
+    sums = []
+    for share in (SIDE, SIDE // 2):
+        method = make(name, threshold=0.9)
+        torch.nn.init.zeros_(method.student.head.weight)
+        torch.nn.init.constant_(method.student.head.bias, 0.0)
+        torch.nn.init.zeros_(method.teacher.network.head.weight)
+        method.teacher.network.head.bias.data.copy_(torch.tensor([2.0, 0.0, 0.0]))
+
+        def sure(pseudo: PseudoLabel, share: int = share) -> PseudoLabel:
+            confidence = torch.zeros_like(pseudo.confidence)
+            confidence[..., :share] = 1.0
+            return pseudo._replace(confidence=confidence)
+
+        with monkeypatch.context() as patch:
+            given_labels(patch, method, sure)
+            out = method(labeled_batch(), unlabeled_batch(method, mixed=False), step=0)
+        sums.append([out.terms[term].item() for term in method.unlabeled_weights])
+        if name not in {"mean_teacher", "cutmix_mt"}:  # squared errors
+            assert sums[-1] == pytest.approx([math.log(3) * share / SIDE] * len(sums[-1]), rel=1e-5)
+    assert sums[1] == pytest.approx([value / 2 for value in sums[0]], rel=1e-5)
+    assert min(sums[0]) > 0
+
+
+@with_and_without
+@pytest.mark.parametrize("name", LEARNING)
+def test_padding_stays_out_after_mixing(name: str, prototypes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is believed about padding, pasted into the partner or not, changes nothing."""
+    losses = []
+    for label in (0, 1):
+        method = make(name, prototypes=prototypes, threshold=0.5)
+
+        def believe(pseudo: PseudoLabel, label: int = label) -> PseudoLabel:
+            sure = torch.where(pseudo.valid, pseudo.confidence, 1.0)
+            return pseudo._replace(label=torch.where(pseudo.valid, pseudo.label, label), confidence=sure)
+
+        with monkeypatch.context() as patch:
+            given_labels(patch, method, believe)
+            losses.append(method(labeled_batch(), unlabeled_batch(method), step=0).loss.item())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_mode_and_statistics_of_the_passes(name: str) -> None:
+    """An EMA teacher looks in eval mode and keeps its statistics; a student that teaches itself does so in training mode."""
+    method, seen = make(name), []
+    method.teacher.network.register_forward_hook(lambda module, args, out: seen.append((module.training, out.logits)))
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    method(labeled_batch(), unlabeled_batch(method), step=0)
+    assert len(seen) == (0 if name in OWN_TEACHER else 1)
+    assert not any(training or logits.requires_grad for training, logits in seen)
+    changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {key for key in before if key.startswith("student.") and ("running" in key or "num_batches" in key)}
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_only_where_they_belong(name: str, prototypes: bool) -> None:
+    method = make(name, prototypes=prototypes)
+    method(labeled_batch(), unlabeled_batch(method), step=0).loss.backward()
+    trained = {id(parameter) for parameter in method.trained_parameters()}
+    for parameter in method.parameters():
+        assert parameter.requires_grad is (id(parameter) in trained)
+        assert (parameter.grad is not None) is (id(parameter) in trained)
+    assert all(p.grad.abs().sum() > 0 for p in method.student.parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_teacher_follows_parameters_and_buffers(name: str) -> None:
+    method = make(name, ema_momentum=0.75)
+    out = method(labeled_batch(), unlabeled_batch(method), step=0)
+    old = copy.deepcopy(method.teacher.network.state_dict())
+    method.after_step([out.carry], step=10)
+    for key, value in method.teacher.network.state_dict().items():
+        student = method.student.state_dict()[key]
+        expected = 0.75 * old[key] + 0.25 * student if value.is_floating_point() else student
+        torch.testing.assert_close(value, expected)
+    assert any("running_mean" in key for key in old)
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1, 3])
+def test_batch_sizes(name: str, prototypes: bool, size: int) -> None:
+    method = make(name, prototypes=prototypes)
+    out = method(labeled_batch(size=size), unlabeled_batch(method, size=size), step=0)
+    out.loss.backward()
+    method.after_step([out.carry], step=0)
+    assert out.loss.isfinite()
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("classes", [2, 150])
+def test_few_and_many_classes(name: str, prototypes: bool, classes: int) -> None:
+    method = make(name, classes=classes, prototypes=prototypes)
+    out = method(labeled_batch(classes=classes), unlabeled_batch(method), step=0)
+    out.loss.backward()
+    method.after_step([out.carry], step=0)
+    assert out.terms["labeled"].item() == pytest.approx(math.log(classes), rel=0.4)
+    assert all(value.isfinite() and value > 0 for value in out.terms.values())
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", ["no label", "padding only", "never sure", "nothing at all", "class absent"])
+def test_missing_pieces_are_finite(name: str, prototypes: bool, case: str) -> None:
+    sure = case not in ("never sure", "nothing at all")
+    method = make(name, prototypes=prototypes, **({} if sure or name not in LEARNING else {"threshold": 1.0}))
+    labeled, unlabeled = labeled_batch(), unlabeled_batch(method)
+    if case in ("no label", "nothing at all"):
+        labeled.mask.fill_(IGNORE_INDEX)
+    if case in ("padding only", "nothing at all"):
+        unlabeled.valid.zero_()
+    if case == "class absent":
+        labeled.mask[labeled.mask == 2] = IGNORE_INDEX
+    out = method(labeled, unlabeled, step=0)
+    out.loss.backward()
+    method.after_step([out.carry], step=0)
+    zero = {term for term, value in out.terms.items() if value.item() == 0}
+    on_labels, on_others = {"labeled", "prototype_labeled"}, {*method.unlabeled_weights, "prototype_consistency"}
+    expected = {
+        "no label": on_labels,
+        "padding only": on_others,
+        "never sure": on_others,
+        "nothing at all": on_labels | on_others,
+        "class absent": set(),
+    }[case]
+    assert zero == expected & out.terms.keys()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+    assert all(value.isfinite().all() for value in method.state_dict().values())
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+def test_warm_up_needs_labels_only(name: str, prototypes: bool) -> None:
+    method = make(name, prototypes=prototypes, warmup_steps=3)
+    labeled = labeled_batch()
+    seen = copy.deepcopy(method.student)(labeled.image)
+    out = method(labeled, None, step=2)
+    expected = F.cross_entropy(seen.logits, labeled.mask, ignore_index=IGNORE_INDEX)
+    torch.testing.assert_close(out.loss, method.labeled_weight * expected)
+    assert out.terms.keys() == {"labeled"}
+    method.after_step([out.carry], step=2)
+    assert all(torch.equal(a, b) for a, b in zip(method.teacher.parameters(), method.student.parameters(), strict=True))
+    if method.uses_unlabeled:
+        with pytest.raises(AssertionError, match="unlabelled"):
+            method(labeled, None, step=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
+    """With the weights of the paper's formula, those of the prototype term in proportion, and the user's on top."""
+    method = make(name, prototypes=True, prototype_weight=0.2, unlabeled_weight=3.0)
+    out = method(labeled_batch(), unlabeled_batch(method), step=0)
+    weights = {"labeled": method.labeled_weight, "prototype_labeled": 0.2 * method.labeled_weight}
+    weights |= {term: 3 * weight for term, weight in method.unlabeled_weights.items()}
+    if method.uses_unlabeled:
+        weights["prototype_consistency"] = 0.2 * 3 * sum(method.unlabeled_weights.values())
+    assert out.terms.keys() == weights.keys()
+    expected = sum(weights[term] * value.item() for term, value in out.terms.items())
+    assert out.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+def test_state_survives_a_round_trip(name: str, prototypes: bool) -> None:
+    options = {"prototypes": prototypes, "alignment": ShareAlignment(3)}
+    method = make(name, **options)
+    run(method, 0, 2)
+    other = make(name, prototypes=prototypes, alignment=ShareAlignment(3))
+    other.load_state_dict(copy.deepcopy(method.state_dict()))
+    assert run(method, 2, 4) == run(other, 2, 4)
+    for key, value in method.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_falls(name: str, prototypes: bool) -> None:
+    method = make(name, prototypes=prototypes, warmup_steps=10, **({"threshold": 0.8} if name in LEARNING else {}))
+    optimizer = torch.optim.AdamW(method.trained_parameters(), lr=0.01)
+    losses = [terms["labeled"] for terms in run(method, 0, 40, optimizer)]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+def run(method: Method, first: int, last: int, optimizer: torch.optim.Optimizer | None = None) -> list[dict[str, float]]:
+    """Steps on a toy set: three colours, labelled by colour. The default optimizer remembers nothing."""
+    optimizer = optimizer or torch.optim.SGD(method.trained_parameters(), lr=0.3)
+    history = []
+    for step in range(first, last):
+        gen = torch.Generator().manual_seed(step)
+        mask = torch.randint(0, 3, (4, 4, 4), generator=gen).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+        image = F.one_hot(mask, 3).permute(0, 3, 1, 2).float() + 0.3 * torch.randn(4, 3, SIDE, SIDE, generator=gen)
+        labeled = LabeledBatch(image[:2], mask[:2], torch.tensor([4 * step, 4 * step + 1]))
+        strong = image[2:].expand(method.num_strong, -1, -1, -1, -1)
+        unlabeled = unlabeled_batch(method)._replace(weak=image[2:], strong=strong, seed=labeled.seed + 2)
+
+        def labelled_pass(labeled: LabeledBatch = labeled) -> Iterator[LabeledBatch]:
+            return iter([labeled])
+
+        method.before_step(labelled_pass, step=step)
+        torch.manual_seed(step)
+        out = method(labeled, unlabeled, step=step)
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+        method.after_step([out.carry], step=step)
+        history.append({name: value.item() for name, value in out.terms.items()})
+    return history
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_impossible_threshold_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="threshold is a probability"):
+        make(name, threshold=1.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", [{"ema_momentum": 1.0}, {"warmup_steps": -1}, {"prototype_delay": -1}])
+def test_impossible_shared_options_are_refused(name: str, options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        make(name, **options)
+
+
+def test_every_method_can_be_told_from_the_others() -> None:
+    """No two of them compute the same loss."""
+    losses: dict[str, Tensor] = {}
+    for name in NAMES:
+        method = make(name, threshold=0.34) if name in LEARNING else make(name)
+        losses[name] = method(labeled_batch(), unlabeled_batch(method), step=0).loss
+    values = sorted(round(value.item(), 5) for value in losses.values())
+    assert len(set(values)) == len(values), losses
