@@ -273,10 +273,12 @@ class TestBuild:
         assert (method.prototypes is not None) is bool(plus or name == "prototype")
         views = build_views(config, build_normalization(config.model, PHOTOGRAPH))
         assert views.num_strong == method.num_strong
-        columns = {"loss", "labeled"} | ({*method.unlabeled_weights, "confident"} if method.uses_unlabeled else set())
-        if method.prototypes is not None:
-            columns |= {"prototype_labeled", "prototype_agreement"}
-            columns |= {"prototype_consistency"} if method.uses_unlabeled else set()
+        columns = {"loss"} | ({*method.unlabeled_weights, "confident"} if method.uses_unlabeled else set())
+        for network in method.trained_names:
+            columns.add(f"labeled{network}")
+            if method.prototypes is not None:
+                columns |= {f"prototype_labeled{network}", f"prototype_agreement{network}"}
+                columns |= {f"prototype_consistency{network}"} if method.uses_unlabeled else set()
         assert set(metric_fields(config)) == columns
 
     def test_what_a_recipe_says_about_its_own_method_is_not_for_another(self) -> None:

@@ -33,6 +33,7 @@ METHODS = {
     "mean_teacher": "mean_teacher.MeanTeacher",
     "cutmix_mt": "cutmix_mt.CutMixMT",
     "fixmatch": "fixmatch.FixMatch",
+    "cps": "cps.CrossPseudoSupervision",
     "unimatch": "unimatch.UniMatch",
     "unimatch_v2": "unimatch_v2.UniMatchV2",
     "prototype": "prototype.PrototypeConsistency",
@@ -616,19 +617,18 @@ def _assign_file(head: PrototypeHead, path: Path) -> None:
 def metric_fields(config: TrainConfig) -> tuple[str, ...]:
     """Columns of the metrics file: the loss terms and monitors that the settings bring about."""
     method = method_class(config.method)
-    fields = ["loss", "labeled", *(["auxiliary"] if config.model.auxiliary else [])]
-    if method.uses_unlabeled:
-        fields += [*method.unlabeled_weights, "confident"]
+    fields = ["labeled", *(["auxiliary"] if config.model.auxiliary else [])]
     if config.prototypes.per_class:
         fields += ["prototype_labeled", *(["prototype_consistency"] if method.uses_unlabeled else []), "prototype_agreement"]
-    return tuple(fields)
+    own = (*method.unlabeled_weights, "confident") if method.uses_unlabeled else ()
+    return ("loss", *(f"{name}{network}" for network in method.trained_names for name in fields), *own)
 
 
 def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:
     """The optimizer over the student: encoder at `lr`, everything else at `lr * head_factor`."""
     import torch
 
-    encoder = list(method.network.encoder_parameters())
+    encoder = list(method.encoder_parameters())
     ids = {id(parameter) for parameter in encoder}
     rest = [parameter for parameter in method.trained_parameters() if id(parameter) not in ids]
     groups = [{"params": encoder, "lr": config.lr}, {"params": rest, "lr": config.lr * config.head_factor}]

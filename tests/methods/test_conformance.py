@@ -28,8 +28,8 @@ from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, UnlabeledBat
 SIDE, GRID, K, WIDTH = 32, 4, 2, 4
 NAMES = sorted(METHODS)
 LEARNING = [name for name in NAMES if method_class(name).uses_unlabeled]
-OWN_TEACHER = {"unimatch"}
-"""Methods whose labels come from the student itself."""
+OWN_TEACHER = {"unimatch", "cps"}
+"""Methods whose labels come from the networks that are trained."""
 
 
 def make(name: str, *, classes: int = 3, prototypes: bool = False, **options: Any) -> Method:
@@ -87,8 +87,9 @@ def test_loss_is_averaged_over_valid_pixels_not_over_confident_ones(name: str, m
     sums = []
     for share in (SIDE, SIDE // 2):
         method = make(name, threshold=0.9)
-        torch.nn.init.zeros_(method.student.head.weight)
-        torch.nn.init.constant_(method.student.head.bias, 0.0)
+        for part in method.trained():
+            torch.nn.init.zeros_(part.network.head.weight)
+            torch.nn.init.zeros_(part.network.head.bias)
         torch.nn.init.zeros_(method.teacher.network.head.weight)
         method.teacher.network.head.bias.data.copy_(torch.tensor([2.0, 0.0, 0.0]))
 
@@ -135,7 +136,10 @@ def test_mode_and_statistics_of_the_passes(name: str) -> None:
     assert len(seen) == (0 if name in OWN_TEACHER else 1)
     assert not any(training or logits.requires_grad for training, logits in seen)
     changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed == {key for key in before if key.startswith("student.") and ("running" in key or "num_batches" in key)}
+    trained = tuple(
+        f"{name}." for name, module in method.named_children() if any(module is p.network for p in method.trained())
+    )
+    assert changed == {key for key in before if key.startswith(trained) and ("running" in key or "num_batches" in key)}
 
 
 @with_and_without
@@ -147,7 +151,7 @@ def test_gradients_only_where_they_belong(name: str, prototypes: bool) -> None:
     for parameter in method.parameters():
         assert parameter.requires_grad is (id(parameter) in trained)
         assert (parameter.grad is not None) is (id(parameter) in trained)
-    assert all(p.grad.abs().sum() > 0 for p in method.student.parameters() if p.ndim > 1)
+    assert all(p.grad.abs().sum() > 0 for p in method.trained_parameters() if p.ndim > 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,7 +207,8 @@ def test_missing_pieces_are_finite(name: str, prototypes: bool, case: str) -> No
     out.loss.backward()
     method.after_step([out.carry], step=0)
     zero = {term for term, value in out.terms.items() if value.item() == 0}
-    on_labels, on_others = {"labeled", "prototype_labeled"}, {*method.unlabeled_weights, "prototype_consistency"}
+    on_labels = {f"{term}{network}" for term in ("labeled", "prototype_labeled") for network in method.trained_names}
+    on_others = {*method.unlabeled_weights, *(f"prototype_consistency{network}" for network in method.trained_names)}
     expected = {
         "no label": on_labels,
         "padding only": on_others,
@@ -221,11 +226,11 @@ def test_missing_pieces_are_finite(name: str, prototypes: bool, case: str) -> No
 def test_warm_up_needs_labels_only(name: str, prototypes: bool) -> None:
     method = make(name, prototypes=prototypes, warmup_steps=3)
     labeled = labeled_batch()
-    seen = copy.deepcopy(method.student)(labeled.image)
+    seen = [copy.deepcopy(part.network)(labeled.image).logits for part in method.trained()]
     out = method(labeled, None, step=2)
-    expected = F.cross_entropy(seen.logits, labeled.mask, ignore_index=IGNORE_INDEX)
+    expected = sum(F.cross_entropy(logits, labeled.mask, ignore_index=IGNORE_INDEX) for logits in seen)
     torch.testing.assert_close(out.loss, method.labeled_weight * expected)
-    assert out.terms.keys() == {"labeled"}
+    assert out.terms.keys() == {f"labeled{network}" for network in method.trained_names}
     method.after_step([out.carry], step=2)
     assert all(torch.equal(a, b) for a, b in zip(method.teacher.parameters(), method.student.parameters(), strict=True))
     if method.uses_unlabeled:
@@ -238,10 +243,13 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
     """With the weights of the paper's formula, those of the prototype term in proportion, and the user's on top."""
     method = make(name, prototypes=True, prototype_weight=0.2, unlabeled_weight=3.0)
     out = method(labeled_batch(), unlabeled_batch(method), step=0)
-    weights = {"labeled": method.labeled_weight, "prototype_labeled": 0.2 * method.labeled_weight}
-    weights |= {term: 3 * weight for term, weight in method.unlabeled_weights.items()}
-    if method.uses_unlabeled:
-        weights["prototype_consistency"] = 0.2 * 3 * sum(method.unlabeled_weights.values())
+    weights = {term: 3 * weight for term, weight in method.unlabeled_weights.items()}
+    for network in method.trained_names:
+        weights[f"labeled{network}"] = method.labeled_weight
+        weights[f"prototype_labeled{network}"] = 0.2 * method.labeled_weight
+        if method.uses_unlabeled:
+            views = sum(method.unlabeled_weights.values()) / len(method.trained_names)
+            weights[f"prototype_consistency{network}"] = 0.2 * 3 * views
     assert out.terms.keys() == weights.keys()
     expected = sum(weights[term] * value.item() for term, value in out.terms.items())
     assert out.loss.item() == pytest.approx(expected, rel=1e-5)

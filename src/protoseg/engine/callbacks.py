@@ -145,7 +145,7 @@ class MetricsLog(StepCallback):
         self._stop()
 
     def _show(self, trainer: L.Trainer, step: int, means: dict[str, float], row: dict[str, Any]) -> None:
-        shares = {"confident", "prototype_agreement"}
+        shares = {"confident", "prototype_agreement", "prototype_agreement_peer"}
         shown = [
             f"{name.replace('_', ' ')} {value:.0%}" if name in shares else f"{name.replace('_', ' ')} {value:.3f}"
             for name, value in means.items()

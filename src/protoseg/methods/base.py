@@ -6,6 +6,7 @@ B_l B_u labelled/unlabelled images · C classes · H W crop
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, Unpack, cast
 
 import torch
@@ -33,10 +34,18 @@ class SegmentationNetwork(Protocol):
     def encoder_parameters(self) -> Iterator[nn.Parameter]: ...
 
 
+class Trained(NamedTuple):
+    """A network that the optimizer trains, with its prototypes."""
+
+    name: str  # behind the names of its losses
+    network: nn.Module
+    prototypes: PrototypeTerm | None
+
+
 class StepCarry(NamedTuple):
     """What the shared parts need after the step, and what the method itself does, detached."""
 
-    prototypes: Sequence[PrototypeCarry] = ()
+    prototypes: Sequence[Sequence[PrototypeCarry]] = ()  # of each trained network; none before they start
     labeled_count: Tensor | None = None  # (C,)
     pseudo_count: Tensor | None = None  # (C,)
     own: Any = None
@@ -84,6 +93,8 @@ class Method(nn.Module):
     uses_unlabeled = True
     own_momentum = 0.99
     """Of the teacher, in the paper."""
+    trained_names: ClassVar[tuple[str, ...]] = ("",)
+    """Of the networks that it trains, behind the names of their losses."""
     num_strong = 1
     """Strong views that it asks for."""
     labeled_weight = 1.0
@@ -122,32 +133,44 @@ class Method(nn.Module):
             unlabeled: unlabelled crops; not needed by a method that does not use them, nor during the warm-up.
             step: optimizer steps done so far.
         """
+        trained = self.trained()
         if not self.uses_unlabeled or step < self.warmup_steps:
-            lesson = Lesson(self.student(labeled.image))
+            lessons = [Lesson(part.network(labeled.image)) for part in trained]
         else:
             assert unlabeled is not None, "this method learns from unlabelled images"
             lesson = self.learn(labeled, unlabeled, step=step)
-        terms = {"labeled": self.labeled_loss(lesson.labeled.logits, labeled.mask), **lesson.terms}
-        if lesson.labeled.auxiliary is not None:
-            terms["auxiliary"] = self.labeled_loss(lesson.labeled.auxiliary, labeled.mask)
-        weights = self.weights()
-        monitors = dict(lesson.monitors)
-        prototypes: Sequence[PrototypeCarry] = ()
-        if self.prototypes is not None and step >= self.prototype_start:
-            prototype = prototype_losses(self.prototypes, lesson, labeled, unlabeled)
-            terms |= prototype.terms
-            weights |= {name: self.prototype_weight * weight for name, weight in prototype.weights.items()}
-            weights["prototype_labeled"] *= self.labeled_weight
-            monitors["prototype_agreement"] = prototype.agreement
-            prototypes = prototype.carries
+            lessons = [lesson] if lesson.peer is None else [lesson, lesson.peer]
+        terms: dict[str, Tensor] = {}
+        weights, monitors = self.weights(), dict(lessons[0].monitors)
+        prototypes: list[Sequence[PrototypeCarry]] = []
+        for (name, _, prototype_term), lesson in zip(trained, lessons, strict=True):
+            terms[f"labeled{name}"] = self.labeled_loss(lesson.labeled.logits, labeled.mask)
+            if lesson.labeled.auxiliary is not None:
+                terms[f"auxiliary{name}"] = self.labeled_loss(lesson.labeled.auxiliary, labeled.mask)
+            terms |= lesson.terms
+            if prototype_term is not None and step >= self.prototype_start:
+                losses = prototype_losses(prototype_term, lesson, labeled, unlabeled)
+                terms |= {f"{key}{name}": term for key, term in losses.terms.items()}
+                proportion = {"prototype_labeled": self.labeled_weight}
+                for key, weight in losses.weights.items():
+                    weights[f"{key}{name}"] = self.prototype_weight * proportion.get(key, 1.0) * weight
+                monitors[f"prototype_agreement{name}"] = losses.agreement
+                prototypes.append(losses.carries)
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        carry = StepCarry(prototypes, *self._counts(labeled, lesson.pseudo), lesson.carry)
+        carry = StepCarry(tuple(prototypes), *self._counts(labeled, lessons[0].pseudo), lessons[0].carry)
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, carry)
+
+    def trained(self) -> tuple[Trained, ...]:
+        """The networks that the optimizer trains, the one that ships first."""
+        return (Trained(self.trained_names[0], self.student, self.prototypes),)
 
     def weights(self) -> dict[str, float]:
         """Of every term that is not a prototype loss."""
-        own = {name: self.unlabeled_weight * weight for name, weight in self.unlabeled_weights.items()}
-        return {"labeled": self.labeled_weight, "auxiliary": self.labeled_weight * self.auxiliary_weight, **own}
+        weights = {name: self.unlabeled_weight * weight for name, weight in self.unlabeled_weights.items()}
+        for part in self.trained():
+            weights[f"labeled{part.name}"] = self.labeled_weight
+            weights[f"auxiliary{part.name}"] = self.labeled_weight * self.auxiliary_weight
+        return weights
 
     def aligned(self, logits: Tensor) -> Tensor:
         """A teacher's logits (B_u, C, H, W), with the shares of the classes aligned where that is asked for."""
@@ -155,8 +178,10 @@ class Method(nn.Module):
 
     def before_step(self, labeled: LabeledPass, *, step: int) -> None:
         """Prepare for a step: start the prototypes from labelled features. Called before each optimizer step."""
-        if self.prototypes is not None and step == self.prototype_start:
-            self.prototypes.start(self.student, labeled, seed=self.seed)
+        if step == self.prototype_start:
+            for part in self.trained():
+                if part.prototypes is not None:
+                    part.prototypes.start(part.network, labeled, seed=self.seed)
 
     def after_step(self, carries: Sequence[StepCarry], *, step: int) -> None:
         """Move what moves without a gradient, after the optimizer step.
@@ -165,19 +190,25 @@ class Method(nn.Module):
             carries: `StepOutput.carry` of each forward pass since the last step (several under gradient accumulation).
             step: as it was in these forward passes.
         """
-        average_buffers_(self.student)
+        for part in self.trained():
+            average_buffers_(part.network)
         momentum = ema_momentum(step, momentum=self.ema_momentum, start=self.warmup_steps)
         self.teacher.update(self.student, momentum)
-        if self.prototypes is not None:
-            self.prototypes.update([prototypes for carry in carries for prototypes in carry.prototypes])
+        for i, part in enumerate(self.trained()):
+            if part.prototypes is not None:
+                part.prototypes.update([points for carry in carries if carry.prototypes for points in carry.prototypes[i]])
         if self.alignment is not None:
             for carry in carries:
                 assert carry.labeled_count is not None
                 self.alignment.update(carry.labeled_count, carry.pseudo_count)
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """What the optimizer trains: the student, and whatever else a method learns."""
-        return self.student.parameters()
+        """What the optimizer trains."""
+        return chain.from_iterable(part.network.parameters() for part in self.trained())
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Those that start from pre-trained weights and usually get the lower learning rate."""
+        return chain.from_iterable(cast(SegmentationNetwork, part.network).encoder_parameters() for part in self.trained())
 
     def prototype_state(self) -> dict[str, Tensor]:
         """Prototypes to ship beside the predictor; none for a method that keeps none."""

@@ -35,6 +35,7 @@ class Lesson:
         pseudo: pseudo-labels of the weak views, before mixing.
         monitors: detached scalars worth a look.
         carry: what the method's own `after_step` needs, detached.
+        peer: the same for a second network that is trained beside the student.
     """
 
     labeled: SegOutput
@@ -43,3 +44,4 @@ class Lesson:
     pseudo: PseudoLabel | None = None
     monitors: dict[str, Tensor] = field(default_factory=dict)
     carry: Any = None
+    peer: Lesson | None = None
