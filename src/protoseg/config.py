@@ -482,9 +482,9 @@ def build_partition(config: TrainConfig) -> tuple[DataIndex, Partition]:
     from protoseg.data.splits import make_partition
 
     unlabeled = Path(config.unlabeled) if config.unlabeled else None
-    index = open_dataset(Path(config.data), format=config.format, unlabeled=unlabeled)
     rules = build_class_rules(config.classes)
-    table = rules.named(index.classes)
+    index = rules.ordered(open_dataset(Path(config.data), format=config.format, unlabeled=unlabeled))
+    table = rules.table_of(index)
     partition = make_partition(
         index,
         labels=config.labels,

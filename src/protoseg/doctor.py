@@ -85,7 +85,7 @@ def _classes(config: TrainConfig, index: DataIndex, labeled: list[Facts]) -> tup
     """The class table, or the finding that there is none; and how the masks were read."""
     try:
         rules = build_class_rules(config.classes)
-        classes, notes = class_table(rules.named(index.classes), labeled)
+        classes, notes = class_table(rules.table_of(index), labeled)
         return [Finding("note", note, "if that is not meant, see --classes.names") for note in notes], rules.apply(classes)
     except ValueError as error:
         return [Finding("error", str(error), "correct the class list or the masks")], None

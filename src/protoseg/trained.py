@@ -132,7 +132,9 @@ def _classes_of(index: DataIndex, model: TrainedModel) -> ClassTable | None:
     if index.classes is None:
         return None
     rules = build_class_rules(ClassesConfig(**model.header["config"].get("classes", {})))
-    return rules.apply(rules.named(index.classes) or index.classes, strict=False)
+    # Annotation files name their classes, whatever their order was in training.
+    named = index.classes if index.names_classes else rules.named(index.classes) or index.classes
+    return rules.apply(named, strict=False)
 
 
 def _matched(model: ClassTable, here: ClassTable | None, root: Path) -> ClassTable:

@@ -11,8 +11,10 @@ import pytest
 from make_folder import write_image
 from make_formats import WRITERS, make_pictures
 
+from protoseg.config import ClassesConfig, TrainConfig
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import DataIndex
+from protoseg.run import load_data
 
 HEIGHT, WIDTH = 20, 30
 
@@ -204,3 +206,50 @@ def test_folders_of_ade20k_with_other_images(tmp_path: Path) -> None:
     write_image(tmp_path / "images/training/photo.jpg", np.zeros((4, 4, 3), dtype=np.uint8))
     write_image(tmp_path / "annotations/training/photo.png", np.eye(4, dtype=np.uint8))
     assert open_dataset(tmp_path).classes is None
+
+
+class TestOrderOfClasses:
+    """Annotation files name their classes: the user's order changes numbers, never which pixels belong to which name."""
+
+    DOG_AND_CAT = (
+        {"label": "dog", "points": [[0, 0], [9, 9]], "shape_type": "rectangle"},
+        {"label": "cat", "points": [[10, 10], [19, 19]], "shape_type": "rectangle"},
+        {"label": "__ignore__", "points": [[0, 15], [5, 19]], "shape_type": "rectangle"},
+    )
+
+    def check(self, root: Path, classes: ClassesConfig) -> None:
+        data = load_data(TrainConfig(data=str(root), classes=classes))
+        assert data.classes.names == ("background", "dog", "cat")
+        assert data.classes.written == (0, 1, 2)
+        assert data.partition.labeled[0].mask is not None
+        label = data.classes.encode(data.partition.labeled[0].mask.read())
+        assert [label[5, 5], label[15, 15], label[0, 25], label[17, 2]] == [1, 2, 0, 255]
+
+    def test_names_of_the_settings(self, root: Path) -> None:
+        labelme(root, *self.DOG_AND_CAT)
+        self.check(root, ClassesConfig(names=["background", "dog", "cat"]))
+
+    @pytest.mark.parametrize("text", ["background\ndog\ncat\n", "dog\ncat\n", "dog 1 2 3\ncat 4 5 6\n"])
+    def test_a_class_list_beside_the_files(self, root: Path, text: str) -> None:
+        labelme(root, *self.DOG_AND_CAT)
+        (root / "classes.txt").write_text(text)
+        self.check(root, ClassesConfig())
+
+    @pytest.mark.parametrize(
+        ("classes", "message"),
+        [
+            (ClassesConfig(names=["dog", "cat"]), r"leaves out background of the annotation files"),
+            (ClassesConfig(names=["background", "hound", "cat"]), r"lists 'hound', which is none of .*: background, cat, dog"),
+            (ClassesConfig(names=["background", "dog", "cat"], ids=[0, 1, 2]), r"classes\.ids numbers mask values"),
+        ],
+    )
+    def test_names_that_are_not_those_of_the_files(self, root: Path, classes: ClassesConfig, message: str) -> None:
+        labelme(root, *self.DOG_AND_CAT)
+        with pytest.raises(ValueError, match=message):
+            load_data(TrainConfig(data=str(root), classes=classes))
+
+    def test_a_class_list_that_lacks_one(self, root: Path) -> None:
+        labelme(root, *self.DOG_AND_CAT)
+        (root / "classes.txt").write_text("background\nhound\ncat\n")
+        with pytest.raises(ValueError, match="the annotation files dog too"):
+            open_dataset(root)

@@ -106,7 +106,7 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
             moments.append(_moments(image, kind))
     assert kind is not None
     rules = rules or ClassRules()
-    classes, notes = class_table(rules.named(index.classes), facts)
+    classes, notes = class_table(rules.table_of(index), facts)
     classes = rules.apply(classes)
     for fact in facts:
         _check_values(fact, classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from protoseg.data.index import ClassTable, default_colors
+from protoseg.data.index import ClassTable, DataIndex, default_colors, in_order
 from protoseg.data.masks import Color, pack
 from protoseg.types import IGNORE_INDEX
 
@@ -27,6 +27,45 @@ class ClassRules:
     colors: Sequence[Sequence[int]] | None = None
     ignore: Sequence[str] = ()
     merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def ordered(self, index: DataIndex) -> DataIndex:
+        """A data set of annotation files with its classes in the order of `names`; any other as it is.
+
+        Raises:
+            ValueError: see `table_of`.
+        """
+        if self.names is None or not index.names_classes:
+            return index
+        table = self.table_of(index)
+        return index if table is None else in_order(index, table.names, table.colors)
+
+    def table_of(self, index: DataIndex) -> ClassTable | None:
+        """The class table of a data set under the user's names.
+
+        Annotation files name their classes, so there the names are matched, and never put in place of others.
+
+        Raises:
+            ValueError: see `named`; names that are not those of annotation files, or ids, which such files do not have.
+        """
+        table, given = self.named(index.classes), index.classes
+        if table is None or given is None or self.names is None or not index.names_classes:
+            return table
+        there = ", ".join(given.names)
+        if self.ids is not None:
+            raise ValueError(f"classes.ids numbers mask values, but these annotation files name their classes: {there}")
+        if other := next((name for name in self.names if name not in given.names), None):
+            raise ValueError(
+                f"classes.names lists {other!r}, which is none of the classes in the annotation files: {there}; to rename one, "
+                "use --classes.merge '{new: [old]}'"
+            )
+        if left_out := [name for name in given.names if name not in self.names]:
+            raise ValueError(
+                f"classes.names leaves out {', '.join(left_out)} of the annotation files; list all, and those not to be "
+                "learned in classes.ignore too"
+            )
+        places = [given.names.index(name) for name in self.names]
+        colors = table.colors if self.colors else tuple(given.colors[i] for i in places)
+        return ClassTable(table.names, tuple(given.values[i] for i in places), colors, given.ignored)
 
     def named(self, given: ClassTable | None) -> ClassTable | None:
         """The table that the names make; the given one where there are none.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from protoseg.data.io import UInt8Array
 from protoseg.data.masks import COLOR, Color, MaskArray, MaskSource, count_values, describe, pack, unpack
+from protoseg.data.shapes import ShapesMask
 from protoseg.types import IGNORE_INDEX
 
 Split = Literal["train", "val", "test"]
@@ -110,6 +111,22 @@ def _lookup(classes: ClassTable, first: int) -> NDArray[np.int16]:
     return table
 
 
+def in_order(index: DataIndex, names: Sequence[str], colors: Sequence[Color]) -> DataIndex:
+    """An index of annotation files with its classes in the order of a list, under the numbers 0, 1, ... of that list.
+
+    Args:
+        index: with a class table.
+        names: all of its classes, and perhaps others.
+        colors: of the names, for pictures.
+    """
+    assert index.classes is not None
+    new = {values[0]: names.index(name) for name, values in zip(index.classes.names, index.classes.values, strict=True)}
+    samples = (replace(s, mask=s.mask.renumbered(new)) if isinstance(s.mask, ShapesMask) else s for s in index.samples)
+    values = tuple((i,) for i in range(len(names)))
+    table = ClassTable(tuple(names), values, tuple(colors), index.classes.ignored)
+    return replace(index, samples=tuple(samples), classes=table)
+
+
 def default_colors(count: int) -> tuple[Color, ...]:
     """Colours that are far apart: hues by the golden ratio, three levels of brightness."""
     colors = []
@@ -185,6 +202,11 @@ class DataIndex:
     format: str
     samples: tuple[Sample, ...]
     classes: ClassTable | None
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether its masks are painted from annotation files, which name the classes: mask values are our own numbers."""
+        return any(isinstance(sample.mask, ShapesMask) for sample in self.samples)
 
     def of(self, split: Split) -> list[Sample]:
         return [sample for sample in self.samples if sample.split == split]

@@ -5,8 +5,8 @@ N points · H W image
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -64,6 +64,11 @@ class ShapesMask:
             except ValueError as error:
                 raise ValueError(f"{self}, shape {number}: {error}") from error
         return mask
+
+    def renumbered(self, new: Mapping[int, int]) -> ShapesMask:
+        """The same mask with other values; those that the table lacks stay."""
+        shapes = tuple(Shape(new.get(shape.value, shape.value), shape.region) for shape in self.shapes)
+        return replace(self, shapes=shapes, background=new.get(self.background, self.background))
 
     def __str__(self) -> str:
         return f"{self.path} ({self.image})"

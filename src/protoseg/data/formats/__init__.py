@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from protoseg.data.annotations import BACKGROUND
 from protoseg.data.archive import unpack
+from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
-from protoseg.data.index import DataIndex
+from protoseg.data.index import DataIndex, in_order
 
 
 class Format(Protocol):
@@ -68,7 +70,7 @@ def open_dataset(
     if name == "folder":
         index = folder.read(root, for_training=for_training)
     else:
-        index = FORMATS[name].read(root)
+        index = _by_class_list(FORMATS[name].read(root))
         if for_training and not any(sample.mask and sample.split == "train" for sample in index.samples):
             raise ValueError(
                 f"{root} looks like {name}, but no training image in it has a mask; it needs {FORMATS[name].NEEDS}"
@@ -78,6 +80,26 @@ def open_dataset(
     listed = {sample.image.resolve() for sample in index.samples}
     more = [sample for sample in folder.read_images(unlabeled, "--unlabeled") if sample.image.resolve() not in listed]
     return DataIndex(index.root, index.format, (*index.samples, *more), index.classes)
+
+
+def _by_class_list(index: DataIndex) -> DataIndex:
+    """Annotation files name their classes; a class list beside them gives the order, and classes that do not occur yet.
+
+    Raises:
+        ValueError: the list lacks a class of the files.
+    """
+    listed = read_class_list(index.root) if index.names_classes else None
+    if listed is None or index.classes is None:
+        return index
+    names, colors = listed.names, listed.colors
+    if BACKGROUND not in names:  # what no shape covers, which many lists leave out
+        names, colors = (BACKGROUND, *names), (index.classes.colors[0], *colors)
+    if lacking := [name for name in index.classes.names if name not in names]:
+        raise ValueError(
+            f"the class list in {index.root} names {', '.join(listed.names)}, the annotation files {', '.join(lacking)} too; "
+            "list every class by the name that it has there, or remove the list"
+        )
+    return in_order(index, names, colors)
 
 
 def _recognise(root: Path) -> str:
