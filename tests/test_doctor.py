@@ -134,6 +134,12 @@ def picture_of_a_mask(data: Path) -> Path:
     return Path()
 
 
+def binary_with_a_stray_mask(data: Path) -> Path:
+    for i, path in enumerate(sorted((data / "masks").rglob("*.png"))):
+        write_index(path, np.where(read_mask(path) > 0, 1 if i == 0 else 255, 0).astype(np.uint8))
+    return Path()
+
+
 CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (truncated_image, "error", "cannot be used"),
     (truncated_mask, "error", "cannot be used"),
@@ -148,6 +154,7 @@ CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (small_images, "note", "1 of 15 images are smaller than the crop (40 < 64 px)"),
     (darker, "warning", "unlabelled images look different"),
     (sixteen_bits, "warning", "1 images have 1 channel of uint16 where 14 have 3 channels of uint8"),
+    (binary_with_a_stray_mask, "warning", "255 counts as 'not labelled', but the masks look binary"),
     (picture_of_a_mask, "warning", "the mask values 0, 100, 200 are far apart"),
 ]
 

@@ -140,6 +140,59 @@ class TestOneClass:
             check(root)
 
 
+class TestNearlyBinary:
+    """Masks of 0 and 255 and a few other pixels: nobody but the user knows whether 255 is a class."""
+
+    def spoil(self, root: Path, how: str) -> None:
+        fill(root / "masks", (0, 255))
+        if how == "one mask of 0 and 1":
+            fill(root / "masks/a", (0, 1))
+        else:
+            put(root / "masks/a/m.png", int(how), pixels=1)
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        root = make_folder(tmp_path)
+        for kind in ("images", "masks"):
+            (root / kind / "a").mkdir()
+            (root / kind / "img_01.png").rename(root / kind / "a/m.png")
+        return root
+
+    @pytest.mark.parametrize("how", ["254", "1", "one mask of 0 and 1"])
+    def test_stops_and_says_both_ways_out(self, root: Path, how: str) -> None:
+        self.spoil(root, how)
+        with pytest.raises(ValueError, match=r"2 of 3 hold 0 and 255 alone, and .*m\.png the value .*--classes\.ids"):
+            check(root)
+
+    def test_one_stray_pixel_in_every_mask(self, root: Path) -> None:
+        fill(root / "masks", (0, 255))
+        for mask in (root / "masks").rglob("*.png"):
+            put(mask, 254, pixels=1)
+        with pytest.raises(ValueError, match="0 of 3 hold 0 and 255 alone"):
+            check(root)
+
+    def test_under_names_it_is_said(self, root: Path) -> None:
+        self.spoil(root, "one mask of 0 and 1")
+        (root / "classes.txt").write_text("ground\nthing\n")
+        report = check(root)
+        assert report.pixels[1] > 0
+        assert "the masks look binary" in report.notes[0]
+
+    def test_scribbles_are_no_doubt(self, root: Path) -> None:
+        """Nearly everything is unlabelled, but the first class is as small as the others."""
+        for mask in (root / "masks").rglob("*.png"):
+            content = np.full((40, 48), 255, dtype=np.uint8)
+            content[0, :9] = np.arange(9) // 3
+            write_index(mask, content)
+        assert check(root).classes.written == (0, 1, 2)
+
+    def test_ignored_borders_are_no_doubt(self, root: Path) -> None:
+        for mask in (root / "masks").rglob("*.png"):
+            put(mask, 255, pixels=1000)
+        fill(root / "masks/a", (0, 255))
+        assert not any("binary" in note for note in check(root).notes)
+
+
 def test_an_image_turned_by_exif_fits_its_mask(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from protoseg.data.class_rules import ClassRules
 from protoseg.data.facts import Facts, class_pixels, facts_of
 from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
-from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, table_from_values
+from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, nearly_binary, table_from_values
 from protoseg.data.masks import COLOR, MaskArray, MaskFile, count_values, describe, pack
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
@@ -110,6 +110,8 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     classes = rules.apply(classes)
     for fact in facts:
         _check_values(fact, classes)
+    if doubt := binary_doubt(facts, classes):
+        notes += (doubt,)
     pixels = class_pixels(facts, classes)
     _check_several(pixels, classes, partition.labeled)
     sizes = Counter(fact.size for fact in facts)
@@ -196,6 +198,8 @@ def class_table(given: ClassTable | None, facts: Sequence[Facts]) -> tuple[Class
         return table, (f"the masks hold 0 and 255 alone: read as {table.names[0]} and {table.names[1]}, not as ignored",)
     if given is not None:
         return given, ()
+    if doubt := binary_doubt(facts, None):
+        raise ValueError(doubt)
     if len(found) > _MOST_VALUES:
         most, sample = max(((len(count), s) for count, s in zip(counts, samples, strict=True)), key=lambda pair: pair[0])
         raise ValueError(
@@ -208,6 +212,28 @@ def class_table(given: ClassTable | None, facts: Sequence[Facts]) -> tuple[Class
         share = sum(count.get(IGNORE_INDEX, 0) for count in counts) / sum(sum(count.values()) for count in counts)
         notes += (f"255 is read as 'not labelled' ({100 * share:.1f} % of the labelled pixels)",)
     return inferred, notes
+
+
+def binary_doubt(facts: Sequence[Facts], given: ClassTable | None) -> str:
+    """What to say where 255 is ignored and yet looks like a class; empty where it does not.
+
+    Args:
+        facts: about the labelled images.
+        given: class table, if any.
+    """
+    drawn = any(not isinstance(fact.sample.mask, MaskFile) for fact in facts)
+    is_class = given is not None and given.class_of.get(IGNORE_INDEX, IGNORE_INDEX) != IGNORE_INDEX
+    if drawn or is_class or not nearly_binary(fact.values for fact in facts):
+        return ""
+    dark, light = {0, pack((0, 0, 0))}, {IGNORE_INDEX, pack((255, 255, 255))}
+    strays = ((f.sample.mask, value, f.values[value]) for f in facts for value in f.values if value not in dark | light)
+    stray, value, pixels = next(strays)
+    alone = sum(bool(light & fact.values.keys()) and fact.values.keys() <= dark | light for fact in facts)
+    return (
+        f"255 counts as 'not labelled', but the masks look binary: {alone} of {len(facts)} hold 0 and 255 alone, and "
+        f"{stray} the value {describe(value)} in {pixels} pixels. If 255 is a class, correct such masks to 0 and 255; if it is "
+        "not, say so: --classes.names '[one, two]' --classes.ids '[0, 1]'"
+    )
 
 
 def _may_be_binary(given: ClassTable) -> bool:

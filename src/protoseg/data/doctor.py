@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from protoseg.data.check import binary_doubt
 from protoseg.data.duplicates import near_pairs
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.index import ClassTable
@@ -236,6 +237,8 @@ def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
 def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
     found = {value for fact in facts if fact.role == "labeled" for value in fact.values}
     first = [values[0] for values in classes.values]
+    if doubt := binary_doubt([fact for fact in facts if fact.role == "labeled"], classes):
+        yield Finding("warning", doubt, "look at one of these masks, then decide which of the two holds")
     if IGNORE_INDEX in first and len(classes) > 2:
         yield Finding(
             "warning", "the mask value 255 is a class here", "in most data sets it means 'not labelled'; see --classes.ids"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -175,6 +175,32 @@ def is_binary(values: Iterable[int]) -> bool:
     """Whether mask values are 0 and 255 (or black and white) and nothing else."""
     found, dark, light = set(values), {0, pack((0, 0, 0))}, {IGNORE_INDEX, pack((255, 255, 255))}
     return found <= dark | light and bool(found & dark) and bool(found & light)
+
+
+def nearly_binary(counts: Iterable[Mapping[int, int]]) -> bool:
+    """Whether 255 looks like the second class of binary masks although further values stand beside 0 and 255.
+
+    "Not labelled" is rarely all that images show beside one class; and where both 0 and 255 cover a hundred times as much as
+    everything else, that is a few stray pixels. (Of scribbles, which leave most unlabelled, 0 is no larger than the others.)
+
+    Args:
+        counts: of each mask, the pixels of every value.
+    """
+    masks = [{_number(value): pixels for value, pixels in count.items()} for count in counts]
+    white = [mask for mask in masks if IGNORE_INDEX in mask]
+    others = sum(pixels for mask in masks for value, pixels in mask.items() if value not in (0, IGNORE_INDEX))
+    alone = sum(mask.keys() <= {0, IGNORE_INDEX} for mask in white)
+    least = min(sum(mask.get(value, 0) for mask in masks) for value in (0, IGNORE_INDEX))
+    return others > 0 and (2 * alone > len(white) or least > _MOST_STRAY * others)
+
+
+_MOST_STRAY = 100
+
+
+def _number(value: int) -> int:
+    """What a grey colour is in an index mask saved as RGB; any other value itself."""
+    color = unpack(value)
+    return color[0] if color is not None and len(set(color)) == 1 else value
 
 
 def _grey(numbers: Iterable[int]) -> list[tuple[int, ...]]:
