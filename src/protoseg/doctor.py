@@ -86,7 +86,9 @@ def _classes(config: TrainConfig, index: DataIndex, labeled: list[Facts]) -> tup
     try:
         rules = build_class_rules(config.classes)
         classes, notes = class_table(rules.table_of(index), labeled)
-        return [Finding("note", note, "if that is not meant, see --classes.names") for note in notes], rules.apply(classes)
+        notes_on_files = [Finding("note", note, "if that is not meant, change the files") for note in index.notes]
+        notes_on_masks = [Finding("note", note, "if that is not meant, see --classes.names") for note in notes]
+        return notes_on_files + notes_on_masks, rules.apply(classes)
     except ValueError as error:
         return [Finding("error", str(error), "correct the class list or the masks")], None
 

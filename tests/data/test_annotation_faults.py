@@ -102,7 +102,10 @@ FAULTS: list[tuple[str, str, Change, str]] = [
     ("coco", "an image without size", drop("images", 0, "width"), "has no 'width'"),
     ("coco", "another size than the image's", put("images", 0, "width", 47), "its code is of"),
     ("coco", "a segmentation that is none", put("annotations", 0, "segmentation", 5), "neither polygons nor"),
-    ("coco", "a polygon of two points", put("annotations", 0, "segmentation", [[1, 2, 3, 4]]), "at least three"),
+    ("coco", "half a point", put("annotations", 0, "segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "annotation 1: a polygon is"),
+    ("coco", "a run without end", put("annotations", 0, "segmentation", "counts", "o" * 400_000 + "0"), "longer than any"),
+    ("coco", "half a box", put("annotations", 0, {
+        "id": 5, "image_id": 0, "category_id": 7, "bbox": [1, 2]}), "annotation 5: a box is"),
     ("coco", "a damaged code", put("annotations", 0, "segmentation", "counts", "05"), "do not add up"),
     ("label studio", "a task without data", drop(1, "data"), "task 1 has no 'data'"),
     ("label studio", "a task without annotations", drop(1, "annotations"), "task 1 has no 'annotations'"),

@@ -121,6 +121,39 @@ class TestCoco:
         with pytest.raises(ValueError, match=r"looks like coco, but no training image in it has a mask"):
             coco(root, {"category_id": 3, "bbox": [2, 2, 9, 9], "area": 49})
 
+    def test_a_box_beside_outlines_is_not_labelled(self, root: Path) -> None:
+        """There is something, so it is no background; where an outline covers it, that counts."""
+        car = {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49}
+        wheel = {"category_id": 9, "segmentation": [], "bbox": [7, 7, 5, 5], "area": 25}
+        index = coco(root, car, wheel)
+        mask = masks(index)["a"]
+        assert [mask[8, 8], mask[10, 10], mask[15, 15]] == ["car", "?", "background"]
+        assert (mask == "?").sum() == 25 - 4
+        assert "1 annotations in" in index.notes[0]
+        assert "(the first is 1, of a.png)" in index.notes[0]
+
+    @pytest.mark.parametrize("rings", [[[]], [[1, 2, 3, 4]]])
+    @pytest.mark.parametrize("more", [{}, {"bbox": [0, 0, 4, 4]}])
+    def test_polygons_that_cover_nothing(self, root: Path, rings: list[list[float]], more: dict[str, Any]) -> None:
+        """Tools write them; one of them does not spoil a data set, and is not passed over without a word."""
+        car = {"category_id": 3, "segmentation": box(5, 5, 9, 9), "area": 16}
+        index = coco(root, car, {"category_id": 9, "segmentation": rings, "area": 1, **more})
+        mask = masks(index)["a"]
+        assert (mask == "car").sum() == 16
+        assert (mask == "?").sum() == (16 if more else 0)
+        assert ("have no box either" in index.notes[0]) == (not more)
+
+    def test_one_good_polygon_of_several(self, root: Path) -> None:
+        index = coco(root, {"category_id": 3, "segmentation": [*box(5, 5, 9, 9), [1, 2]], "area": 16})
+        assert (masks(index)["a"] == "car").sum() == 16
+        assert index.notes == ()
+
+    def test_stuff_beside_instances_is_said(self, root: Path) -> None:
+        coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49}, name="instances_train.json")
+        (root / "stuff_train.json").write_text((root / "instances_train.json").read_text())
+        (note,) = open_dataset(root).notes
+        assert "stuff_train.json is not read, because of instances_train.json" in note
+
     def test_the_split_is_in_the_name(self, root: Path) -> None:
         coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49}).of("train")
         (root / "train.json").rename(root / "instances_val2017.json")

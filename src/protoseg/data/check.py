@@ -107,6 +107,7 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     assert kind is not None
     rules = rules or ClassRules()
     classes, notes = class_table(rules.table_of(index), facts)
+    notes = index.notes + notes
     classes = rules.apply(classes)
     for fact in facts:
         _check_values(fact, classes)

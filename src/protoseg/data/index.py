@@ -222,12 +222,14 @@ class DataIndex:
         format: the name of its layout.
         samples: all images, sorted by name, of every split.
         classes: the class table where the data set has one; None where it has to be read off the labelled masks.
+        notes: how it was read, where that is not plain.
     """
 
     root: Path
     format: str
     samples: tuple[Sample, ...]
     classes: ClassTable | None
+    notes: tuple[str, ...] = ()
 
     @property
     def names_classes(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Protocol
@@ -79,7 +80,7 @@ def open_dataset(
         return index
     listed = {sample.image.resolve() for sample in index.samples}
     more = [sample for sample in folder.read_images(unlabeled, "--unlabeled") if sample.image.resolve() not in listed]
-    return DataIndex(index.root, index.format, (*index.samples, *more), index.classes)
+    return dataclasses.replace(index, samples=(*index.samples, *more))
 
 
 def _by_class_list(index: DataIndex) -> DataIndex:

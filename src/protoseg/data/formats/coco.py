@@ -4,14 +4,16 @@ The files are `*.json` of the folder or of its `annotations/`; where there are `
 "val" or "test" in its name holds evaluation images. Classes are the categories in the order of their ids ("thing" and
 "stuff" alike), after class 0, "background", which is what no annotation covers.
 
-Where annotations overlap, crowds lie at the bottom and small areas on top, so that a part is not hidden by its whole. Images
-without any annotation are unlabelled: nothing says that somebody looked at them.
+Where annotations overlap, crowds lie at the bottom and small areas on top, so that a part is not hidden by its whole. An object
+without an outline (a box alone, or a polygon of fewer than three corners) leaves its box unlabelled, as far as no other covers
+it. Images without any outline are unlabelled: nothing says that somebody looked at them.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,12 @@ import numpy as np
 
 from protoseg.data.annotations import BACKGROUND, ImageFinder, beginning, field, read_json, size_field, table_with_background
 from protoseg.data.index import DataIndex, Sample, Split
-from protoseg.data.shapes import BoolArray, Shape, ShapesMask
+from protoseg.data.shapes import BoolArray, Shape, ShapesMask, rectangle
+from protoseg.types import IGNORE_INDEX
 
+_INSTANCES = "instances_"
+_LONGEST = 30  # bits of a run length before its last five
+_TRIANGLE = 6  # numbers in the smallest polygon
 NEEDS = "a COCO JSON file, in it or in annotations/"
 
 
@@ -30,8 +36,15 @@ class Segmentation:
     """What COCO calls a segmentation: polygons, drawn by pycocotools so that they mean the same; or a run-length code."""
 
     code: Any
+    number: Any = None  # the annotation's id, for messages
 
     def fill(self, size: tuple[int, int]) -> BoolArray:
+        try:
+            return self._fill(size)
+        except ValueError as error:
+            raise ValueError(f"annotation {self.number}: {error}") from error
+
+    def _fill(self, size: tuple[int, int]) -> BoolArray:
         from pycocotools import mask
 
         try:
@@ -68,6 +81,8 @@ def run_lengths(code: str) -> list[int]:
         number |= (bits & 31) << shift
         shift += 5
         if bits & 32:  # goes on
+            if shift > _LONGEST:  # Python's numbers have no end, and the time grows with the square of theirs
+                raise ValueError("a number of a run-length code is longer than any image")
             continue
         if bits & 16:  # negative
             number -= 1 << shift
@@ -80,11 +95,30 @@ def run_lengths(code: str) -> list[int]:
 
 def _ring(ring: Any, size: tuple[int, int]) -> list[float]:
     """A polygon x, y, x, y, ..., checked before it reaches C code."""
-    if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2 or any(type(x) not in (int, float) for x in ring):
-        raise ValueError("a polygon is a list of at least three x, y, ...")
+    if not isinstance(ring, list) or len(ring) < _TRIANGLE or len(ring) % 2 or any(type(x) not in (int, float) for x in ring):
+        raise ValueError("a polygon is a list of at least three x, y, ...; correct or remove it")
     if not all(abs(x) <= 10 * max(size) for x in ring):  # false for NaN too
-        raise ValueError("a corner of a polygon lies far outside the image")
+        raise ValueError("a corner of a polygon lies far outside the image; correct or remove it")
     return ring
+
+
+def _outline(annotation: Any) -> Any:
+    """Its segmentation, without polygons of fewer than three corners, which tools write and which cover nothing."""
+    code = annotation.get("segmentation")
+    if not isinstance(code, list):
+        return code
+    return [ring for ring in code if not (isinstance(ring, list) and len(ring) < _TRIANGLE)]
+
+
+def _box(annotation: Any, where: str) -> Shape | None:
+    """The box of an object without outline, as "not labelled"; None where it has no box either."""
+    if not annotation.get("bbox"):
+        return None
+    sides = field(annotation, "bbox", list, where)
+    if len(sides) != 4 or any(type(side) not in (int, float) for side in sides):
+        raise ValueError(f"{where}: a box is x, y, width, height, this one {sides}; correct or remove it")
+    x, y, width, height = sides
+    return Shape(IGNORE_INDEX, rectangle(x, y, x + width, y + height))
 
 
 def matches(root: Path) -> bool:
@@ -109,8 +143,11 @@ def read(root: Path) -> DataIndex:
     classes = table_with_background(list(names.values()))
     value_of = {category: classes.names.index(name) for category, name in names.items()}
     masks: dict[Path, tuple[ShapesMask | None, Split]] = {}
+    notes = _say_left_aside(root)
     for path, content in files:
-        for image, mask in _read_file(path, content, finder, value_of):
+        found, said = _read_file(path, content, finder, value_of)
+        notes += said
+        for image, mask in found:
             if image in masks:
                 raise ValueError(f"{path} lists {image}, which another file (or line) lists too")
             masks[image] = mask, _split(path)
@@ -119,17 +156,33 @@ def read(root: Path) -> DataIndex:
     for image in finder.beside(masks):
         mask, split = masks.get(image, unlisted)
         samples.append(Sample(finder.name_of(image), image, mask, split))
-    return DataIndex(root, "coco", tuple(samples), classes)
+    return DataIndex(root, "coco", tuple(samples), classes, notes)
 
 
 def _files(root: Path) -> list[Path]:
+    found = _all_files(root)
+    return [path for path in found if path.name.startswith(_INSTANCES)] or found
+
+
+def _say_left_aside(root: Path) -> tuple[str, ...]:
+    """Stuff, captions and keypoints come beside the instances of the published data; only the first says more of pixels."""
+    used = _files(root)
+    stuff = [path for path in _all_files(root) if path not in used and path.name.startswith("stuff_")]
+    if not stuff:
+        return ()
+    return (
+        f"{stuff[0]} is not read, because of {used[0].name}: {_INSTANCES}*.json alone count, and what they do "
+        "not cover is background; to learn the stuff classes, take the instances away or merge the files",
+    )
+
+
+def _all_files(root: Path) -> list[Path]:
     files = [
         *sorted(root.glob("*.json")),
         *sorted(root.glob("annotations/*.json")),
         *sorted(root.glob("*/_annotations.coco.json")),
     ]
-    found = [path for path in files if _is_coco(path)]
-    return [path for path in found if path.name.startswith("instances_")] or found
+    return [path for path in files if _is_coco(path)]
 
 
 def _is_coco(path: Path) -> bool:
@@ -158,11 +211,15 @@ def _categories(files: list[tuple[Path, Any]]) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _read_file(path: Path, content: Any, finder: ImageFinder, value_of: dict[int, int]) -> list[tuple[Path, ShapesMask | None]]:
+def _read_file(
+    path: Path, content: Any, finder: ImageFinder, value_of: dict[int, int]
+) -> tuple[list[tuple[Path, ShapesMask | None]], tuple[str, ...]]:
+    """Each image with its mask, and what to say about the annotations."""
     by_image: dict[int, list[Any]] = {}
     for annotation in field(content, "annotations", list, str(path)):
         by_image.setdefault(field(annotation, "image_id", int, f"{path}, an annotation"), []).append(annotation)
     found: list[tuple[Path, ShapesMask | None]] = []
+    without_outline = list[tuple[Any, str]]()
     seen = set[int]()
     for record in field(content, "images", list, str(path)):
         number, name = field(record, "id", int, f"{path}, an image"), field(record, "file_name", str, f"{path}, an image")
@@ -170,15 +227,31 @@ def _read_file(path: Path, content: Any, finder: ImageFinder, value_of: dict[int
             raise ValueError(f"{path} lists two images of the id {number}")
         seen.add(number)
         where = f"{path}, image {name}"
-        drawn = [a for a in by_image.pop(number, []) if a.get("segmentation")]  # boxes alone say nothing about pixels
+        annotations = by_image.pop(number, [])
+        drawn = [a for a in annotations if _outline(a)]
+        bare = [a for a in annotations if not _outline(a)] if drawn else []  # boxes alone make no mask
         mask = None
         if drawn:
             size = size_field(record, "height", "width", where)
-            mask = ShapesMask(path, name, size, _shapes(drawn, value_of, size, where))
+            boxes = [box for a in bare if (box := _box(a, f"{where}, annotation {a.get('id')}"))]
+            mask = ShapesMask(path, name, size, (*boxes, *_shapes(drawn, value_of, size, where)))
+        without_outline += [(a, name) for a in bare]
         found.append((finder.find(name, beside=path), mask))
     if by_image:
         raise ValueError(f"{path} has annotations of image {next(iter(by_image))}, which it does not list")
-    return found
+    return found, _say_boxes(path, without_outline)
+
+
+def _say_boxes(path: Path, without_outline: Sequence[tuple[Any, str]]) -> tuple[str, ...]:
+    if not without_outline:
+        return ()
+    boxless = sum(not annotation.get("bbox") for annotation, _ in without_outline)
+    lost = f", and {boxless} have no box either and are left out" if boxless else ""
+    first, image = without_outline[0]
+    return (
+        f"{len(without_outline)} annotations in {path} have no outline (the first is {first.get('id')}, of {image}): pixels in "
+        f"their boxes are not labelled{lost}; draw them to learn from them",
+    )
 
 
 def _shapes(annotations: list[Any], value_of: dict[int, int], size: tuple[int, int], where: str) -> tuple[Shape, ...]:
@@ -191,9 +264,9 @@ def _shapes(annotations: list[Any], value_of: dict[int, int], size: tuple[int, i
         if "area" in annotation:
             return float(field(annotation, "area", (int, float), where))
         try:  # some tools leave it out
-            return float(Segmentation(annotation["segmentation"]).fill(size).sum())
+            return float(Segmentation(_outline(annotation), annotation.get("id")).fill(size).sum())
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
     ordered = sorted(annotations, key=lambda a: (not a.get("iscrowd"), -area(a)))
-    return tuple(Shape(value_of[a["category_id"]], Segmentation(a["segmentation"])) for a in ordered)
+    return tuple(Shape(value_of[a["category_id"]], Segmentation(_outline(a), a.get("id"))) for a in ordered)
