@@ -33,6 +33,7 @@ from protoseg.data.facts import Facts, examine
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.loader import LabeledCrops, collate
+from protoseg.data.palettes import check_palettes
 from protoseg.data.sampler import Draw
 from protoseg.data.splits import Partition
 from protoseg.functional.losses import cross_entropy
@@ -85,7 +86,9 @@ def _classes(config: TrainConfig, index: DataIndex, labeled: list[Facts]) -> tup
     """The class table, or the finding that there is none; and how the masks were read."""
     try:
         rules = build_class_rules(config.classes)
-        classes, notes = class_table(rules.table_of(index), labeled)
+        given = rules.table_of(index)
+        classes, notes = class_table(given, labeled)
+        notes += check_palettes(labeled, given)
         notes_on_files = [Finding("note", note, "if that is not meant, change the files") for note in index.notes]
         notes_on_masks = [Finding("note", note, "if that is not meant, see --classes.names") for note in notes]
         return notes_on_files + notes_on_masks, rules.apply(classes)

@@ -16,6 +16,7 @@ from protoseg.data.facts import Facts, class_pixels, facts_of
 from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, nearly_binary, table_from_values
 from protoseg.data.masks import COLOR, MaskArray, MaskFile, count_values, describe, pack
+from protoseg.data.palettes import check_palettes
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
 
@@ -106,8 +107,9 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
             moments.append(_moments(image, kind))
     assert kind is not None
     rules = rules or ClassRules()
-    classes, notes = class_table(rules.table_of(index), facts)
-    notes = index.notes + notes
+    given = rules.table_of(index)
+    classes, notes = class_table(given, facts)
+    notes = index.notes + notes + check_palettes(facts, given)
     classes = rules.apply(classes)
     for fact in facts:
         _check_values(fact, classes)
@@ -120,6 +122,7 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     for sample in partition.evaluation:
         evaluation.append(facts_of(sample, "evaluation", *read_pair(sample, kind)))
         _check_values(evaluation[-1], classes)
+    check_palettes(facts + evaluation, given)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
             f"the {len(partition.evaluation)} evaluation masks (the first is {partition.evaluation[0].mask}) are ignored "
