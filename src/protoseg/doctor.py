@@ -65,6 +65,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
 
     facts = examine(partition, track=progress)
     labeled = [fact for fact in facts if fact.role == "labeled" and fact.is_readable]
+    index = dataclasses.replace(index, notes=index.notes + partition.notes)
     findings, classes = _classes(config, index, labeled)
     crop = config.crop or (default_crop(fact.size for fact in labeled) if labeled else None)
     findings += diagnose(facts, classes, crop=crop)

@@ -70,7 +70,9 @@ def test_a_list_names_images_in_any_of_the_usual_ways(written: tuple[str, Path],
     index = open_dataset(written[1])
     chosen = [s for s in index.of("train") if s.mask is not None][1]
     below_root = chosen.image.relative_to(index.root)
-    lines = [chosen.name, chosen.image.stem, chosen.image.name, str(below_root), f"{below_root} some/mask.png"]
+    lines = [chosen.name, chosen.image.stem, chosen.image.name, str(below_root), f"{below_root} some/{chosen.image.stem}.png"]
+    if index.format in {"folder", "cityscapes"}:  # in a plain folder the mask has to be the one that is read
+        lines[-1] = f"{below_root} {Path(str(chosen.mask)).relative_to(index.root)}"
     for line in lines:
         (tmp_path / "list.txt").write_text(line + "\n")
         partition = make_partition(index, labels=str(tmp_path / "list.txt"))

@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from make_folder import make_folder
+from make_folder import make_folder, write_image
+from make_formats import WRITERS, make_pictures
 
 from protoseg.data.check import check_labels, mask_values
 from protoseg.data.formats import open_dataset
@@ -45,6 +46,66 @@ def listed(tmp_path: Path):  # type: ignore[no-untyped-def]
         return str(path)
 
     return write
+
+
+class TestMaskColumn:
+    """`image mask` lines: the mask is the one that is read, or it is said, or it stops."""
+
+    def labels(self, root: Path, line: str) -> Partition:
+        (root / "list.txt").write_text(line + "\n")
+        return make_partition(open_dataset(root), labels=str(root / "list.txt"))
+
+    @pytest.mark.parametrize("mask", ["masks/img_01.png", "/masks/img_01.png", "img_01.png", "1", "-1", ""])
+    def test_the_one_that_is_read(self, tmp_path: Path, mask: str) -> None:
+        partition = self.labels(make_folder(tmp_path), f"images/img_01.png {mask}")
+        assert names(partition.labeled) == ["img_01"]
+        assert partition.notes == ()
+
+    @pytest.mark.parametrize("mask", ["masks_fine/img_01.png", "NoSuch/xyz.png", "masks/img_02.png"])
+    def test_another_one(self, tmp_path: Path, mask: str) -> None:
+        with pytest.raises(
+            ValueError, match=rf"line 1: .* names the mask {mask}, but the mask of .* here is .*/masks/img_01\.png"
+        ):
+            self.labels(make_folder(tmp_path), f"images/img_01.png {mask}")
+
+    def test_published_lists_name_the_masks_of_another_copy(self, tmp_path: Path) -> None:
+        WRITERS["voc, augmented"][1](tmp_path, make_pictures())
+        line = "JPEGImages/scene_1.png SegmentationClass/{}.png"
+        partition = self.labels(tmp_path, line.format("scene_1"))
+        assert str(partition.labeled[0].mask).endswith("SegmentationClassAug/scene_1.png")
+        assert "1 lines of" in partition.notes[0]
+        assert "name masks that are not read" in partition.notes[0]
+        with pytest.raises(ValueError, match="names the mask"):
+            self.labels(tmp_path, line.format("scene_2"))
+
+
+class TestImagesWithoutAnnotation:
+    """Published lists of COCO hold images in which there is nothing: who lists them has looked at them."""
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        WRITERS["coco"][1](tmp_path, make_pictures())
+        (tmp_path / "list.txt").write_text("scene_1\nscene_3\n")
+        return tmp_path
+
+    def test_are_background_where_a_list_names_them(self, root: Path) -> None:
+        index = open_dataset(root)
+        partition = make_partition(index, labels=str(root / "list.txt"))
+        listed = partition.labeled[1]
+        assert listed.image.stem == "scene_3"
+        assert listed.mask is not None
+        assert not listed.mask.read().any()
+        assert "1 images of" in partition.notes[0]
+        assert "background" in check_labels(index, partition).notes[0]
+
+    def test_and_unlabelled_without_one(self, root: Path) -> None:
+        assert "scene_3" in {s.image.stem for s in make_partition(open_dataset(root)).unlabeled}
+
+    def test_an_image_that_no_file_lists_still_stops(self, root: Path) -> None:
+        write_image(root / "train2017/new.png", make_pictures()[0].image)
+        (root / "list.txt").write_text("new\n")
+        with pytest.raises(ValueError, match="'new' has no mask"):
+            make_partition(open_dataset(root), labels=str(root / "list.txt"))
 
 
 class TestLabels:

@@ -109,7 +109,7 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     rules = rules or ClassRules()
     given = rules.table_of(index)
     classes, notes = class_table(given, facts)
-    notes = index.notes + notes + check_palettes(facts, given)
+    notes = index.notes + partition.notes + notes + check_palettes(facts, given)
     classes = rules.apply(classes)
     for fact in facts:
         _check_values(fact, classes)

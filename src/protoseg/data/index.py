@@ -28,6 +28,7 @@ class Sample:
     image: Path
     mask: MaskSource | None
     split: Split
+    if_listed: MaskSource | None = None  # the mask where a list of labelled images names an image that has none
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,11 @@ def in_order(index: DataIndex, names: Sequence[str], colors: Sequence[Color]) ->
     """
     assert index.classes is not None
     new = {values[0]: names.index(name) for name, values in zip(index.classes.names, index.classes.values, strict=True)}
-    samples = (replace(s, mask=s.mask.renumbered(new)) if isinstance(s.mask, ShapesMask) else s for s in index.samples)
+
+    def renumbered(mask: MaskSource | None) -> MaskSource | None:
+        return mask.renumbered(new) if isinstance(mask, ShapesMask) else mask
+
+    samples = (replace(s, mask=renumbered(s.mask), if_listed=renumbered(s.if_listed)) for s in index.samples)
     values = tuple((i,) for i in range(len(names)))
     table = ClassTable(tuple(names), values, tuple(colors), index.classes.ignored)
     return replace(index, samples=tuple(samples), classes=table)
@@ -137,18 +142,26 @@ def default_colors(count: int) -> tuple[Color, ...]:
 
 
 def table_from_names(
-    names: Sequence[str], colors: Sequence[Color] | None = None, *, ignored: Iterable[int] = (IGNORE_INDEX,)
+    names: Sequence[str],
+    colors: Sequence[Color] | None = None,
+    *,
+    numbers: Sequence[int] | None = None,
+    ignored: Iterable[int] = (IGNORE_INDEX,),
 ) -> ClassTable:
-    """Classes 0..C-1 with the given names, for index masks and for colour masks alike.
+    """Classes with the given names, for index masks and for colour masks alike.
 
     Args:
         names: of the classes, in order.
         colors: of the classes in colour masks. Without them a grey colour (7, 7, 7) is class 7: an index mask saved as RGB.
-        ignored: mask values that mean "not labelled".
+        numbers: mask value of each class; 0, 1, ... when left out.
+        ignored: mask values that mean "not labelled", unless they are a class's.
     """
-    values = _grey(range(len(names))) if colors is None else [(i, pack(color)) for i, color in enumerate(colors)]
+    numbers = range(len(names)) if numbers is None else numbers
+    values = _grey(numbers) if colors is None else [(i, pack(color)) for i, color in zip(numbers, colors, strict=True)]
     white = () if colors is not None else (pack((255, 255, 255)),)
-    return ClassTable(tuple(names), tuple(values), tuple(colors or default_colors(len(names))), (*ignored, *white))
+    taken = {value for of_class in values for value in of_class}
+    unlabeled = tuple(value for value in (*ignored, *white) if value not in taken)
+    return ClassTable(tuple(names), tuple(values), tuple(colors or default_colors(len(names))), unlabeled)
 
 
 def table_from_values(values: Iterable[int]) -> ClassTable:

@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,12 +27,14 @@ class Partition:
         unlabeled: all other training images; their masks, if any, are never opened.
         evaluation: labelled images to score on, empty where there are none.
         evaluation_name: "test", "val", "holdout", or "" where there are none.
+        notes: how a list was read, where that is not plain.
     """
 
     labeled: tuple[Sample, ...]
     unlabeled: tuple[Sample, ...]
     evaluation: tuple[Sample, ...]
     evaluation_name: str
+    notes: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -71,10 +73,11 @@ def make_partition(
     """
     train = index.of("train")
     masked = [sample for sample in train if sample.mask is not None]
-    listed = None if labels is None or is_amount(labels) else _from_list(Path(labels), index, "--labels")
+    notes = list[str]()
+    listed = None if labels is None or is_amount(labels) else _from_list(Path(labels), index, "--labels", notes)
     kept: list[Sample] = []
     if holdout is not None and not is_amount(holdout):
-        kept = _from_list(Path(holdout), index, "--holdout")
+        kept = _from_list(Path(holdout), index, "--holdout", notes)
     stock = _without(masked if listed is None else listed, kept)
     num_kept = 0 if holdout is None or kept else _amount(holdout, len(stock), "--holdout")
     if labels is not None and listed is None:
@@ -88,7 +91,7 @@ def make_partition(
         raise ValueError("no labelled image is left to learn from; keep back fewer with --holdout or give more masks")
     unlabeled = _without(train, [*labeled, *kept])
     evaluation, name = (kept, "holdout") if kept else _evaluation(index, split)
-    return Partition(_sorted(labeled), _sorted(unlabeled), _sorted(evaluation), name)
+    return Partition(_sorted(labeled), _sorted(unlabeled), _sorted(evaluation), name, tuple(notes))
 
 
 def draw_labels(
@@ -174,8 +177,15 @@ def _amount(text: str, available: int, option: str) -> int:
     return count
 
 
-def _from_list(path: Path, index: DataIndex, option: str) -> list[Sample]:
-    """The training images that a list file names, one a line: by path below the image folder or the data set's, or by stem."""
+def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> list[Sample]:
+    """The training images that a list file names, one a line: by path below the image folder or the data set's, or by stem.
+
+    Args:
+        path: of the list.
+        index: the data set.
+        option: of the command line, for messages.
+        notes: what to say about the list is added.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{option} {path}: there is no such file (and it is no number or fraction)")
     train = [sample for sample in index.of("train") if not sample.name.startswith(EXTRA)]
@@ -187,15 +197,16 @@ def _from_list(path: Path, index: DataIndex, option: str) -> list[Sample]:
     whole, short = _by(train, whole_names), _by(train, _short_names)
     evaluation = {key for s in index.samples if s.split != "train" for key in (*whole_names(s), *_short_names(s))}
     chosen: dict[str, Sample] = {}
+    empty, others = list[Sample](), list[str]()
     for number, line in enumerate(read_lines(path), start=1):
         key = line.strip()
         if not key:
             continue
         found: list[Sample] = []
-        name = key.lstrip("/")  # some published lists begin so
-        while name and not found:
-            found = whole.get(name) or short.get(name, [])  # a whole path is meant even where it is another one's stem
-            # The lists of the benchmarks give `image mask` pairs; the mask is known already. A name may hold blanks itself.
+        text = name = key.lstrip("/")  # some published lists begin so
+        # A whole path is meant even where it is another one's stem.
+        while name and not (found := whole.get(name) or short.get(name, [])):
+            # The lists of the benchmarks give `image mask` pairs. A name may hold blanks itself.
             name = "".join(name.rsplit(maxsplit=1)[:-1])
         where = f"{path}, line {number}: {key!r}"
         if not found:
@@ -203,12 +214,51 @@ def _from_list(path: Path, index: DataIndex, option: str) -> list[Sample]:
             raise ValueError(f"{where} fits no training image{hint}; write its name or its path below images/")
         if len(found) > 1:
             raise ValueError(f"{where} fits {found[0].name} and {found[1].name}; write the path below images/")
-        if found[0].mask is None:
+        image = found[0]
+        if image.mask is None and image.if_listed is not None:
+            image = replace(image, mask=image.if_listed)
+            empty.append(image)
+        if image.mask is None:
             raise ValueError(f"{where} has no mask; expected one of the same path below masks/")
-        chosen[found[0].name] = found[0]
+        if _names_another_mask(text[len(name) :].strip(), image, index, where):
+            others.append(key)
+        chosen[image.name] = image
+    if empty:
+        notes.append(
+            f"{len(empty)} images of {path} have no annotation (the first is {empty[0].image}): being listed, they count as "
+            "seen by somebody, and as background"
+        )
+    if others:
+        notes.append(
+            f"{len(others)} lines of {path} name masks that are not read ({others[0]!r}): those of the data set's own layout "
+            f"({index.format}) count"
+        )
     if not chosen:
         raise ValueError(f"{option} {path} names no image")
     return list(chosen.values())
+
+
+def _names_another_mask(second: str, image: Sample, index: DataIndex, where: str) -> bool:
+    """Whether the second word of a line is another mask than the one that is read.
+
+    Published lists name the masks of one copy of a data set: VOC's without those of SBD, Cityscapes' train ids, pictures of
+    what COCO has as JSON. They are the same labels, told by their names. A plain folder has no such copies.
+
+    Raises:
+        ValueError: it is the mask of another image, or of a plain folder and not the one that is read.
+    """
+    if not second or re.fullmatch(r"[-+]?[0-9]+", second):  # a flag, as in VOC's lists of one class
+        return False
+    own = str(image.mask)
+    if f"/{own}".endswith(f"/{second.lstrip('/')}"):
+        return False
+    stems = {Path(text).stem.split("_gtFine_")[0] for text in (own, image.image.stem)}
+    if index.format == "folder" or Path(second).stem.split("_gtFine_")[0] not in stems:
+        raise ValueError(
+            f"{where} names the mask {second}, but the mask of {image.image} here is {own}; write that one or leave it out, or "
+            "put the other masks in its place"
+        )
+    return True
 
 
 def _short_names(sample: Sample) -> tuple[str, ...]:

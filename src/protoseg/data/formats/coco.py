@@ -6,7 +6,8 @@ The files are `*.json` of the folder or of its `annotations/`; where there are `
 
 Where annotations overlap, crowds lie at the bottom and small areas on top, so that a part is not hidden by its whole. An object
 without an outline (a box alone, or a polygon of fewer than three corners) leaves its box unlabelled, as far as no other covers
-it. Images without any outline are unlabelled: nothing says that somebody looked at them.
+it. Images without any outline are unlabelled: nothing says that somebody looked at them. Where a list of labelled images names
+one, somebody has: then it is background, but for such boxes.
 """
 
 from __future__ import annotations
@@ -142,20 +143,20 @@ def read(root: Path) -> DataIndex:
     names = _categories(files)
     classes = table_with_background(list(names.values()))
     value_of = {category: classes.names.index(name) for category, name in names.items()}
-    masks: dict[Path, tuple[ShapesMask | None, Split]] = {}
+    masks: dict[Path, tuple[ShapesMask | None, bool, Split]] = {}
     notes = _say_left_aside(root)
     for path, content in files:
         found, said = _read_file(path, content, finder, value_of)
         notes += said
-        for image, mask in found:
+        for image, mask, is_drawn in found:
             if image in masks:
                 raise ValueError(f"{path} lists {image}, which another file (or line) lists too")
-            masks[image] = mask, _split(path)
-    unlisted: tuple[None, Split] = (None, "train")
+            masks[image] = mask, is_drawn, _split(path)
+    unlisted: tuple[None, bool, Split] = (None, False, "train")
     samples = []
     for image in finder.beside(masks):
-        mask, split = masks.get(image, unlisted)
-        samples.append(Sample(finder.name_of(image), image, mask, split))
+        mask, is_drawn, split = masks.get(image, unlisted)
+        samples.append(Sample(finder.name_of(image), image, mask if is_drawn else None, split, if_listed=mask))
     return DataIndex(root, "coco", tuple(samples), classes, notes)
 
 
@@ -213,12 +214,12 @@ def _categories(files: list[tuple[Path, Any]]) -> dict[int, str]:
 
 def _read_file(
     path: Path, content: Any, finder: ImageFinder, value_of: dict[int, int]
-) -> tuple[list[tuple[Path, ShapesMask | None]], tuple[str, ...]]:
-    """Each image with its mask, and what to say about the annotations."""
+) -> tuple[list[tuple[Path, ShapesMask | None, bool]], tuple[str, ...]]:
+    """Each image with its mask and whether any outline is in it, and what to say about the annotations."""
     by_image: dict[int, list[Any]] = {}
     for annotation in field(content, "annotations", list, str(path)):
         by_image.setdefault(field(annotation, "image_id", int, f"{path}, an annotation"), []).append(annotation)
-    found: list[tuple[Path, ShapesMask | None]] = []
+    found: list[tuple[Path, ShapesMask | None, bool]] = []
     without_outline = list[tuple[Any, str]]()
     seen = set[int]()
     for record in field(content, "images", list, str(path)):
@@ -229,14 +230,14 @@ def _read_file(
         where = f"{path}, image {name}"
         annotations = by_image.pop(number, [])
         drawn = [a for a in annotations if _outline(a)]
-        bare = [a for a in annotations if not _outline(a)] if drawn else []  # boxes alone make no mask
+        bare = [a for a in annotations if not _outline(a)]
         mask = None
-        if drawn:
+        if drawn or ("height" in record and "width" in record):
             size = size_field(record, "height", "width", where)
             boxes = [box for a in bare if (box := _box(a, f"{where}, annotation {a.get('id')}"))]
             mask = ShapesMask(path, name, size, (*boxes, *_shapes(drawn, value_of, size, where)))
-        without_outline += [(a, name) for a in bare]
-        found.append((finder.find(name, beside=path), mask))
+        without_outline += [(a, name) for a in bare if drawn]  # boxes alone make no mask
+        found.append((finder.find(name, beside=path), mask, bool(drawn)))
     if by_image:
         raise ValueError(f"{path} has annotations of image {next(iter(by_image))}, which it does not list")
     return found, _say_boxes(path, without_outline)
