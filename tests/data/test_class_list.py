@@ -15,6 +15,11 @@ FAULTS = [
     ("classes.txt", "sky 1 2 3\nroad 1 2 3\n", r"colour \(1, 2, 3\) twice"),
     ("classes.txt", "sky 1 2 3\nroad\n", "'road' none"),
     ("classes.txt", "sky 1 2 300\n", "line 1.*0 to 255"),
+    ("classes.txt", "#sky\nroad\n", "line 1: '#sky' begins with #"),
+    ("classes.txt", "1 sky\n2 road\ncar\n", "beside 2 of 3 names, but none beside 'car'"),
+    ("classes.txt", "1 sky\n1 road\n", "gives the mask value 1 twice"),
+    ("classes.txt", "1 sky\n70000 road\n", "mask value 70000"),
+    ("classes.txt", "1 255 0 0 sky\n", "line 1: .* begins with four numbers"),
     ("classes.csv", "", "is empty"),
     ("classes.csv", "name,r,g,b\n", "is empty"),
     ("classes.csv", "klasse,r,g,b\nsky,1,2,3\n", "columns klasse, r, g, b"),
@@ -34,6 +39,31 @@ def test_names_in_the_order_of_the_values(tmp_path: Path) -> None:
     assert table.names == ("ground", "red square", "disc")
     assert table.written == (0, 1, 2)
     assert 255 in table.ignored
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "values"),
+    [
+        ("# my classes\nground\n#\nsky\n", ("ground", "sky"), (0, 1)),
+        ("0 ground\n1 red square\n2 disc\n", ("ground", "red square", "disc"), (0, 1, 2)),
+        ("1 cat\n2 dog\n", ("cat", "dog"), (1, 2)),
+        ("1: cat\n7: dog\n", ("cat", "dog"), (1, 7)),
+        ("1. cat\n2. dog\n", ("cat", "dog"), (1, 2)),
+        ("cat,1\ndog, 2\n", ("cat", "dog"), (1, 2)),
+        ("dog: 2\ncat: 1\n", ("dog", "cat"), (2, 1)),
+        ("0 ground 0 0 0\n255 thing 255 0 0\n", ("ground", "thing"), (0, 255)),
+        ("class 0\nclass 1\n", ("class 0", "class 1"), (0, 1)),
+        ("0\n1\n2\n", ("0", "1", "2"), (0, 1, 2)),
+        ("2 wheeler\ncar\nlorry\n", ("2 wheeler", "car", "lorry"), (0, 1, 2)),
+        ("3.5 mm hole\nscratch\n", ("3.5 mm hole", "scratch"), (0, 1)),
+    ],
+)
+def test_comments_and_numbers(tmp_path: Path, text: str, names: tuple[str, ...], values: tuple[int, ...]) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    table = read_class_list(tmp_path)
+    assert table is not None
+    assert (table.names, table.written) == (names, values)
+    assert not set(table.ignored) & set(values)
 
 
 def test_no_list(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from protoseg.data.masks import Color
 
 FILES = ("classes.txt", "classes.csv", "class_dict.csv", "labelmap.txt")
 _GAP = r"[\s,;]+"
+_NUMBERED = re.compile(r"(?P<number>\d{1,6})(?:[:=,;)]|\.(?=\s)|\s)\s*(?P<name>\S.*)")
+_NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;]\s*(?P<number>\d{1,6})")
 _NAME_RGB = re.compile(rf"(?P<name>.*\S){_GAP}(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+)")
 _RGB_NAME = re.compile(rf"(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+){_GAP}(?P<name>\S.*)")
 
@@ -20,9 +22,11 @@ _RGB_NAME = re.compile(rf"(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+){_GAP}(?P<na
 def read_class_list(root: Path) -> ClassTable | None:
     """The class list of a folder; None where it has none.
 
-    `classes.txt`: one class a line, `name`, `name R G B` or `R G B name`. `classes.csv`, `class_dict.csv`: columns
-    name, r, g, b.
-    `labelmap.txt`: CVAT's `name:R,G,B::`. The order is that of the numbers 0, 1, ... in index masks.
+    `classes.txt`: one class a line, `name`, `name R G B` or `R G B name`; `# ` begins a comment. Where all names begin with a
+    number (`1 cat`), or end with one after a colon or comma (`cat: 1`), it is their mask value.
+    `classes.csv`, `class_dict.csv`: columns name, r, g, b.
+    `labelmap.txt`: CVAT's `name:R,G,B::`. Without numbers, the order is that of 0, 1, ... in index
+    masks.
 
     Raises:
         ValueError: several lists, an empty one, a name or a colour twice, a line that does not fit; with file and line.
@@ -37,19 +41,51 @@ def read_class_list(root: Path) -> ClassTable | None:
     if not lines:
         raise ValueError(f"{path} is empty; write one class name a line, in the order of the mask values 0, 1, 2, ...")
     names, colors = [name for name, _ in lines], [color for _, color in lines if color is not None]
+    numbers, names = _numbers(path, names) if path.name == "classes.txt" else (None, names)
     _once(path, names)
     _once(path, colors)
     if colors and len(colors) < len(names):
         bare = next(name for name, color in lines if color is None)
         raise ValueError(f"{path} gives {len(colors)} of {len(names)} classes a colour, but {bare!r} none; give all or none")
-    return table_from_names(names, colors or None)
+    return table_from_names(names, colors or None, numbers=numbers)
+
+
+def _numbers(path: Path, names: list[str]) -> tuple[list[int] | None, list[str]]:
+    """The mask values that are written beside the names, if any, and the names without them.
+
+    Raises:
+        ValueError: a value twice or out of range; only some of the names have one.
+    """
+    for pattern in (_NUMBERED, _NUMBER_LAST):
+        found = [pattern.fullmatch(name) for name in names]
+        matches = [match for match in found if match and not match["name"].isdigit()]
+        if len(matches) == len(names):
+            numbers = [int(match["number"]) for match in matches]
+            if twice := next((number for number in numbers if numbers.count(number) > 1), None):
+                raise ValueError(f"{path} gives the mask value {twice} twice")
+            if max(numbers) >= 1 << 16:
+                raise ValueError(f"{path} gives the mask value {max(numbers)}; it takes numbers from 0 to 65535")
+            return numbers, [match["name"].strip() for match in matches]
+        if len(matches) > 1 and 2 * len(matches) >= len(names):
+            bare = next(name for name, match in zip(names, found, strict=True) if match not in matches)
+            raise ValueError(
+                f"{path} writes a number beside {len(matches)} of {len(names)} names, but none beside {bare!r}: give all their "
+                "mask value (`1 cat`) or none"
+            )
+    return None, names
 
 
 def _text(path: Path) -> list[tuple[str, Color | None]]:
     lines: list[tuple[str, Color | None]] = []
     for number, line in enumerate(read_lines(path), start=1):
         text = line.strip()
+        if text == "#" or text.startswith("# "):
+            continue
+        if text.startswith("#"):
+            raise ValueError(f"{path}, line {number}: {text!r} begins with #; write `# ` before a comment, or leave it out")
         if match := _NAME_RGB.fullmatch(text) or _RGB_NAME.fullmatch(text):
+            if match.re is _RGB_NAME and _NUMBERED.fullmatch(match["name"]):
+                raise ValueError(f"{path}, line {number}: {text!r} begins with four numbers; write `NUMBER name R G B`")
             lines.append((match["name"], _color([match[c] for c in "rgb"], f"{path}, line {number}")))
         elif text:
             lines.append((text, None))
