@@ -225,6 +225,28 @@ def test_a_kind_of_region_that_is_not_read_is_said(root: Path) -> None:
         label_studio(root, "bitmasklabels", {"imageDataURL": ""})
 
 
+@pytest.mark.parametrize("kind", ["videorectangle", "keypointlabels", "vectorlabels", "brush"])
+def test_so_is_one_that_nobody_has_heard_of(root: Path, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"task 5: regions of type '{kind}' are not read"):
+        label_studio(root, kind, {})
+
+
+def test_labelme_with_the_image_before_everything_else(root: Path) -> None:
+    """Tools sort the fields, and an image in base64 is long."""
+    shape = {"label": "cat", "points": [[2, 3], [12, 9]], "shape_type": "rectangle"}
+    content = {"imageData": "A" * 200_000, "imagePath": "a.png", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": [shape]}
+    (root / "images/a.json").write_text(json.dumps(content))
+    assert (masks(open_dataset(root))["a"] == "cat").sum() == 60
+
+
+def test_label_studio_with_a_long_first_task(root: Path) -> None:
+    label_studio(root, "rectanglelabels", {"x": 10, "y": 50, "width": 40, "height": 25})
+    (task,) = json.loads((root / "export.json").read_text())
+    content = [{"id": 5, "data": {"notes": "a" * 3_000_000, **task["data"]}, "annotations": task["annotations"]}]
+    (root / "export.json").write_text(json.dumps(content))
+    assert (masks(open_dataset(root))["a"] == "cat").sum() == 60
+
+
 @pytest.mark.parametrize("written", ["voc", "ade20k", "camvid"])
 def test_the_users_own_class_list_counts_more_than_the_layout(tmp_path: Path, written: str) -> None:
     """Tools write their masks into the folders of well-known data sets."""

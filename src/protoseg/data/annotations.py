@@ -50,6 +50,17 @@ def beginning(path: Path) -> str:
         return file.read(1 << 16).lstrip()
 
 
+def mentions(path: Path, word: str) -> bool:
+    """Whether a text file holds a word, however long it is."""
+    tail = ""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while part := file.read(1 << 20):
+            if word in tail + part:
+                return True
+            tail = part[-len(word) :]
+    return False
+
+
 def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
     """A field of a JSON object, checked.
 

@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from protoseg.data.annotations import ImageFinder, beginning, field, read_json, size_field, split_of, table_with_background
+from protoseg.data.annotations import (
+    ImageFinder,
+    beginning,
+    field,
+    mentions,
+    read_json,
+    size_field,
+    split_of,
+    table_with_background,
+)
 from protoseg.data.index import DataIndex, Sample
 from protoseg.data.rle import decode_brush
 from protoseg.data.shapes import BoolArray, Ellipse, Polygon, Region, Shape, ShapesMask, rectangle
 
 NEEDS = "Label Studio's JSON export"
 _KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
-_AREAS = ("brush", "polygon", "rectangle", "ellipse", "bitmask")
+_NO_AREAS = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "pairwise", "ranker", "relation")
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")  # put before the file name of an upload
 
 
@@ -70,7 +79,12 @@ def read(root: Path) -> DataIndex:
 
 def _files(root: Path) -> list[Path]:
     heads = ((path, beginning(path)) for path in sorted(root.glob("*.json")))
-    return [path for path, head in heads if head.startswith("[") and '"annotations"' in head]
+    return [path for path, head in heads if head.startswith("[") and ('"annotations"' in head or _is_late(path, head))]
+
+
+def _is_late(path: Path, head: str) -> bool:
+    """Whether the annotations come after a first task that is longer than the beginning of the file."""
+    return '"data"' in head and mentions(path, '"annotations"')
 
 
 def _result(task: Any, where: str) -> list[Any]:
@@ -79,7 +93,7 @@ def _result(task: Any, where: str) -> list[Any]:
     regions = field(done[-1], "result", list, where) if done else []
     for region in regions:
         kind = field(region, "type", str, where)
-        if kind not in _KINDS and (kind.endswith("labels") or kind in _AREAS):
+        if kind not in _KINDS and kind not in _NO_AREAS:
             raise ValueError(f"{where}: regions of type {kind!r} are not read; label with {', '.join(_KINDS)}")
         if region.get("image_rotation"):
             raise ValueError(

@@ -92,7 +92,8 @@ def read(root: Path) -> DataIndex:
 def _files(root: Path) -> Iterator[Path]:
     """LabelMe's files: JSON that speaks of shapes. Others, such as results of a run, are none of it."""
     heads = ((path, beginning(path)) for path in walk(root) if path.suffix == ".json")
-    return (path for path, head in heads if '"shapes"' in head or '"imagePath"' in head)
+    # With its fields sorted, the image itself comes first, and is longer than what is looked at.
+    return (path for path, head in heads if any(f'"{name}"' in head for name in ("shapes", "imagePath", "imageData")))
 
 
 def _label(shape: Any, where: str) -> str | None:
