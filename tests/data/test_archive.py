@@ -76,6 +76,17 @@ def test_a_bomb_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.Monk
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
 
 
+@pytest.mark.parametrize(("mib", "is_fine"), [(50, True), (100, False)])
+def test_what_shrinks_a_thousand_times(tmp_path: Path, cache: Path, mib: int, is_fine: bool) -> None:
+    """Plain masks of a small data set do; a data set of this size does not."""
+    path = write_zip(tmp_path / "x.zip", {"a": bytes(mib << 20)})
+    if is_fine:
+        assert (unpack(path) / "a").stat().st_size == mib << 20
+    else:
+        with pytest.raises(ValueError, match=r"would unpack to 100 MiB"):
+            unpack(path)
+
+
 @pytest.mark.parametrize("cut", [0.3, 0.7])
 def test_a_damaged_file_is_named_and_leaves_nothing(tmp_path: Path, cache: Path, cut: float) -> None:
     path = write_zip(tmp_path / "x.zip", {"a.txt": bytes(range(256)) * 40, "b.txt": b"two"})

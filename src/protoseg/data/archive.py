@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-_MOST_RATIO, _SMALL = 200, 1 << 30  # photographs hardly shrink and masks do: more than this is a decompression bomb
+_MOST_RATIO, _SMALL = 200, 1 << 26  # photographs hardly shrink and masks do: more than this is a decompression bomb
 
 
 def unpack(path: Path) -> Path:
