@@ -91,6 +91,12 @@ def test_another_encoding(tmp_path: Path) -> None:
         read_class_list(tmp_path)
 
 
+def test_a_cell_without_end(tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_text('name\n"' + "a" * 200_000 + '"\n')
+    with pytest.raises(ValueError, match=r"classes\.csv is no table of classes"):
+        read_class_list(tmp_path)
+
+
 def test_two_lists(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\nb\n")
     (tmp_path / "labelmap.txt").write_text("a:1,2,3::\n")

@@ -93,7 +93,10 @@ def _text(path: Path) -> list[tuple[str, Color | None]]:
 
 
 def _csv(path: Path) -> list[tuple[str, Color | None]]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path), skipinitialspace=True) if any(row)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path), skipinitialspace=True) if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no table of classes: {error}") from error
     header = [cell.lower() for cell in rows[0]] if rows else []
     if header and "name" not in header:
         raise ValueError(f"{path} has the columns {', '.join(rows[0])}; it needs name, or name, r, g and b, in its first line")
