@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 from make_folder import draw_shapes, write_image
 from make_formats import WRITERS, make_pictures
+from numpy.typing import NDArray
+from PIL import Image
 
 from protoseg.data.check import check_labels
 from protoseg.data.formats import open_dataset
@@ -63,8 +67,28 @@ def twice(*path: Any) -> Change:
     return change
 
 
+def png(mask: NDArray[np.bool_]) -> str:
+    """As LabelMe stores it."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def every(name: str, value: Any) -> Change:
+    """Set a field of all regions of a Label Studio task."""
+
+    def change(content: Any) -> Any:
+        for region in inside(content, REGION[:-1]):
+            region[name] = value
+        return content
+
+    return change
+
+
 REGION = (1, "annotations", 0, "result", 0)
 SHAPE = {"label": "x", "points": [[1, 2]]}
+FAR = {"label": "x", "points": [[1, 2], [1e18, 2], [3, 4]]}
+LARGE = png(np.ones((500, 500), dtype=np.bool_))
 OUTSIDE = "../../outside/photo.png"
 LOST = "but no such image"
 FAULTS: list[tuple[str, str, Change, str]] = [
@@ -87,6 +111,11 @@ FAULTS: list[tuple[str, str, Change, str]] = [
     ("labelme", "a polygon of one point", put("shapes", 0, SHAPE), "shape 1: .*three corners"),
     ("labelme", "a stored mask that is no PNG", put("shapes", 0, "mask", "aGVsbG8="), "shape 1: its mask cannot be read"),
     ("labelme", "a stored mask that is no base64", put("shapes", 0, "mask", "?!"), "shape 1: its mask cannot be read"),
+    ("labelme", "a stored mask larger than the image", put("shapes", 0, "mask", LARGE), "is 500x500, larger than the image"),
+    ("labelme", "a kind of shape that is no text", put("shapes", 0, "shape_type", ["a"]), "'shape_type' is list"),
+    ("labelme", "a corner far away", put("shapes", 0, FAR | {"shape_type": "polygon"}), "far outside the image"),
+    ("labelme", "a circle without end", put("shapes", 0, FAR | {
+        "shape_type": "circle", "points": [[1e308, 0], [0, -1e308]]}), "far outside the image"),
     ("labelme", "no stored mask", drop("shapes", 0, "mask"), "has no 'mask'"),
     ("coco", "no images", drop("images"), "has no 'images'"),
     ("coco", "no annotations", drop("annotations"), "has no 'annotations'"),
@@ -100,7 +129,7 @@ FAULTS: list[tuple[str, str, Change, str]] = [
     ("coco", "an image that is not there", put("images", 0, "file_name", "elsewhere.png"), LOST),
     ("coco", "an image outside the data", put("images", 0, "file_name", OUTSIDE), LOST),
     ("coco", "an image without size", drop("images", 0, "width"), "has no 'width'"),
-    ("coco", "another size than the image's", put("images", 0, "width", 47), "its code is of"),
+    ("coco", "another size than the image's", put("images", 0, "width", 47), "is 47x40 but its image"),
     ("coco", "a segmentation that is none", put("annotations", 0, "segmentation", 5), "neither polygons nor"),
     ("coco", "half a point", put("annotations", 0, "segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "annotation 1: a polygon is"),
     ("coco", "a run without end", put("annotations", 0, "segmentation", "counts", "o" * 400_000 + "0"), "longer than any"),
@@ -117,6 +146,7 @@ FAULTS: list[tuple[str, str, Change, str]] = [
     ("label studio", "a region without code", drop(*REGION, "value", "rle"), "has no 'rle'"),
     ("label studio", "a damaged code", put(*REGION, "value", "rle", [0, 0, 1]), "brush code"),
     ("label studio", "regions of two sizes", put(*REGION, "original_width", 3), "of different sizes"),
+    ("label studio", "another size than the image's", every("original_width", 16_000), "is 16000x40 but its image"),
     ("label studio", "a rotated rectangle", put(*REGION, {
         "type": "rectanglelabels", "original_width": 49, "original_height": 40,
         "value": {"rotation": 20, "rectanglelabels": ["disc"]}}), "rotated rectangle"),
@@ -203,7 +233,7 @@ def test_a_relative_root_keeps_what_lies_outside_out(data: Path, monkeypatch: py
         open_dataset(Path())
 
 
-@pytest.mark.parametrize("text", ["Infinity", "NaN", "1" * 400])
+@pytest.mark.parametrize("text", ["Infinity", "NaN", "1" * 400, "1e999", "-1e999"])
 def test_numbers_that_are_none(data: Path, text: str) -> None:
     WRITERS["labelme"][1](data, make_pictures())
     path = data / FILE["labelme"]

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from make_folder import write_image
 from make_formats import runs
 
 from protoseg.data.formats.coco import Segmentation
 from protoseg.data.rle import decode_brush
-from protoseg.data.shapes import Ellipse, Polygon, Shape, ShapesMask, fill_polygon, rectangle
+from protoseg.data.shapes import Ellipse, Polygon, Shape, ShapesMask, _Painted, fill_polygon, rectangle
 
 SIZE = (9, 13)
 # Quarters, so that no corner or edge has to be told from a pixel centre by its last digit.
@@ -89,6 +90,36 @@ class TestShapesMask:
         shapes = (Shape(1, rectangle(0, 0, 6, 6)), Shape(2, Polygon((((0, 0), (1, 1)),))))
         with pytest.raises(ValueError, match=r"a\.json \(b\.png\), shape 2: .*three corners"):
             ShapesMask(Path("a.json"), "b.png", SIZE, shapes).read()
+
+    def test_is_painted_once_and_never_shared(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An image is drawn again and again; who changes its mask changes no other's."""
+        painted = []
+        paint = ShapesMask._paint
+        monkeypatch.setattr(ShapesMask, "_paint", lambda self: painted.append(self) or paint(self))
+        mask = ShapesMask(Path("a.json"), "a.png", SIZE, (Shape(1, rectangle(0, 0, 6, 6)),))
+        first = mask.read()
+        first[:] = 9
+        assert mask.read().sum() == 36
+        assert len(painted) == 1
+        other = ShapesMask(Path("a.json"), "a.png", SIZE, (Shape(2, rectangle(0, 0, 6, 6)),))
+        assert other.read().sum() == 72
+
+    def test_what_is_kept_has_a_limit(self) -> None:
+        kept = _Painted(most_bytes=100)
+        masks = [ShapesMask(Path("a.json"), f"{i}.png", (1, 60), ()) for i in range(50)]
+        for mask in masks:
+            kept.keep(mask, np.random.default_rng(0).integers(0, 255, (1, 60), dtype=np.uint8))
+            assert kept.bytes == sum(len(packed) for _, packed in kept.kept.values()) <= 100
+        assert kept.get(masks[0]) is None
+        assert kept.get(masks[-1]) is not None
+
+    def test_the_declared_size_is_checked_before_memory_is_made_for_it(self, tmp_path: Path) -> None:
+        file = write_image(tmp_path / "a.png", np.zeros((*SIZE, 3), dtype=np.uint8))
+        mask = ShapesMask(Path("a.json"), "a.png", (1 << 20, 1 << 20), (), file=file)
+        with pytest.raises(
+            ValueError, match=rf"a\.json \(a\.png\) is 1048576x1048576 but its image .*a\.png is {SIZE[1]}x{SIZE[0]}"
+        ):
+            mask.read()
 
 
 class TestCoco:

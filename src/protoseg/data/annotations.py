@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -23,7 +24,9 @@ def read_json(path: Path) -> Any:
         ValueError: it is not JSON in UTF-8, or nested deeper than any annotation file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse, parse_int=_parse_int)
+        return json.loads(
+            path.read_text(encoding="utf-8-sig"), parse_constant=_refuse, parse_int=_parse_int, parse_float=_parse_float
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8") from error
     except json.JSONDecodeError as error:
@@ -42,6 +45,12 @@ def _parse_int(text: str) -> int:
     if len(text) > 18:
         raise ValueError("a number of an annotation file is longer than any pixel, area or id")
     return int(text)
+
+
+def _parse_float(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is no number of an annotation file")
+    return number
 
 
 def beginning(path: Path) -> str:

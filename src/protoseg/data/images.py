@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from protoseg.data.io import UInt8Array, UnreadableImageError, open_image
+from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, size_in_header
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -81,6 +81,18 @@ def read_image(path: Path, kind: ImageKind | None = None) -> ImageArray:
     if kind is not None and kind_of(image) != kind:
         raise UnreadableImageError(f"{path} has {kind_of(image)}, the others have {kind}")
     return image
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """(H, W) as the file's header has it, before EXIF turns the image. Nothing is decoded.
+
+    Raises:
+        UnreadableImageError: missing, damaged, or not an image.
+    """
+    if path.suffix.lower() in {".tif", ".tiff"}:
+        with _open_tiff(path) as file:
+            return file.pages.first.imagelength, file.pages.first.imagewidth
+    return size_in_header(path)
 
 
 def to_rgb(image: ImageArray) -> UInt8Array:

@@ -75,6 +75,19 @@ def open_image(path: Path) -> tuple[Image.Image, str]:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
 
 
+def size_in_header(path: Path) -> tuple[int, int]:
+    """(H, W) of an image file that Pillow knows, without decoding it.
+
+    Raises:
+        UnreadableImageError: missing, or not an image.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+
+
 def _raw_mode(image: Image.Image) -> str:
     for tile in getattr(image, "tile", []):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)

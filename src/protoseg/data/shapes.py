@@ -5,29 +5,57 @@ N points · H W image
 
 from __future__ import annotations
 
+import zlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protoseg.data.images import header_size
 from protoseg.data.io import UInt8Array
 
 BoolArray = NDArray[np.bool_]
 
 
-class Region(Protocol):
+class Patch(NamedTuple):
+    """A part of an image, cut out: only that much is made and painted, because images are large and shapes small."""
+
+    top: int
+    left: int
+    inside: BoolArray
+
+    def paint(self, mask: UInt8Array, value: int) -> None:
+        """Set the pixels inside."""
+        height, width = self.inside.shape
+        mask[self.top : self.top + height, self.left : self.left + width][self.inside] = value
+
+    def on(self, size: tuple[int, int]) -> BoolArray:
+        """(H, W) bool, the whole image."""
+        whole = np.zeros(size, dtype=np.uint8)
+        self.paint(whole, 1)
+        return whole.astype(np.bool_)
+
+
+class Region(ABC):
     """A part of an image."""
 
-    def fill(self, size: tuple[int, int]) -> BoolArray:
-        """(H, W) bool, True inside.
+    @abstractmethod
+    def patch(self, size: tuple[int, int]) -> Patch:
+        """What it covers of an image (H, W).
 
         Raises:
             ValueError: it does not describe a part of an image of that size.
         """
-        ...
+
+    def fill(self, size: tuple[int, int]) -> BoolArray:
+        """(H, W) bool, True inside."""
+        return self.patch(size).on(size)
 
 
 @dataclass(frozen=True)
@@ -48,6 +76,7 @@ class ShapesMask:
         size: (H, W).
         shapes: in the order of painting.
         background: value of pixels that no shape covers.
+        file: the image. A mask is made in the declared size, so that is compared first with what the image file says.
     """
 
     path: Path
@@ -55,12 +84,26 @@ class ShapesMask:
     size: tuple[int, int]
     shapes: tuple[Shape, ...]
     background: int = 0
+    file: Path | None = None
 
     def read(self) -> UInt8Array:
+        mask = _PAINTED.get(self)
+        if mask is None:
+            mask = self._paint()
+            _PAINTED.keep(self, mask)
+        return mask
+
+    def _paint(self) -> UInt8Array:
+        if self.file is not None:
+            height, width = header_size(self.file)
+            if height * width != self.size[0] * self.size[1]:  # which is the same for an image that EXIF turns
+                raise ValueError(
+                    f"{self} is {self.size[1]}x{self.size[0]} but its image {self.file} is {width}x{height}; they must be equal"
+                )
         mask = np.full(self.size, self.background, dtype=np.uint8)
         for number, shape in enumerate(self.shapes, start=1):
             try:
-                mask[shape.region.fill(self.size)] = shape.value
+                shape.region.patch(self.size).paint(mask, shape.value)
             except ValueError as error:
                 raise ValueError(f"{self}, shape {number}: {error}") from error
         return mask
@@ -74,34 +117,72 @@ class ShapesMask:
         return f"{self.path} ({self.image})"
 
 
+class _Painted:
+    """The masks that were painted last, packed: a large image with many shapes takes seconds, and is drawn again and again.
+
+    Each process has its own. Masks are told apart by being the same object, since comparing all corners takes long too.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.bytes = most_bytes, 0
+        self.kept: OrderedDict[int, tuple[ShapesMask, bytes]] = OrderedDict()  # with the object, so that no other gets its id
+        self.lock = Lock()
+
+    def get(self, source: ShapesMask) -> UInt8Array | None:
+        with self.lock:
+            found = self.kept.get(id(source))
+            if found is None:
+                return None
+            self.kept.move_to_end(id(source))
+        return np.frombuffer(zlib.decompress(found[1]), dtype=np.uint8).reshape(source.size).copy()
+
+    def keep(self, source: ShapesMask, mask: UInt8Array) -> None:
+        packed = zlib.compress(mask.tobytes(), level=1)
+        with self.lock:
+            before = self.kept.pop(id(source), (source, b""))[1]
+            self.kept[id(source)] = source, packed
+            self.bytes += len(packed) - len(before)
+            while self.bytes > self.most_bytes:
+                _, (_, oldest) = self.kept.popitem(last=False)
+                self.bytes -= len(oldest)
+
+
+_PAINTED = _Painted(most_bytes=1 << 26)
+
+
 @dataclass(frozen=True)
-class Polygon:
+class Polygon(Region):
     """Closed rings of (x, y) in pixels, where (0, 0) is the corner of the first pixel. A ring inside another is a hole."""
 
     rings: tuple[tuple[tuple[float, float], ...], ...]
 
-    def fill(self, size: tuple[int, int]) -> BoolArray:
+    def patch(self, size: tuple[int, int]) -> Patch:
+        patches = [polygon_patch(ring, size) for ring in self.rings]
+        if len(patches) == 1:
+            return patches[0]
         inside = np.zeros(size, dtype=np.bool_)
-        for ring in self.rings:
-            inside ^= fill_polygon(ring, size)
-        return inside
+        for patch in patches:
+            inside ^= patch.on(size)
+        return Patch(0, 0, inside)
 
 
 @dataclass(frozen=True)
-class Ellipse:
+class Ellipse(Region):
     """An axis-parallel ellipse."""
 
     center: tuple[float, float]  # (x, y)
     radii: tuple[float, float]
 
-    def fill(self, size: tuple[int, int]) -> BoolArray:
+    def patch(self, size: tuple[int, int]) -> Patch:
+        _check_near(np.array([self.center, self.radii]), size)
         if min(self.radii) <= 0:
-            return np.zeros(size, dtype=np.bool_)
-        y, x = np.ogrid[: size[0], : size[1]]
-        inside: BoolArray = ((x + 0.5 - self.center[0]) / self.radii[0]) ** 2 + (
-            (y + 0.5 - self.center[1]) / self.radii[1]
-        ) ** 2 <= 1
-        return inside
+            return Patch(0, 0, np.zeros((0, 0), dtype=np.bool_))
+        center, radii = np.array(self.center), np.array(self.radii)
+        left, top = _first_pixel(center - radii, size)
+        right, bottom = _first_pixel(center + radii + 1, size)
+        y, x = np.ogrid[top:bottom, left:right]
+        inside: BoolArray = ((x + 0.5 - center[0]) / radii[0]) ** 2 + ((y + 0.5 - center[1]) / radii[1]) ** 2 <= 1
+        return Patch(top, left, inside)
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
@@ -109,6 +190,11 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Polygon:
 
 
 def fill_polygon(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> BoolArray:
+    """`polygon_patch` on the whole image: (H, W) bool."""
+    return polygon_patch(points, size).on(size)
+
+
+def polygon_patch(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> Patch:
     """Pixels whose centre lies inside a polygon, by the even-odd rule.
 
     Args:
@@ -116,16 +202,17 @@ def fill_polygon(points: Sequence[tuple[float, float]], size: tuple[int, int]) -
         size: (H, W).
 
     Returns:
-        (H, W) bool.
+        Patch of the polygon's box.
 
     Raises:
-        ValueError: fewer than three corners, or one that is no number.
+        ValueError: fewer than three corners, or one that is no number or far outside the image.
     """
     corners = np.asarray(points, dtype=np.float64)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise ValueError(f"a polygon needs at least three corners (x, y), got {len(points)}")
     if not np.isfinite(corners).all():
         raise ValueError("a corner of the polygon is not a number")
+    _check_near(corners, size)
     # Only the polygon's own box is filled: a large image with many small shapes would take minutes.
     left, top = _first_pixel(corners.min(axis=0), size)
     right, bottom = _first_pixel(corners.max(axis=0), size)
@@ -137,9 +224,13 @@ def fill_polygon(points: Sequence[tuple[float, float]], size: tuple[int, int]) -
     first = np.clip(np.ceil(x - 0.5), left, right).astype(np.int64)  # the first pixel whose centre is to the right
     flips = np.zeros((bottom - top, right - left + 1), dtype=np.int64)
     np.add.at(flips, (row, first - left), 1)
-    inside: BoolArray = np.zeros(size, dtype=np.bool_)
-    inside[top:bottom, left:right] = np.cumsum(flips, axis=1)[:, :-1] % 2 == 1
-    return inside
+    return Patch(top, left, np.cumsum(flips, axis=1)[:, :-1] % 2 == 1)
+
+
+def _check_near(corners: NDArray[np.float64], size: tuple[int, int]) -> None:
+    """Numbers far beyond the image are a mistake, and too large to count with."""
+    if not (np.abs(corners) <= 10 * max(size)).all():  # false for NaN too
+        raise ValueError("it lies far outside the image; correct or remove it")
 
 
 def _first_pixel(corner: NDArray[np.float64], size: tuple[int, int]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from protoseg.data.annotations import BACKGROUND, ImageFinder, beginning, field, read_json, size_field, table_with_background
 from protoseg.data.index import DataIndex, Sample, Split
-from protoseg.data.shapes import BoolArray, Shape, ShapesMask, rectangle
+from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
 
 _INSTANCES = "instances_"
@@ -33,25 +33,28 @@ NEEDS = "a COCO JSON file, in it or in annotations/"
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(Region):
     """What COCO calls a segmentation: polygons, drawn by pycocotools so that they mean the same; or a run-length code."""
 
     code: Any
     number: Any = None  # the annotation's id, for messages
 
-    def fill(self, size: tuple[int, int]) -> BoolArray:
+    def patch(self, size: tuple[int, int]) -> Patch:
         try:
-            return self._fill(size)
+            return self._patch(size)
         except ValueError as error:
             raise ValueError(f"annotation {self.number}: {error}") from error
 
-    def _fill(self, size: tuple[int, int]) -> BoolArray:
+    def _patch(self, size: tuple[int, int]) -> Patch:
         from pycocotools import mask
 
         try:
             if not isinstance(self.code, dict):
                 rings: Any = [_ring(ring, size) for ring in self.code]
-                return mask.decode(mask.merge(mask.frPyObjects(rings, *size))).astype(np.bool_)
+                code = mask.merge(mask.frPyObjects(rings, *size))
+                left, top, width, height = (int(side) for side in mask.toBbox(code))
+                whole = mask.decode(code)
+                return Patch(top, left, whole[top : top + height, left : left + width].astype(np.bool_))
             counts = self.code["counts"]
             if list(self.code["size"]) != list(size):
                 raise ValueError(f"its code is of {self.code['size']}, the image of {list(size)}")
@@ -60,7 +63,7 @@ class Segmentation:
             if sum(counts) != size[0] * size[1] or min(counts) < 0:
                 raise ValueError("its run lengths do not add up to the image")
             runs: BoolArray = np.repeat(np.arange(len(counts)) % 2 == 1, counts)  # zeros first, column by column
-            return runs.reshape(size[::-1]).T
+            return Patch(0, 0, runs.reshape(size[::-1]).T)
         except (KeyError, TypeError) as error:
             raise ValueError(f"its segmentation is neither polygons nor a run-length code ({error})") from error
 
@@ -227,7 +230,7 @@ def _read_file(
         if number in seen:
             raise ValueError(f"{path} lists two images of the id {number}")
         seen.add(number)
-        where = f"{path}, image {name}"
+        where, image = f"{path}, image {name}", finder.find(name, beside=path)
         annotations = by_image.pop(number, [])
         drawn = [a for a in annotations if _outline(a)]
         bare = [a for a in annotations if not _outline(a)]
@@ -235,9 +238,10 @@ def _read_file(
         if drawn or ("height" in record and "width" in record):
             size = size_field(record, "height", "width", where)
             boxes = [box for a in bare if (box := _box(a, f"{where}, annotation {a.get('id')}"))]
-            mask = ShapesMask(path, name, size, (*boxes, *_shapes(drawn, value_of, size, where)))
+            shapes = (*boxes, *_shapes(drawn, value_of, size, where))
+            mask = ShapesMask(path, name, size, shapes, file=image)
         without_outline += [(a, name) for a in bare if drawn]  # boxes alone make no mask
-        found.append((finder.find(name, beside=path), mask, bool(drawn)))
+        found.append((image, mask, bool(drawn)))
     if by_image:
         raise ValueError(f"{path} has annotations of image {next(iter(by_image))}, which it does not list")
     return found, _say_boxes(path, without_outline)
@@ -265,7 +269,7 @@ def _shapes(annotations: list[Any], value_of: dict[int, int], size: tuple[int, i
         if "area" in annotation:
             return float(field(annotation, "area", (int, float), where))
         try:  # some tools leave it out
-            return float(Segmentation(_outline(annotation), annotation.get("id")).fill(size).sum())
+            return float(Segmentation(_outline(annotation), annotation.get("id")).patch(size).inside.sum())
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 

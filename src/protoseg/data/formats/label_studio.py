@@ -25,7 +25,7 @@ from protoseg.data.annotations import (
 )
 from protoseg.data.index import DataIndex, Sample
 from protoseg.data.rle import decode_brush
-from protoseg.data.shapes import BoolArray, Ellipse, Polygon, Region, Shape, ShapesMask, rectangle
+from protoseg.data.shapes import Ellipse, Patch, Polygon, Region, Shape, ShapesMask, rectangle
 
 NEEDS = "Label Studio's JSON export"
 _KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
@@ -34,13 +34,13 @@ _UPLOAD = re.compile(r"[0-9a-f]{8}-")  # put before the file name of an upload
 
 
 @dataclass(frozen=True)
-class Brush:
+class Brush(Region):
     """A brush stroke in Label Studio's run-length code."""
 
     code: tuple[int, ...]
 
-    def fill(self, size: tuple[int, int]) -> BoolArray:
-        return decode_brush(self.code, size)
+    def patch(self, size: tuple[int, int]) -> Patch:
+        return Patch(0, 0, decode_brush(self.code, size))
 
 
 def matches(root: Path) -> bool:
@@ -72,7 +72,7 @@ def read(root: Path) -> DataIndex:
             raise ValueError(f"{where} annotates {image}, and so does another task")
         size = size_field(result[0], "original_height", "original_width", where)
         shapes = tuple(Shape(classes.names.index(_labels(r, where)[0]), _region(r, size, where)) for r in result)
-        masks[image] = ShapesMask(path, text, size, shapes)
+        masks[image] = ShapesMask(path, text, size, shapes, file=image)
     samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.beside(masks)]
     return DataIndex(root, "label_studio", tuple(samples), classes)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from protoseg.data.annotations import (
     BACKGROUND,
@@ -30,7 +30,7 @@ from protoseg.data.annotations import (
 )
 from protoseg.data.index import DataIndex, Sample
 from protoseg.data.io import walk
-from protoseg.data.shapes import BoolArray, Ellipse, Polygon, Region, Shape, ShapesMask, rectangle
+from protoseg.data.shapes import Ellipse, Patch, Polygon, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
 
 NEEDS = "JSON files of LabelMe"
@@ -38,24 +38,26 @@ _ALIASES = {"_background_": BACKGROUND, "__ignore__": None}  # LabelMe's own wor
 
 
 @dataclass(frozen=True)
-class StoredMask:
+class StoredMask(Region):
     """A PNG inside the JSON file, placed at (left, top)."""
 
     left: int
     top: int
     code: str  # base64
 
-    def fill(self, size: tuple[int, int]) -> BoolArray:
+    def patch(self, size: tuple[int, int]) -> Patch:
         try:
             with Image.open(io.BytesIO(base64.b64decode(self.code, validate=True)), formats=["PNG"]) as image:
+                if image.height > size[0] + 1 or image.width > size[1] + 1:  # LabelMe's boxes include their last corner
+                    raise ValueError(f"its mask is {image.width}x{image.height}, larger than the image; remove or redraw it")
                 part = np.asarray(image.convert("L")) > 0
+        except UnidentifiedImageError as error:
+            raise ValueError("its mask cannot be read: it is no PNG; remove or redraw it") from error
         except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"its mask cannot be read: {error}") from error
-        inside = np.zeros(size, dtype=np.bool_)
-        target = inside[max(0, self.top) :, max(0, self.left) :]
-        part = part[max(0, -self.top) :, max(0, -self.left) :][: target.shape[0], : target.shape[1]]
-        target[: part.shape[0], : part.shape[1]] = part
-        return inside
+            raise ValueError(f"its mask cannot be read: {error}; remove or redraw it") from error
+        part = part[max(0, -self.top) :, max(0, -self.left) :]
+        top, left = min(max(0, self.top), size[0]), min(max(0, self.left), size[1])
+        return Patch(top, left, part[: size[0] - top, : size[1] - left])
 
 
 def matches(root: Path) -> bool:
@@ -84,7 +86,7 @@ def read(root: Path) -> DataIndex:
         if image in masks:
             raise ValueError(f"{path} and {masks[image].path} both annotate {image}")
         shapes = tuple(Shape(value_of[_label(shape, where)], _region(shape, where)) for shape in content["shapes"])
-        masks[image] = ShapesMask(path, text, size_field(content, "imageHeight", "imageWidth", where), shapes)
+        masks[image] = ShapesMask(path, text, size_field(content, "imageHeight", "imageWidth", where), shapes, file=image)
     samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.beside(masks)]
     return DataIndex(root, "labelme", tuple(samples), classes)
 
@@ -104,7 +106,7 @@ def _label(shape: Any, where: str) -> str | None:
 
 def _region(shape: Any, where: str) -> Region:
     points = [_point(point, where) for point in field(shape, "points", list, where)]
-    kind = shape.get("shape_type") or "polygon"
+    kind = field(shape, "shape_type", str, where) if shape.get("shape_type") else "polygon"
     if kind == "polygon":
         return Polygon((tuple(points),))
     if kind in {"rectangle", "circle", "mask"} and len(points) != 2:
