@@ -186,6 +186,28 @@ def test_an_image_that_is_not_in_the_data(data: Path, text: str) -> None:
         decode(data)
 
 
+@pytest.mark.parametrize("way", ["absolute", "relative", "name alone"])
+def test_images_in_a_folder_of_the_command_line(data: Path, way: str) -> None:
+    """Its other images stay unlabelled; without the folder on the command line nothing there is opened."""
+    WRITERS["coco"][1](data, make_pictures())
+    more = data.parent / "large disk"
+    more.mkdir()
+    for name in ("scene_0.png", "scene_3.png"):
+        (data / "train2017" / name).rename(more / name)
+    path = data / FILE["coco"]
+    content = json.loads(path.read_text())
+    content["images"] = [i for i in content["images"] if i["file_name"] != "scene_3.png"]
+    prefix = {"absolute": f"{more}/", "relative": "../../large disk/", "name alone": ""}[way]
+    content["images"][0]["file_name"] = f"{prefix}scene_0.png"
+    path.write_text(json.dumps(content))
+    found = {s.name: s.mask is not None for s in open_dataset(data, unlabeled=more).of("train")}
+    assert found["unlabeled:large disk/scene_0"]
+    assert not found["unlabeled:large disk/scene_3"]
+    assert len(found) == 5
+    with pytest.raises(FileNotFoundError, match=LOST):
+        open_dataset(data)
+
+
 def test_links_that_the_user_made_are_followed(data: Path) -> None:
     WRITERS["coco"][1](data, make_pictures())
     elsewhere = data.parent / "large disk"

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from protoseg.data.index import ClassTable, Split, default_colors
+from protoseg.data.index import EXTRA, ClassTable, Split, default_colors
 from protoseg.data.io import IMAGE_SUFFIXES, walk
 
 BACKGROUND = "background"
@@ -106,16 +106,19 @@ class ImageFinder:
     of that file name anywhere in the data set is meant, because tools write the paths of the machine they ran on.
 
     Args:
-        root: of the data set. What lies outside is never opened.
+        root: of the data set.
+        folders: further ones that the user has named. What lies outside of all these is never opened.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folders: Sequence[Path] = ()) -> None:
         self.root = root
+        self.folders = tuple(folder for folder in folders if not folder.is_relative_to(root))
 
     @cached_property
     def images(self) -> tuple[Path, ...]:
-        """All images of the data set."""
-        return tuple(path for path in walk(self.root) if path.suffix.lower() in IMAGE_SUFFIXES)
+        """All images of the data set and of the further folders."""
+        found = (path for folder in (self.root, *self.folders) for path in walk(folder))
+        return tuple(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
 
     def beside(self, annotated: Iterable[Path]) -> list[Path]:
         """The images in the folders of annotated ones: those without an annotation are unlabelled. Pictures elsewhere below
@@ -153,9 +156,10 @@ class ImageFinder:
         wanted = text.replace("\\", "/")  # written on Windows
         if "\0" in wanted:
             raise ValueError(f"{beside} names an image with a zero byte in its name")
+        allowed = (self.root, *self.folders)
         for folder in (beside.parent, self.root, self.root / "images"):
             path = Path(os.path.normpath(folder / wanted))  # `..` is resolved, links are not: those the user made himself
-            if path.is_relative_to(self.root) and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            if any(path.is_relative_to(a) for a in allowed) and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
                 return path
         for name in (wanted.rsplit("/", 1)[-1], *names):
             found = self._by_name.get(name, [])
@@ -163,10 +167,13 @@ class ImageFinder:
                 raise ValueError(f"{beside} names {text}, and both {found[0]} and {found[1]} are called so")
             if found:
                 return found[0]
-        raise FileNotFoundError(f"{beside} names {text}, but no such image is in {self.root}")
+        raise FileNotFoundError(f"{beside} names {text}, but no such image is in {' or '.join(map(str, allowed))}")
 
     def name_of(self, image: Path) -> str:
-        """Name of a sample: the path below the data set's folder, without suffix."""
+        """Name of a sample: the path below the data set's folder, without suffix; that of a further folder says so."""
+        for folder in self.folders:
+            if image.is_relative_to(folder) and not image.is_relative_to(self.root):
+                return f"{EXTRA}{folder.name}/{image.relative_to(folder).with_suffix('').as_posix()}"
         return image.relative_to(self.root).with_suffix("").as_posix()
 
 

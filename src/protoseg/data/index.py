@@ -19,6 +19,9 @@ from protoseg.types import IGNORE_INDEX
 
 Split = Literal["train", "val", "test"]
 
+EXTRA = "unlabeled:"
+"""Prefix of the names of images from a further folder."""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-from protoseg.data.formats.folder import EXTRA
-from protoseg.data.index import DataIndex, Sample, Split
+from protoseg.data.index import EXTRA, DataIndex, Sample, Split
 from protoseg.data.io import read_lines
 from protoseg.functional.random import generator
 

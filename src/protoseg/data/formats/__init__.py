@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,19 +29,25 @@ class Format(Protocol):
         ...
 
 
+class AnnotationFormat(Format, Protocol):
+    """A format of annotation files, which name their images by path."""
+
+    def read(self, root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
+        """The same, with images in further folders that the user has named."""
+        ...
+
+
+_ANNOTATION_FORMATS: dict[str, AnnotationFormat] = {"coco": coco, "label_studio": label_studio, "labelme": labelme}
+
 FORMATS: dict[str, Format] = {
     "cityscapes": cityscapes,
     "cvat": cvat,  # before voc, whose folders it uses
     "voc": voc,
     "camvid": camvid,
     "ade20k": ade20k,
-    "coco": coco,
-    "label_studio": label_studio,
-    "labelme": labelme,
+    **_ANNOTATION_FORMATS,
 }
 """All but the plain folder, which asks for least and so is tried last."""
-
-_ANNOTATION_FILES = ("coco", "label_studio", "labelme")
 
 
 def open_dataset(
@@ -71,7 +78,9 @@ def open_dataset(
     if name == "folder":
         index = folder.read(root, for_training=for_training)
     else:
-        index = _by_class_list(FORMATS[name].read(root))
+        folders = () if unlabeled is None else (Path(os.path.normpath(unlabeled.absolute())),)
+        annotated = _ANNOTATION_FORMATS.get(name)
+        index = FORMATS[name].read(root) if annotated is None else _by_class_list(annotated.read(root, folders=folders))
         if for_training and not any(sample.mask and sample.split == "train" for sample in index.samples):
             raise ValueError(
                 f"{root} looks like {name}, but no training image in it has a mask; it needs {FORMATS[name].NEEDS}"
@@ -105,7 +114,7 @@ def _by_class_list(index: DataIndex) -> DataIndex:
 
 def _recognise(root: Path) -> str:
     # Finished masks count more than the annotation files that they were made from.
-    skipped = _ANNOTATION_FILES if (root / "masks").is_dir() and folder.matches(root) else ()
+    skipped = tuple(_ANNOTATION_FORMATS) if (root / "masks").is_dir() and folder.matches(root) else ()
     found = [name for name, layout in FORMATS.items() if name not in skipped and layout.matches(root)]
     if found or folder.matches(root):
         return found[0] if found else "folder"

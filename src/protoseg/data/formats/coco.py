@@ -129,8 +129,8 @@ def matches(root: Path) -> bool:
     return bool(_files(root))
 
 
-def read(root: Path) -> DataIndex:
-    """List the data set. No image is opened.
+def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
+    """List the data set, whose images may stand in further folders too. No image is opened.
 
     Raises:
         ValueError: pycocotools is not installed; a file that is not COCO's, categories that differ between files, two
@@ -141,7 +141,7 @@ def read(root: Path) -> DataIndex:
         import pycocotools.mask  # noqa: F401
     except ImportError as error:
         raise ValueError("COCO files need pycocotools: pip install 'protoseg[coco]'") from error
-    finder = ImageFinder(root)
+    finder = ImageFinder(root, folders)
     files = [(path, read_json(path)) for path in _files(root)]
     names = _categories(files)
     classes = table_with_background(list(names.values()))

@@ -11,12 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
-from protoseg.data.index import DataIndex, Sample, Split
+from protoseg.data.index import EXTRA, DataIndex, Sample, Split
 from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, walk
 from protoseg.data.masks import MaskFile
-
-EXTRA = "unlabeled:"
-"""Prefix of the names of images from a further folder."""
 
 _EVALUATION: tuple[Split, ...] = ("val", "test")
 

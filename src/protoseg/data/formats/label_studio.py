@@ -8,6 +8,7 @@ unlabelled; `val` and `test` folders hold evaluation images.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def matches(root: Path) -> bool:
     return bool(_files(root))
 
 
-def read(root: Path) -> DataIndex:
-    """List the data set. No image is opened.
+def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
+    """List the data set, whose images may stand in further folders too. No image is opened.
 
     Raises:
         ValueError: something in the file that does not belong there, or a region without area; with file and task.
@@ -57,7 +58,7 @@ def read(root: Path) -> DataIndex:
     files = _files(root)
     if len(files) > 1:
         raise ValueError(f"{files[0]} and {files[1]} are both exports of Label Studio; keep one of them")
-    path, finder = files[0], ImageFinder(root)
+    path, finder = files[0], ImageFinder(root, folders)
     tasks = [(task, f"{path}, task {field(task, 'id', (int, str), str(path))}") for task in read_json(path)]
     results = [_result(task, where) for task, where in tasks]
     names = {label for (_, where), result in zip(tasks, results, strict=True) for r in result for label in _labels(r, where)}

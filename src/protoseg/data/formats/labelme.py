@@ -10,7 +10,7 @@ import base64
 import binascii
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,14 @@ def matches(root: Path) -> bool:
     return next(_files(root), None) is not None
 
 
-def read(root: Path) -> DataIndex:
-    """List the data set. No image is opened.
+def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
+    """List the data set, whose images may stand in further folders too. No image is opened.
 
     Raises:
         ValueError: a file that is not LabelMe's, or a shape without area; with the file's name.
         FileNotFoundError: an image that is not there.
     """
-    finder = ImageFinder(root)
+    finder = ImageFinder(root, folders)
     files = [(path, read_json(path)) for path in _files(root)]
     labels = {_label(shape, str(path)) for path, content in files for shape in field(content, "shapes", list, str(path))}
     names = sorted(label for label in labels if label is not None)
