@@ -79,6 +79,7 @@ class ClassesConfig:
         colors: R, G, B of each name, in masks and pictures
         ignore: classes that count as not labelled
         merge: classes made of others: {car: [car, truck]}
+        background: what no shape covers, the class "background": class, ignore, or the class that it belongs to
     """
 
     names: list[str] | None = None
@@ -86,6 +87,7 @@ class ClassesConfig:
     colors: list[list[int]] | None = None
     ignore: list[str] = field(default_factory=list)
     merge: dict[str, list[str]] = field(default_factory=dict)
+    background: str = "class"
 
 
 @dataclass
@@ -499,7 +501,7 @@ def build_partition(config: TrainConfig) -> tuple[DataIndex, Partition]:
 def build_class_rules(config: ClassesConfig) -> ClassRules:
     from protoseg.data.class_rules import ClassRules
 
-    return ClassRules(config.names, config.ids, config.colors, config.ignore, config.merge)
+    return ClassRules(config.names, config.ids, config.colors, config.ignore, config.merge, config.background)
 
 
 def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> nn.Module:

@@ -284,6 +284,15 @@ class TestOrderOfClasses:
         labelme(root, *self.DOG_AND_CAT)
         self.check(root, ClassesConfig(names=["background", "dog", "cat"]))
 
+    def test_names_without_a_background_that_is_ignored(self, root: Path) -> None:
+        labelme(root, *self.DOG_AND_CAT)
+        classes = ClassesConfig(names=["dog", "cat"], background="ignore")
+        data = load_data(TrainConfig(data=str(root), classes=classes))
+        assert data.classes.names == ("dog", "cat")
+        assert data.partition.labeled[0].mask is not None
+        label = data.classes.encode(data.partition.labeled[0].mask.read())
+        assert [label[5, 5], label[15, 15], label[0, 25], label[17, 2]] == [0, 1, 255, 255]
+
     @pytest.mark.parametrize("text", ["background\ndog\ncat\n", "dog\ncat\n", "dog 1 2 3\ncat 4 5 6\n"])
     def test_a_class_list_beside_the_files(self, root: Path, text: str) -> None:
         labelme(root, *self.DOG_AND_CAT)

@@ -46,6 +46,44 @@ def test_merged_classes_are_one(name: str) -> None:
     assert table.decode(table.encode(MASK)).tolist() == [[0, 1, 1, 3, 255, 255]]
 
 
+SCENE = table_from_names(["background", "road", "car"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "names", "labels"),
+    [
+        (ClassRules(), ("background", "road", "car"), [0, 1, 2]),
+        (ClassRules(background="ignore"), ("road", "car"), [255, 0, 1]),
+        (ClassRules(background="road"), ("road", "car"), [0, 0, 1]),
+        (ClassRules(background="way", merge={"way": ["road"]}), ("way", "car"), [0, 0, 1]),
+        (ClassRules(background="ignore", ignore=["car"], merge={"way": ["road"]}), ("way",), [255, 0, 255]),
+    ],
+)
+def test_the_rule_for_the_background(rules: ClassRules, names: tuple[str, ...], labels: list[int]) -> None:
+    table = rules.apply(SCENE)
+    assert table.names == names
+    assert table.encode(np.array([[0, 1, 2]], dtype=np.uint8)).tolist() == [labels]
+
+
+def test_a_rule_for_a_background_that_there_is_not() -> None:
+    with pytest.raises(
+        ValueError, match=r"classes.background is 'ignore', but no class is called 'background'.*road, car, truck"
+    ):
+        ClassRules(background="ignore").apply(TABLE)
+    assert ClassRules(background="ignore").apply(TABLE, strict=False) == TABLE
+    with pytest.raises(
+        ValueError, match=r"classes.background is 'raod'; it takes class, ignore, or one of the classes road, car"
+    ):
+        ClassRules(background="raod").apply(SCENE)
+
+
+def test_names_without_colors_read_index_masks_saved_as_rgb() -> None:
+    table = ClassRules(["road", "sky"], ids=[3, 7]).named(None)
+    assert table is not None
+    colored = np.array([[pack((3, 3, 3)), pack((7, 7, 7)), pack((255, 255, 255))]], dtype=np.int32)
+    assert table.encode(colored).tolist() == [[0, 1, 255]]
+
+
 def test_names_with_ids_and_colors() -> None:
     rules = ClassRules(["void", "road", "sky"], ids=[0, 7, 255], colors=[[0, 0, 0], [128, 64, 128], [70, 130, 180]])
     table = rules.named(None)

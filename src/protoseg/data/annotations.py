@@ -11,10 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from protoseg.data.index import EXTRA, ClassTable, Split, default_colors
+from protoseg.data.index import BACKGROUND, EXTRA, ClassTable, Split, default_colors
 from protoseg.data.io import IMAGE_SUFFIXES, walk
-
-BACKGROUND = "background"
 
 
 def read_json(path: Path) -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from protoseg.data.index import ClassTable, DataIndex, default_colors, in_order
-from protoseg.data.masks import Color, pack
-from protoseg.types import IGNORE_INDEX
+from protoseg.data.index import BACKGROUND, ClassTable, DataIndex, default_colors, in_order, table_from_names
+from protoseg.data.masks import Color
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,8 @@ class ClassRules:
         colors: (R, G, B) of each named class, in colour masks and in pictures.
         ignore: names of classes that count as not labelled; in annotation files, "background" is what no shape covers.
         merge: name -> names of the classes that it is made of.
+        background: what becomes of the class "background": `class` (it is one like any other), `ignore`, or the name of
+            another class that it belongs to.
     """
 
     names: Sequence[str] | None = None
@@ -27,6 +28,7 @@ class ClassRules:
     colors: Sequence[Sequence[int]] | None = None
     ignore: Sequence[str] = ()
     merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    background: str = "class"
 
     def ordered(self, index: DataIndex) -> DataIndex:
         """A data set of annotation files with its classes in the order of `names`; any other as it is.
@@ -58,14 +60,19 @@ class ClassRules:
                 f"classes.names lists {other!r}, which is none of the classes in the annotation files: {there}; to rename one, "
                 "use --classes.merge '{new: [old]}'"
             )
-        if left_out := [name for name in given.names if name not in self.names]:
+        unnamed = [BACKGROUND] if self.background == "ignore" else []  # it is no class in the end, so it needs no place
+        if left_out := [name for name in given.names if name not in (*self.names, *unnamed)]:
             raise ValueError(
                 f"classes.names leaves out {', '.join(left_out)} of the annotation files; list all, and those not to be "
-                "learned in classes.ignore too"
+                "learned in classes.ignore too (or --classes.background ignore)"
             )
         places = [given.names.index(name) for name in self.names]
         colors = table.colors if self.colors else tuple(given.colors[i] for i in places)
-        return ClassTable(table.names, tuple(given.values[i] for i in places), colors, given.ignored)
+        names = table.names
+        if left := [given.names.index(name) for name in unnamed if name in given.names and name not in self.names]:
+            places, names = [*left, *places], (*unnamed, *names)
+            colors = (given.colors[left[0]], *colors)
+        return ClassTable(names, tuple(given.values[i] for i in places), colors, given.ignored)
 
     def named(self, given: ClassTable | None) -> ClassTable | None:
         """The table that the names make; the given one where there are none.
@@ -89,9 +96,8 @@ class ClassRules:
         if len(set(ids)) < len(ids) or not all(0 <= i < 1 << 16 for i in ids):
             raise ValueError(f"classes.ids is {ids}; it takes different numbers from 0 to 65535")
         rgb = [(color[0], color[1], color[2]) for color in colors]
-        in_masks = [(i, pack(color)) if self.colors else (i,) for i, color in zip(ids, rgb, strict=True)]
-        ignored = () if IGNORE_INDEX in ids else (IGNORE_INDEX,)
-        return ClassTable(tuple(self.names), tuple(in_masks), tuple(rgb), ignored)
+        table = table_from_names(self.names, rgb if self.colors else None, numbers=ids)
+        return table if self.colors else replace(table, colors=tuple(rgb))
 
     def apply(self, table: ClassTable, *, strict: bool = True) -> ClassTable:
         """Ignore and merge.
@@ -104,15 +110,16 @@ class ClassRules:
             ValueError: a name that is no class, or one that two rules claim.
         """
         target: dict[str, str | None] = {}  # class -> what becomes of it, None = ignored
-        merged = [(part, new) for new, parts in self.merge.items() for part in parts]
-        for name, new in [*((name, None) for name in self.ignore), *merged]:
+        merge, ignore = self._with_background(table, strict=strict)
+        merged = [(part, new) for new, parts in merge.items() for part in parts]
+        for name, new in [*((name, None) for name in ignore), *merged]:
             rule = "classes.ignore" if new is None else f"classes.merge.{new}"
             if name not in table.names and strict:
                 raise ValueError(f"{rule} names {name!r}, which is no class; the classes are {', '.join(table.names)}")
             if name in target:
                 raise ValueError(f"{rule} names {name!r}, which another rule names too")
             target[name] = new
-        if clash := next((new for new in self.merge if new in table.names and new not in target), None):
+        if clash := next((new for new in merge if new in table.names and new not in target), None):
             raise ValueError(f"classes.merge.{clash} makes a class that there is already; list {clash!r} among its parts")
 
         values: dict[str, tuple[int, ...]] = {}
@@ -126,3 +133,23 @@ class ClassRules:
                 values[new] = values.get(new, ()) + own
                 colors.setdefault(new, color)
         return ClassTable(tuple(values), tuple(values.values()), tuple(colors.values()), ignored)
+
+    def _with_background(self, table: ClassTable, *, strict: bool) -> tuple[dict[str, Sequence[str]], list[str]]:
+        """`merge` and `ignore` with what the rule for the background adds to them."""
+        merge, ignore = dict(self.merge), list(self.ignore)
+        if self.background == "class" or (BACKGROUND not in table.names and not strict):
+            return merge, ignore
+        if BACKGROUND not in table.names:
+            raise ValueError(
+                f"classes.background is {self.background!r}, but no class is called 'background': the classes are "
+                f"{', '.join(table.names)}; use classes.ignore or classes.merge with the name of the one that is meant"
+            )
+        if self.background == "ignore":
+            return merge, [*ignore, BACKGROUND]
+        if self.background not in (*table.names, *merge):
+            raise ValueError(
+                f"classes.background is {self.background!r}; it takes class, ignore, or one of the classes "
+                f"{', '.join(name for name in table.names if name != BACKGROUND)}"
+            )
+        parts = merge.get(self.background, [self.background])
+        return merge | {self.background: [*parts, BACKGROUND]}, ignore

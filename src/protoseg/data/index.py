@@ -19,6 +19,9 @@ from protoseg.types import IGNORE_INDEX
 
 Split = Literal["train", "val", "test"]
 
+BACKGROUND = "background"
+"""The class that no shape of an annotation file covers."""
+
 EXTRA = "unlabeled:"
 """Prefix of the names of images from a further folder."""
 

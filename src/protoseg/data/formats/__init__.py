@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from protoseg.data.annotations import BACKGROUND
 from protoseg.data.archive import unpack
 from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
-from protoseg.data.index import DataIndex, in_order
+from protoseg.data.index import BACKGROUND, DataIndex, in_order
 
 
 class Format(Protocol):

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from protoseg.data.annotations import BACKGROUND, ImageFinder, beginning, field, read_json, size_field, table_with_background
-from protoseg.data.index import DataIndex, Sample, Split
+from protoseg.data.annotations import ImageFinder, beginning, field, read_json, size_field, table_with_background
+from protoseg.data.index import BACKGROUND, DataIndex, Sample, Split
 from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
 

@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from protoseg.data.annotations import (
-    BACKGROUND,
     ImageFinder,
     beginning,
     field,
@@ -28,7 +27,7 @@ from protoseg.data.annotations import (
     split_of,
     table_with_background,
 )
-from protoseg.data.index import DataIndex, Sample
+from protoseg.data.index import BACKGROUND, DataIndex, Sample
 from protoseg.data.io import walk
 from protoseg.data.shapes import Ellipse, Patch, Polygon, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
