@@ -75,8 +75,8 @@ def read_mask(path: Path) -> MaskArray:
         return values.astype(np.uint8) // _SPREAD.get(stored, 1)
     if image.mode == "RGB" and ";16" not in stored:
         return _pack_all(values)
-    if values.ndim == 2 and _are_numbers(values):
-        return values.astype(np.uint16)
+    if values.ndim == 2 and values.dtype.kind in "iuf":
+        return _numbers(values, path)
     raise _no_mask(path, f"a {image.mode} image ({stored})")
 
 
@@ -90,13 +90,21 @@ def _read_tiff(path: Path) -> MaskArray:
         return _pack_all(values)
     if values.shape[2] == 1 and values.dtype in (np.uint8, np.bool_):
         return values[..., 0].astype(np.uint8)
-    if values.shape[2] == 1 and values.dtype.kind in "iuf" and _are_numbers(values):
-        return values[..., 0].astype(np.uint16)
+    if values.shape[2] == 1 and values.dtype.kind in "iuf":
+        return _numbers(values[..., 0], path)
     raise _no_mask(path, f"a {meaning} image of {values.shape[2]} bands of {values.dtype}")
 
 
-def _are_numbers(values: NDArray[Any]) -> bool:
-    return bool(values.min() >= 0 and values.max() < 1 << 16 and (values == values.astype(np.uint16)).all())
+def _numbers(values: NDArray[Any], path: Path) -> NDArray[np.uint16]:
+    inside = (values >= 0) & (values < 1 << 16)  # false for NaN too
+    known = inside & (values == np.where(inside, values, 0).astype(np.uint16))
+    if not known.all():
+        wrong = values[~known]
+        raise UnreadableImageError(
+            f"{path} holds {wrong[0]} in {(wrong == wrong[0]).sum() or len(wrong)} pixels; a mask holds whole numbers "
+            "from 0 and below 65536: store 255 where nothing is labelled"
+        )
+    return values.astype(np.uint16)
 
 
 def _pack_all(values: NDArray[Any]) -> NDArray[np.int32]:
