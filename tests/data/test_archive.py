@@ -76,6 +76,13 @@ def test_a_bomb_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.Monk
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
 
 
+def test_a_name_that_is_no_text(tmp_path: Path, cache: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"ä.txt": b"one"})
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xfe"))
+    with pytest.raises(ValueError, match=r"x\.zip cannot be unpacked"):
+        unpack(path)
+
+
 @pytest.mark.parametrize(("mib", "is_fine"), [(50, True), (100, False)])
 def test_what_shrinks_a_thousand_times(tmp_path: Path, cache: Path, mib: int, is_fine: bool) -> None:
     """Plain masks of a small data set do; a data set of this size does not."""

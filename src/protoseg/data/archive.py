@@ -42,7 +42,7 @@ def unpack(path: Path) -> Path:
             _check(path, archive)
             archive.extractall(partial)
         partial.rename(target)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError, UnicodeError) as error:
         raise ValueError(f"{path} cannot be unpacked: {error}; give a folder or a whole zip file") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

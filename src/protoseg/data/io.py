@@ -25,9 +25,20 @@ class UnreadableImageError(ValueError):
 
 
 def walk(root: Path) -> list[Path]:
-    """All files below a folder, sorted; linked folders included, hidden files and folders left out."""
+    """All files below a folder, sorted; linked folders included, hidden files and folders left out.
+
+    Raises:
+        ValueError: a name that is no UTF-8, which no list or result could hold.
+    """
     paths = (Path(folder, file) for folder, _, files in os.walk(root, followlinks=True) for file in files)
-    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    found = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    if broken := next((path for path in found if not _is_text(str(path))), None):
+        raise ValueError(f"the name of {str(broken)!r} is not UTF-8; rename the file or its folder")
+    return found
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what Python makes of other bytes
 
 
 def read_lines(path: Path) -> list[str]:
