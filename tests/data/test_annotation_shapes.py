@@ -231,6 +231,13 @@ def test_so_is_one_that_nobody_has_heard_of(root: Path, kind: str) -> None:
         label_studio(root, kind, {})
 
 
+def test_label_studio_exports_that_are_not_read(root: Path) -> None:
+    region = {"polygonlabels": ["cat"], "points": [[0, 0], [9, 0], [9, 9]]}
+    (root / "export.json").write_text(json.dumps([{"image": "/data/a.png", "id": 1, "tag": [region]}]))
+    with pytest.raises(ValueError, match=r"export\.json is Label Studio's JSON_MIN.*export as JSON"):
+        open_dataset(root)
+
+
 def test_labelme_with_the_image_before_everything_else(root: Path) -> None:
     """Tools sort the fields, and an image in base64 is long."""
     shape = {"label": "cat", "points": [[2, 3], [12, 9]], "shape_type": "rectangle"}

@@ -115,6 +115,8 @@ def _recognise(root: Path) -> str:
     # Finished masks count more than the annotation files that they were made from.
     skipped = tuple(_ANNOTATION_FORMATS) if (root / "masks").is_dir() and folder.matches(root) else ()
     found = [name for name, layout in FORMATS.items() if name not in skipped and layout.matches(root)]
+    if not found and not (root / "masks").is_dir() and (small := label_studio.small_export(root)):
+        raise ValueError(f"{small} is Label Studio's JSON_MIN, which lacks sizes and ids; export as JSON instead")
     if found or folder.matches(root):
         return found[0] if found else "folder"
     known = "; ".join(f"{layout.NEEDS} ({name})" for name, layout in FORMATS.items())

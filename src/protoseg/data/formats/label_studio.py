@@ -83,6 +83,13 @@ def _files(root: Path) -> list[Path]:
     return [path for path, head in heads if head.startswith("[") and ('"annotations"' in head or _is_late(path, head))]
 
 
+def small_export(root: Path) -> Path | None:
+    """A JSON_MIN export, which is not read; None where there is none."""
+    heads = ((path, beginning(path)) for path in sorted(root.glob("*.json")))
+    words = [f'"{kind}"' for kind in _KINDS]
+    return next((path for path, head in heads if head.startswith("[") and any(word in head for word in words)), None)
+
+
 def _is_late(path: Path, head: str) -> bool:
     """Whether the annotations come after a first task that is longer than the beginning of the file."""
     return '"data"' in head and mentions(path, '"annotations"')
@@ -113,10 +120,15 @@ def _labels(region: Any, where: str) -> list[str]:
 def _image(task: Any, where: str) -> str:
     """The path of a task's image, out of an upload's name, a local file's address, or a URL."""
     data = field(task, "data", dict, where)
-    texts = [value for value in data.values() if isinstance(value, str)]
-    if len(texts) != 1 and not isinstance(data.get("image"), str):
-        raise ValueError(f"{where} has several texts in 'data' ({', '.join(data)}) and none of them is called 'image'")
-    parts = urlsplit(data["image"] if isinstance(data.get("image"), str) else texts[0])
+    texts = [name for name, value in data.items() if isinstance(value, str)]
+    if "image" not in texts and len(texts) != 1:
+        which = f"'data' holds the texts {', '.join(texts)}, none of them called 'image'" if texts else "'data' holds no text"
+        raise ValueError(f"{where}: {which}; it takes the image's path or address under 'image'")
+    text = data["image" if "image" in texts else texts[0]]
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {text!r} is no path or address of an image: {error}") from error
     local = parse_qs(parts.query).get("d")  # /data/local-files/?d=folder/photo.jpg
     return local[0] if local else unquote(parts.path).lstrip("/")
 
