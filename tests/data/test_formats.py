@@ -81,6 +81,38 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     assert names(index, "test") == ["test/test_00"]
 
 
+def test_train_and_test_folders_of_images_and_masks(tmp_path: Path) -> None:
+    plain = open_dataset(make_folder(tmp_path / "plain", train=3, labeled=2, test=1, layout="beside"))
+    root = make_folder(tmp_path / "data", train=3, labeled=2, test=1, layout="beside")
+    (root / "train").mkdir()
+    for kind in ("images", "masks"):
+        (root / kind).rename(root / "train" / kind)
+    index = open_dataset(root)
+    assert [(s.name, s.split, s.mask is None) for s in index.samples] == [
+        (s.name, s.split, s.mask is None) for s in plain.samples
+    ]
+    (root / "images").mkdir()
+    with pytest.raises(ValueError, match=r"images and .*train/images both hold training images"):
+        open_dataset(root)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".gif"])
+def test_masks_that_are_blurred(tmp_path: Path, suffix: str) -> None:
+    root = make_folder(tmp_path)
+    for path in (root / "masks").iterdir():
+        path.rename(path.with_suffix(suffix))
+    with pytest.raises(ValueError, match=rf"masks are no PNG, BMP or TIFF files \(the first is img_00\{suffix}\).*as PNG"):
+        open_dataset(root)
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    root = make_folder(tmp_path)
+    (root / "images/img_05.png").rename(root / "images/img\udcff.png")  # how Python spells the byte 0xff
+    with pytest.raises(ValueError, match=r"img\\udcff\.png' is not UTF-8; rename") as caught:
+        open_dataset(root)
+    str(caught.value).encode()  # can be printed
+
+
 def test_dots_in_a_name_belong_to_it(tmp_path: Path) -> None:
     root = make_folder(tmp_path, train=1, labeled=1)
     image, mask = draw_shapes(_rng())

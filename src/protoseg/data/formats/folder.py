@@ -1,8 +1,8 @@
 """`images/` and `masks/` with equal paths below them, suffix aside. An image without a mask is unlabelled.
 
-Evaluation images stand in `test/{images,masks}` or in `images/test` and `masks/test` (the same for `val`). Where
-`images/train` stands beside them, it alone trains. Class names come from `classes.txt` or another list (see
-`data.class_list`).
+Both may stand in `train/`. Evaluation images stand in
+`test/{images,masks}` or in `images/test` and `masks/test` (the same for `val`). Where `images/train` stands beside them, it
+alone trains. Class names come from `classes.txt` or another list (see `data.class_list`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from protoseg.data.index import EXTRA, DataIndex, Sample, Split
 from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, walk
 from protoseg.data.masks import MaskFile
 
+_NO_MASKS = (IMAGE_SUFFIXES | {".gif"}) - MASK_SUFFIXES
 _EVALUATION: tuple[Split, ...] = ("val", "test")
 
 
 def matches(root: Path) -> bool:
-    return any((root / part / "images").is_dir() for part in ("", *_EVALUATION))
+    return any((root / part / "images").is_dir() for part in ("", "train", *_EVALUATION))
 
 
 def read(root: Path, *, for_training: bool = True) -> DataIndex:
@@ -33,9 +34,10 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
         ValueError: no training image, two files for one name, or masks that fit no image at all.
         FileNotFoundError: there is no `masks/`.
     """
-    images, masks = root / "images", root / "masks"
+    top = _training_folder(root)
+    images, masks = top / "images", top / "masks"
     if for_training and not masks.is_dir():
-        raise FileNotFoundError(f"{root} has no masks/ folder; a few labelled images are needed to learn from")
+        raise FileNotFoundError(f"{top} has no masks/ folder; a few labelled images are needed to learn from")
     mask_of, image_of = _files(masks, MASK_SUFFIXES), _files(images, IMAGE_SUFFIXES)
     # `train` means something only beside test or val; on its own it is a folder like any other.
     has_splits = any((images / split).is_dir() or (root / split / "images").is_dir() for split in _EVALUATION)
@@ -52,8 +54,16 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
         if first.name == second.name:
             raise ValueError(f"{first.image} and {second.image} are the same evaluation image; keep one of the two layouts")
     if for_training:
-        _check_training(root, samples, image_of, mask_of)
+        _check_training(top, samples, image_of, mask_of)
     return DataIndex(root, "folder", tuple(samples), read_class_list(root))
+
+
+def _training_folder(root: Path) -> Path:
+    """What holds `images/` and `masks/` for training: the data set's folder, or its `train/`."""
+    here, below = root / "images", root / "train/images"
+    if here.is_dir() and below.is_dir():
+        raise ValueError(f"{here} and {below} both hold training images; keep one of the two layouts")
+    return root / "train" if below.is_dir() else root
 
 
 def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
@@ -61,6 +71,11 @@ def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path]
     if not train:
         raise ValueError(f"there is no training image in {root / 'images'} ({_list(IMAGE_SUFFIXES)})")
     if not mask_of:
+        if blurred := next((path for path in walk(root / "masks") if path.suffix.lower() in _NO_MASKS), None):
+            raise ValueError(
+                f"the masks in {root / 'masks'} are no PNG, BMP or TIFF files (the first is {blurred.name}): JPEG and WebP "
+                "blur class numbers, GIF changes them; export the masks as PNG"
+            )
         raise ValueError(f"there is no mask in {root / 'masks'} ({_list(MASK_SUFFIXES)}); label a few images first")
     if any(sample.mask for sample in train):
         return
