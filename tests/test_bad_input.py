@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import torch
 from make_folder import TINY, cut_short, draw_shapes, make_folder, write_image, write_index
+from PIL import Image
 from safetensors.torch import save_file
 
 from protoseg.cli import main
@@ -162,6 +163,37 @@ def zero_and_255_of_three_classes(data: Path) -> Path:
     return data
 
 
+def binary_masks_with_a_stray_pixel(data: Path) -> Path:
+    for mask in (data / "masks").rglob("*.png"):
+        write_index(mask, np.where(read_mask(mask) > 0, 255, 0).astype(np.uint8))
+    stray = read_mask(data / "masks/img_01.png").copy()
+    stray[0, 0] = 254
+    return write_index(data / "masks/img_01.png", stray)
+
+
+def palettes_in_two_orders(data: Path) -> Path:
+    for i, order in enumerate([(0, 1, 2), (0, 2, 1), (0, 1, 2)]):
+        picture = Image.fromarray(read_mask(data / f"masks/img_{i:02d}.png"))
+        picture.putpalette([part for color in order for part in ((0, 0, 0), (255, 0, 0), (0, 255, 0))[color]])
+        picture.save(data / f"masks/img_{i:02d}.png")
+    return data / "masks/img_01.png"
+
+
+def masks_as_jpeg(data: Path) -> Path:
+    for mask in (data / "masks").rglob("*.png"):
+        Image.open(mask).save(mask.with_suffix(".jpg"))
+        mask.unlink()
+    return data / "masks"
+
+
+def a_mask_with_minus_one(data: Path) -> Path:
+    mask = read_mask(data / "masks/img_01.png").astype(np.int16)
+    mask[0, 0] = -1
+    (data / "masks/img_01.png").unlink()
+    tifffile.imwrite(data / "masks/img_01.tif", mask)
+    return data / "masks/img_01.tif"
+
+
 def nothing_unlabeled(data: Path) -> Path:
     for i in (3, 4, 5):
         (data / f"images/img_{i:02d}.png").unlink()
@@ -189,6 +221,10 @@ SPOIL = [
     ignored_test_masks,
     one_class,
     zero_and_255_of_three_classes,
+    binary_masks_with_a_stray_pixel,
+    palettes_in_two_orders,
+    masks_as_jpeg,
+    a_mask_with_minus_one,
     nothing_unlabeled,
 ]
 

@@ -102,7 +102,7 @@ def _numbers(values: NDArray[Any], path: Path) -> NDArray[np.uint16]:
         wrong = values[~known]
         raise UnreadableImageError(
             f"{path} holds {wrong[0]} in {(wrong == wrong[0]).sum() or len(wrong)} pixels; a mask holds whole numbers "
-            "from 0 and below 65536: store 255 where nothing is labelled"
+            "from 0 to 65535: store 255 where nothing is labelled"
         )
     return values.astype(np.uint16)
 
