@@ -79,7 +79,7 @@ class ClassesConfig:
         colors: R, G, B of each name, in masks and pictures
         ignore: classes that count as not labelled
         merge: classes made of others: {car: [car, truck]}
-        background: what no shape covers, the class "background": class, ignore, or the class that it belongs to
+        background: class, ignore, or another class's name
     """
 
     names: list[str] | None = None

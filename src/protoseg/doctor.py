@@ -66,7 +66,8 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     facts = examine(partition, track=progress)
     labeled = [fact for fact in facts if fact.role == "labeled" and fact.is_readable]
     index = dataclasses.replace(index, notes=index.notes + partition.notes)
-    findings, classes = _classes(config, index, labeled)
+    scored = [fact for fact in facts if fact.role == "evaluation" and fact.is_readable]
+    findings, classes = _classes(config, index, labeled, scored)
     crop = config.crop or (default_crop(fact.size for fact in labeled) if labeled else None)
     findings += diagnose(facts, classes, crop=crop)
     if classes is not None and crop is not None and not any(finding.severity == "error" for finding in findings):
@@ -83,13 +84,15 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     return findings
 
 
-def _classes(config: TrainConfig, index: DataIndex, labeled: list[Facts]) -> tuple[list[Finding], ClassTable | None]:
+def _classes(
+    config: TrainConfig, index: DataIndex, labeled: list[Facts], scored: list[Facts]
+) -> tuple[list[Finding], ClassTable | None]:
     """The class table, or the finding that there is none; and how the masks were read."""
     try:
         rules = build_class_rules(config.classes)
         given = rules.table_of(index)
         classes, notes = class_table(given, labeled)
-        notes += check_palettes(labeled, given)
+        notes += check_palettes([*labeled, *scored], given)
         notes_on_files = [Finding("note", note, "if that is not meant, change the files") for note in index.notes]
         notes_on_masks = [Finding("note", note, "if that is not meant, see --classes.names") for note in notes]
         return notes_on_files + notes_on_masks, rules.apply(classes)

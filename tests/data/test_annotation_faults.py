@@ -112,6 +112,7 @@ FAULTS: list[tuple[str, str, Change, str]] = [
     ("labelme", "a stored mask that is no PNG", put("shapes", 0, "mask", "aGVsbG8="), "shape 1: its mask cannot be read"),
     ("labelme", "a stored mask that is no base64", put("shapes", 0, "mask", "?!"), "shape 1: its mask cannot be read"),
     ("labelme", "a stored mask larger than the image", put("shapes", 0, "mask", LARGE), "is 500x500, larger than the image"),
+    ("labelme", "a stored mask far away", put("shapes", 0, "points", [[1e300, 0], [0, 0]]), "far outside the image"),
     ("labelme", "a kind of shape that is no text", put("shapes", 0, "shape_type", ["a"]), "'shape_type' is list"),
     ("labelme", "a corner far away", put("shapes", 0, FAR | {"shape_type": "polygon"}), "far outside the image"),
     ("labelme", "a circle without end", put("shapes", 0, FAR | {

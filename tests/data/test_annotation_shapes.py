@@ -143,6 +143,12 @@ class TestCoco:
         assert (mask == "?").sum() == (16 if more else 0)
         assert ("have no box either" in index.notes[0]) == (not more)
 
+    def test_an_image_with_such_alone_is_unlabelled_and_it_is_said(self, root: Path) -> None:
+        car = {"category_id": 3, "segmentation": box(5, 5, 9, 9), "area": 16}
+        index = coco(root, car, {"image_id": 1, "category_id": 9, "segmentation": [[]]})
+        assert sorted(masks(index)) == ["a"]
+        assert "(the first is 1, of b.png)" in index.notes[0]
+
     def test_one_good_polygon_of_several(self, root: Path) -> None:
         index = coco(root, {"category_id": 3, "segmentation": [*box(5, 5, 9, 9), [1, 2]], "area": 16})
         assert (masks(index)["a"] == "car").sum() == 16

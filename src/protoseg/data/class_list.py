@@ -82,10 +82,12 @@ def _text(path: Path) -> list[tuple[str, Color | None]]:
         if text == "#" or text.startswith("# "):
             continue
         if text.startswith("#"):
-            raise ValueError(f"{path}, line {number}: {text!r} begins with #; write `# ` before a comment, or leave it out")
+            raise ValueError(
+                f"{path}, line {number}: {text[:40]!r} begins with #; write `# ` before a comment, or leave it out"
+            )
         if match := _NAME_RGB.fullmatch(text) or _RGB_NAME.fullmatch(text):
             if match.re is _RGB_NAME and _NUMBERED.fullmatch(match["name"]):
-                raise ValueError(f"{path}, line {number}: {text!r} begins with four numbers; write `NUMBER name R G B`")
+                raise ValueError(f"{path}, line {number}: {text[:40]!r} begins with four numbers; write `NUMBER name R G B`")
             lines.append((match["name"], _color([match[c] for c in "rgb"], f"{path}, line {number}")))
         elif text:
             lines.append((text, None))

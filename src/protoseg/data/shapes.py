@@ -174,7 +174,7 @@ class Ellipse(Region):
     radii: tuple[float, float]
 
     def patch(self, size: tuple[int, int]) -> Patch:
-        _check_near(np.array([self.center, self.radii]), size)
+        check_near(np.array([self.center, self.radii]), size)
         if min(self.radii) <= 0:
             return Patch(0, 0, np.zeros((0, 0), dtype=np.bool_))
         center, radii = np.array(self.center), np.array(self.radii)
@@ -212,7 +212,7 @@ def polygon_patch(points: Sequence[tuple[float, float]], size: tuple[int, int]) 
         raise ValueError(f"a polygon needs at least three corners (x, y), got {len(points)}")
     if not np.isfinite(corners).all():
         raise ValueError("a corner of the polygon is not a number")
-    _check_near(corners, size)
+    check_near(corners, size)
     # Only the polygon's own box is filled: a large image with many small shapes would take minutes.
     left, top = _first_pixel(corners.min(axis=0), size)
     right, bottom = _first_pixel(corners.max(axis=0), size)
@@ -227,8 +227,8 @@ def polygon_patch(points: Sequence[tuple[float, float]], size: tuple[int, int]) 
     return Patch(top, left, np.cumsum(flips, axis=1)[:, :-1] % 2 == 1)
 
 
-def _check_near(corners: NDArray[np.float64], size: tuple[int, int]) -> None:
-    """Numbers far beyond the image are a mistake, and too large to count with."""
+def check_near(corners: NDArray[np.float64], size: tuple[int, int]) -> None:
+    """Stop at numbers far beyond the image: they are a mistake, and too large to count with."""
     if not (np.abs(corners) <= 10 * max(size)).all():  # false for NaN too
         raise ValueError("it lies far outside the image; correct or remove it")
 

@@ -240,7 +240,7 @@ def _read_file(
             boxes = [box for a in bare if (box := _box(a, f"{where}, annotation {a.get('id')}"))]
             shapes = (*boxes, *_shapes(drawn, value_of, size, where))
             mask = ShapesMask(path, name, size, shapes, file=image)
-        without_outline += [(a, name) for a in bare if drawn]  # boxes alone make no mask
+        without_outline += [(a, name) for a in bare]
         found.append((image, mask, bool(drawn)))
     if by_image:
         raise ValueError(f"{path} has annotations of image {next(iter(by_image))}, which it does not list")
@@ -255,7 +255,7 @@ def _say_boxes(path: Path, without_outline: Sequence[tuple[Any, str]]) -> tuple[
     first, image = without_outline[0]
     return (
         f"{len(without_outline)} annotations in {path} have no outline (the first is {first.get('id')}, of {image}): pixels in "
-        f"their boxes are not labelled{lost}; draw them to learn from them",
+        f"their boxes are not labelled, nor are images without any other{lost}; draw them to learn from them",
     )
 
 

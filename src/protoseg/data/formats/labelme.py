@@ -29,7 +29,7 @@ from protoseg.data.annotations import (
 )
 from protoseg.data.index import BACKGROUND, DataIndex, Sample
 from protoseg.data.io import walk
-from protoseg.data.shapes import Ellipse, Patch, Polygon, Region, Shape, ShapesMask, rectangle
+from protoseg.data.shapes import Ellipse, Patch, Polygon, Region, Shape, ShapesMask, check_near, rectangle
 from protoseg.types import IGNORE_INDEX
 
 NEEDS = "JSON files of LabelMe"
@@ -45,6 +45,7 @@ class StoredMask(Region):
     code: str  # base64
 
     def patch(self, size: tuple[int, int]) -> Patch:
+        check_near(np.array([float(self.left), float(self.top)]), size)
         try:
             with Image.open(io.BytesIO(base64.b64decode(self.code, validate=True)), formats=["PNG"]) as image:
                 if image.height > size[0] + 1 or image.width > size[1] + 1:  # LabelMe's boxes include their last corner
