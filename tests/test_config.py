@@ -254,6 +254,28 @@ class TestBuild:
         expected = ohem_cross_entropy(logits, mask, threshold=0.01, min_kept=20 * batch)
         assert method.labeled_loss(logits, mask) == expected  # type: ignore[operator]
 
+    def test_rare_classes_can_count_more(self) -> None:
+        report = dataclasses.replace(found(), pixels=np.array([900, 100]))
+        config = resolve(parsed("--loss.balance", "1"), report, num_unlabeled=10, cuda=False)
+        assert config.loss.class_weights == pytest.approx([1 / 1.8, 1 / 0.2])
+        method = build_method(config, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 2))
+        assert method.labeled_loss.class_weight.tolist() == pytest.approx([1 / 1.8, 1 / 0.2])
+        assert not any("class_weight" in name for name in method.state_dict())
+        assert resolved().loss.class_weights is None
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--loss.balance", "2"), "from 0 to 1"),
+            (("--loss.balance", "0.5", "--loss.name", "ohem"), "its own way with rare classes"),
+            (("--loss.class_weights", "[1, 2, 3]"), "3 numbers for 2 classes"),
+            (("--loss.class_weights", "[1, -1]"), "0 or more"),
+        ],
+    )
+    def test_weights_that_cannot_be_are_refused(self, words: tuple[str, ...], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            resolved(*words)
+
     def test_zero_prototypes_switch_the_term_off(self) -> None:
         config = resolved("--prototypes.per_class", "0")
         method = build_method(config, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answe
     from protoseg.data.loader import Geometry
     from protoseg.data.splits import Partition
     from protoseg.engine.evaluate import Normalization
+    from protoseg.functional.losses import SegmentationLoss
     from protoseg.methods.base import Method
     from protoseg.nn.prototype_head import PrototypeHead
 
@@ -160,7 +161,7 @@ class ViewsConfig:
         color: change colours and blur in the strong view
         color_labeled: the same for labelled images
         cutmix_probability: chance of CutMix
-        cutmix_area: range of the box's share of the crop, [0.02, 0.4] in UniMatch; default half, as in the paper
+        cutmix_area: range of the box's share of the crop, e.g. [0.02, 0.4]; default half
         cutmix_per: one chance per batch or image
         label_padding: call padding class 0, as the paper's code base does
     """
@@ -208,12 +209,16 @@ class LossConfig:
 
     Attributes:
         name: cross_entropy or ohem
+        balance: 0 to 1, how far rare classes count more
+        class_weights: of each class; default by balance
         ohem_threshold: probability above which a pixel is easy
         ohem_min_kept: pixels kept at least, per image
         auxiliary_weight: of the second head
     """
 
     name: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    balance: float = 0.0
+    class_weights: list[float] | None = None
     ohem_threshold: float = 0.7
     ohem_min_kept: int = 50_000
     auxiliary_weight: float = 0.4
@@ -353,7 +358,7 @@ _RANGES: dict[str, tuple[str, ...]] = {
         *("consistency.warmup_steps", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip"),
         "loss.auxiliary_weight",
     ),
-    "from 0 to 1": ("consistency.threshold", "views.cutmix_probability", "loss.ohem_threshold"),
+    "from 0 to 1": ("consistency.threshold", "views.cutmix_probability", "loss.ohem_threshold", "loss.balance"),
     "from 0 to below 1": ("prototypes.momentum", "consistency.ema_momentum", "optimizer.momentum"),
     "from 0 to 100": ("consistency.drop_percent",),
 }
@@ -390,6 +395,10 @@ def validate(config: TrainConfig) -> None:
                 f"prototypes.delay is {delay}, after {warmup} steps of warm-up: prototypes never start in {steps} steps; "
                 "give a smaller delay, or more --steps"
             )
+    if config.loss.name == "ohem" and (config.loss.balance or config.loss.class_weights):
+        raise ValueError("loss.name ohem has its own way with rare classes; leave out loss.balance and loss.class_weights")
+    if config.loss.class_weights is not None and not all(weight >= 0 for weight in config.loss.class_weights):
+        raise ValueError(f"loss.class_weights are {config.loss.class_weights}; they must be 0 or more")
     area = config.views.cutmix_area
     if area is not None and (len(area) != 2 or not 0 <= area[0] <= area[1] <= 1):
         raise ValueError(f"views.cutmix_area is {area}; it takes two shares of the crop, the smaller first, e.g. [0.02, 0.4]")
@@ -439,6 +448,16 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
         config.log_every = max(1, config.steps // 100)
     if config.workers is None:
         config.workers = 4 if cuda else 0
+    if config.loss.class_weights is None and config.loss.balance:
+        from protoseg.functional.losses import class_weights
+
+        weights_by_share = class_weights(found.pixels.tolist(), balance=config.loss.balance)
+        config.loss = dataclasses.replace(config.loss, class_weights=weights_by_share)
+    if config.loss.class_weights is not None and len(config.loss.class_weights) != len(found.classes):
+        raise ValueError(
+            f"loss.class_weights has {len(config.loss.class_weights)} numbers for {len(found.classes)} classes: "
+            f"{', '.join(found.classes.names)}"
+        )
     config.consistency = dataclasses.replace(config.consistency, **_own_values(config))
     if config.consistency.warmup_steps is None:
         # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
@@ -550,6 +569,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
     from protoseg.functional.losses import cross_entropy, ohem_cross_entropy
     from protoseg.functional.random import generator
     from protoseg.methods.prototype_term import PrototypeTerm
+    from protoseg.nn.balanced_loss import BalancedCrossEntropy
     from protoseg.nn.prototype_head import PrototypeHead
     from protoseg.nn.share_alignment import ShareAlignment
 
@@ -585,13 +605,16 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
             fit_start=prototypes.start == "kmeans",
             fit_points=prototypes.fit_points,
         )
+    labeled_loss: SegmentationLoss = ohem if loss.name == "ohem" else cross_entropy
+    if loss.class_weights is not None:
+        labeled_loss = BalancedCrossEntropy(loss.class_weights)
     own = {name: value for name in METHOD_OPTIONS if (value := getattr(consistency, name)) is not None}
     method = method_class(config.method)
     if "total_steps" in inspect.signature(method).parameters:
         own["total_steps"] = config.steps
     return method(
         network,
-        labeled_loss=ohem if loss.name == "ohem" else cross_entropy,
+        labeled_loss=labeled_loss,
         auxiliary_weight=loss.auxiliary_weight,
         ema_momentum=consistency.ema_momentum,
         warmup_steps=consistency.warmup_steps,

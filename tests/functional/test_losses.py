@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from protoseg.functional.losses import cross_entropy, masked_mean, ohem_cross_entropy
+from protoseg.functional.losses import class_weights, cross_entropy, masked_mean, ohem_cross_entropy
+from protoseg.nn.balanced_loss import BalancedCrossEntropy
 from protoseg.types import IGNORE_INDEX
 
 
@@ -129,3 +130,37 @@ def test_masked_mean_by_a_given_count() -> None:
     assert masked_mean(values, weight).item() == 2.5
     assert masked_mean(values, weight, torch.tensor(10)).item() == 0.5
     assert masked_mean(values, torch.zeros(3), torch.tensor(0)).item() == 0.0
+
+
+def test_weighted_cross_entropy_is_a_weighted_mean() -> None:
+    gen = torch.Generator().manual_seed(7)
+    logits, label = torch.randn(2, 3, 4, 5, generator=gen), torch.randint(0, 3, (2, 4, 5), generator=gen)
+    label[0, 0] = IGNORE_INDEX
+    weight, total, count = [0.5, 2.0, 7.0], 0.0, 0.0
+    for b, y, x in (label != IGNORE_INDEX).nonzero().tolist():
+        scores, c = logits[b, :, y, x].tolist(), int(label[b, y, x])
+        total += weight[c] * (math.log(sum(math.exp(v) for v in scores)) - scores[c])
+        count += weight[c]
+    assert cross_entropy(logits, label, torch.tensor(weight)).item() == pytest.approx(total / count, rel=1e-5)
+    nothing = torch.full_like(label, IGNORE_INDEX)
+    assert cross_entropy(logits, nothing, torch.tensor(weight)).item() == 0.0
+    assert BalancedCrossEntropy(weight)(logits, label) == cross_entropy(logits, label, torch.tensor(weight))
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_class_weights(balance: float) -> None:
+    """share ** -balance, 1 on average over pixels; at 1 every class counts alike."""
+    pixels = [900, 90, 10, 0]
+    weights = class_weights(pixels, balance=balance)
+    assert sum(n * w for n, w in zip(pixels, weights, strict=True)) / 1000 == pytest.approx(1.0)
+    assert weights[2] / weights[0] == pytest.approx((900 / 10) ** balance)
+    assert weights[3] == 1.0
+    if balance == 1:
+        assert [n * w for n, w in zip(pixels[:3], weights[:3], strict=True)] == pytest.approx([1000 / 3] * 3)
+
+
+def test_class_weights_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="no class"):
+        class_weights([0, 0], balance=0.5)
+    with pytest.raises(ValueError, match="balance"):
+        class_weights([1, 2], balance=1.5)

@@ -5,7 +5,7 @@ B images · C classes · H W size · N pixels
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,18 +33,40 @@ def masked_mean(values: Tensor, weight: Tensor, denominator: Tensor | None = Non
     return (values * weight).sum() / torch.where(total > 0, total, 1.0)
 
 
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over the pixels that are not ignored; 0 when all are.
 
     Args:
         logits: (B, C, H, W) or (N, C).
         label: (B, H, W) or (N,) int64 in [0, C) or IGNORE_INDEX.
+        class_weight: (C,) how much a pixel of each class counts in the mean; all alike when left out.
 
     Returns:
         Scalar.
     """
     loss = F.cross_entropy(logits.float(), label, ignore_index=IGNORE_INDEX, reduction="none")
-    return masked_mean(loss, label != IGNORE_INDEX)
+    known = label != IGNORE_INDEX
+    return masked_mean(loss, known if class_weight is None else known * class_weight[torch.where(known, label, 0)])
+
+
+def class_weights(share: Sequence[float], *, balance: float) -> list[float]:
+    """Weights that let rare classes count more: w_c ~ share_c ** -balance, with a mean of 1 over pixels.
+
+    Args:
+        share: of each class among the labelled pixels; a class without any has weight 1, which nothing meets.
+        balance: 0 for none, 0.5 for the square root of the inverse share, 1 for classes that count alike.
+
+    Raises:
+        ValueError: `balance` is outside [0, 1], or no class has a pixel.
+    """
+    if not 0 <= balance <= 1:
+        raise ValueError(f"balance is in [0, 1], got {balance}")
+    if not sum(share) > 0:
+        raise ValueError("no class has a labelled pixel")
+    whole = sum(share)
+    raw = [(value / whole) ** -balance if value > 0 else 0.0 for value in share]
+    mean = sum(value / whole * weight for value, weight in zip(share, raw, strict=True))
+    return [weight / mean if weight > 0 else 1.0 for weight in raw]
 
 
 def ohem_cross_entropy(logits: Tensor, label: Tensor, *, threshold: float = 0.7, min_kept: int = 100_000) -> Tensor:
