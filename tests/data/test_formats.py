@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from make_folder import Layout, draw_shapes, make_folder, write_image, write_index
 
+from protoseg.data.annotations import split_of
 from protoseg.data.formats import open_dataset
 from protoseg.data.formats.camvid import CLASSES
 from protoseg.data.index import DataIndex
@@ -43,6 +44,37 @@ def test_evaluation_images_never_train(tmp_path: Path, layout: str) -> None:
     assert names(index, "val", masked=True) == ["val/val_00"]
     mask = next(s.mask for s in index.samples if s.name == "test/test_01")
     assert str(mask) == str(tmp_path) + ("/masks/test/test_01.png" if layout == "inside" else "/test/masks/test_01.png")
+
+
+@pytest.mark.parametrize(("folder", "split"), [("Validation", "val"), ("valid", "val"), ("dev", "val"), ("Testing", "test")])
+@pytest.mark.parametrize("layout", ["inside", "beside"])
+def test_evaluation_folders_by_other_names(tmp_path: Path, folder: str, split: str, layout: str) -> None:
+    root = make_folder(tmp_path, train=2, labeled=1, val=1, layout=layout)  # type: ignore[arg-type]
+    for path in [root / "val"] if layout == "beside" else [root / "images/val", root / "masks/val"]:
+        path.rename(path.with_name(folder))
+    index = open_dataset(root)
+    assert names(index, split, masked=True) == [f"{folder}/val_00"]
+    assert names(index, "train") == ["img_00", "img_01"]
+
+
+@pytest.mark.parametrize(("title", "split"), [("Validation", "val"), ("valid", "val"), ("TEST", "test")])
+def test_evaluation_lists_of_voc_by_other_names(tmp_path: Path, title: str, split: str) -> None:
+    for i in range(2):
+        write_image(tmp_path / f"JPEGImages/{i}.jpg", draw_shapes(_rng())[0])
+        write_index(tmp_path / f"SegmentationClass/{i}.png", draw_shapes(_rng())[1])
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("0\n")
+    (tmp_path / f"ImageSets/Segmentation/{title}.txt").write_text("1\n")
+    index = open_dataset(tmp_path)
+    assert (names(index, "train"), names(index, split)) == (["0"], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("valid/a", "val"), ("x/Validation/a", "val"), ("testing/a", "test"), ("validated/a", "train"), ("test", "train")],
+)
+def test_split_of_an_annotated_image(name: str, split: str) -> None:
+    assert split_of(name) == split
 
 
 def test_evaluation_images_below_sub_folders(tmp_path: Path) -> None:

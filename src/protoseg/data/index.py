@@ -17,6 +17,16 @@ from protoseg.data.masks import COLOR, Color, MaskArray, MaskSource, count_value
 from protoseg.types import IGNORE_INDEX
 
 Split = Literal["train", "val", "test"]
+_SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def named_split(word: str) -> Split | None:
+    """The split that a folder, a list or a subset is called after, in any case; None for every other name."""
+    return _SPLIT_NAMES.get(word.lower())
 
 
 @dataclass(frozen=True)

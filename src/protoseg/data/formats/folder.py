@@ -1,6 +1,7 @@
 """`images/` and `masks/` with equal paths below them, suffix aside. An image without a mask is unlabelled.
 
-Evaluation images stand in `test/{images,masks}` or in `images/test` and `masks/test` (the same for `val`). Where
+Evaluation images stand in `test/{images,masks}` or in `images/test` and `masks/test` (the same for `val`, `validation` and
+the other names that `named_split` knows). Where
 `images/train` stands beside them, it alone trains. Class names come from `classes.txt` or another list (see
 `data.class_list`).
 """
@@ -11,18 +12,16 @@ from itertools import pairwise
 from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
-from protoseg.data.index import DataIndex, Sample, Split
+from protoseg.data.index import DataIndex, Sample, Split, named_split
 from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, walk
 from protoseg.data.masks import MaskFile
 
 EXTRA = "unlabeled:"
 """Prefix of the names of images from a further folder."""
 
-_EVALUATION: tuple[Split, ...] = ("val", "test")
-
 
 def matches(root: Path) -> bool:
-    return any((root / part / "images").is_dir() for part in ("", *_EVALUATION))
+    return (root / "images").is_dir() or any((part / "images").is_dir() for part in _evaluation_folders(root))
 
 
 def read(root: Path, *, for_training: bool = True) -> DataIndex:
@@ -41,15 +40,15 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
         raise FileNotFoundError(f"{root} has no masks/ folder; a few labelled images are needed to learn from")
     mask_of, image_of = _files(masks, MASK_SUFFIXES), _files(images, IMAGE_SUFFIXES)
     # `train` means something only beside test or val; on its own it is a folder like any other.
-    has_splits = any((images / split).is_dir() or (root / split / "images").is_dir() for split in _EVALUATION)
-    has_train = has_splits and (images / "train").is_dir()
+    beside = [part for part in _evaluation_folders(root) if (part / "images").is_dir()]
+    has_train = bool(beside or _evaluation_folders(images)) and "train" in map(named_split, _folders(images))
     samples = []
     for name, path in image_of.items():
         split = _split_of(name, only_train_folder=has_train)
         if split is not None:
             samples.append(Sample(name, path, _mask(mask_of, name), split))
-    for split in _EVALUATION:
-        samples += _beside(root, split)
+    for part in beside:
+        samples += _beside(part)
     samples.sort(key=lambda sample: (sample.split, sample.name))
     for first, second in pairwise(samples):
         if first.name == second.name:
@@ -95,19 +94,26 @@ def read_images(root: Path, option: str) -> list[Sample]:
 
 
 def _split_of(name: str, *, only_train_folder: bool) -> Split | None:
-    top = name.split("/", 1)[0] if "/" in name else ""
-    if top in _EVALUATION:
-        return top
-    return "train" if top == "train" or not only_train_folder else None
+    split = named_split(name.split("/", 1)[0]) if "/" in name else None
+    return split or (None if only_train_folder else "train")
 
 
-def _beside(root: Path, split: Split) -> list[Sample]:
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _evaluation_folders(root: Path) -> list[Path]:
+    """The folders directly in another one that are called after an evaluation split."""
+    return [root / name for name in _folders(root) if named_split(name) in {"val", "test"}]
+
+
+def _beside(part: Path) -> list[Sample]:
     """Evaluation images of `root/test/{images,masks}`."""
-    if not (root / split / "images").is_dir():
-        return []
-    mask_of = _files(root / split / "masks", MASK_SUFFIXES)
-    image_of = _files(root / split / "images", IMAGE_SUFFIXES)
-    return [Sample(f"{split}/{name}", path, _mask(mask_of, name), split) for name, path in image_of.items()]
+    split = named_split(part.name)
+    assert split is not None
+    mask_of = _files(part / "masks", MASK_SUFFIXES)
+    image_of = _files(part / "images", IMAGE_SUFFIXES)
+    return [Sample(f"{part.name}/{name}", path, _mask(mask_of, name), split) for name, path in image_of.items()]
 
 
 def _mask(mask_of: dict[str, Path], name: str) -> MaskFile | None:
