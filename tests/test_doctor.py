@@ -169,6 +169,14 @@ def test_finds(
     assert ("not ready to train" in printed) == (severity == "error")
 
 
+def test_a_last_band_that_may_be_transparency_is_said(data: Path) -> None:
+    for i, path in enumerate(sorted((data / "images").rglob("*.png"))):
+        band = np.random.default_rng(i).integers(0, 256, (64, 72), dtype=np.uint8)
+        Image.fromarray(np.dstack([np.asarray(Image.open(path)), band])).save(path)
+    (found,) = [f for f in examine(data) if "soft transparency" in f["title"]]
+    assert "15 images have 4 channels of uint8" in found["title"]
+
+
 def test_a_class_without_labels_that_is_scored(data: Path) -> None:
     for path in (data / "masks").glob("*.png"):
         write_index(path, np.minimum(read_mask(path), 1))

@@ -61,13 +61,32 @@ class TestOtherImages:
 
     @pytest.mark.parametrize(("color", "stored"), [(2, 3), (6, 4), (4, 2)])
     def test_sixteen_bit_color_png(self, tmp_path: Path, color: int, stored: int) -> None:
-        """Pillow cuts them to 8 bits without a word. Transparency is left out, as with 8 bits."""
+        """Pillow cuts them to 8 bits without a word. Transparency that is all or nothing is left out, as with 8 bits."""
         image = RNG.integers(0, 65536, (5, 7, stored), dtype=np.uint16)
+        if stored in {2, 4}:
+            image[..., -1] = 65535 * (image[..., -1] > 20000)
         write_png(tmp_path / "x.png", [row.astype(">u2").tobytes() for row in image], width=7, depth=16, color=color)
         read = read_image(tmp_path / "x.png")
         kept = {2: 1, 3: 3, 4: 3}[stored]
         assert kind_of(read) == ImageKind(kept, "uint16")
         assert (read == image[..., :kept]).all()
+
+    @pytest.mark.parametrize(("color", "stored"), [(6, 4), (4, 2)])
+    def test_a_last_band_of_a_sixteen_bit_png_is_kept(self, tmp_path: Path, color: int, stored: int) -> None:
+        image = RNG.integers(0, 65536, (5, 7, stored), dtype=np.uint16)
+        write_png(tmp_path / "x.png", [row.astype(">u2").tobytes() for row in image], width=7, depth=16, color=color)
+        assert (read_image(tmp_path / "x.png") == image).all()
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
+    def test_a_last_band_of_an_eight_bit_png_is_kept_and_transparency_is_not(self, tmp_path: Path, mode: str) -> None:
+        image = RNG.integers(0, 255, (5, 7, len(mode)), dtype=np.uint8)
+        Image.fromarray(image, mode).save(tmp_path / "band.png")
+        assert (read_image(tmp_path / "band.png") == image).all()
+        image[..., -1] = 255 * (image[..., -1] > 100)
+        Image.fromarray(image, mode).save(tmp_path / "transparent.png")
+        read = read_image(tmp_path / "transparent.png")
+        assert kind_of(read) == PHOTOGRAPH
+        assert (read[..., 0] == image[..., 0]).all()
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
     @pytest.mark.parametrize("channels", [4, 5, 12])

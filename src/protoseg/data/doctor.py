@@ -49,7 +49,14 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
         classes: of the masks; None where they could not be made out.
         crop: side of the training crops in pixels.
     """
-    found: list[Finding] = [*_unreadable(facts), *_sizes(facts), *_kinds(facts), *_duplicates(facts), *_colors(facts)]
+    found: list[Finding] = [
+        *_unreadable(facts),
+        *_sizes(facts),
+        *_kinds(facts),
+        *_last_band(facts),
+        *_duplicates(facts),
+        *_colors(facts),
+    ]
     if classes is not None:
         found += [*_values(facts, classes), *_rare(facts, classes), *_ignored(facts, classes), *_table(facts, classes)]
     if crop is not None:
@@ -124,6 +131,19 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Finding]:
             f"{len(others)} images have {others[0].kind} where {count} have {usual}",
             "convert them to the kind of the others; training takes one kind alone",
             _files(others),
+        )
+
+
+def _last_band(facts: Sequence[Facts]) -> Iterator[Finding]:
+    """Two or four channels may be grey or colour and soft transparency, which is no data; the numbers cannot tell."""
+    odd = [fact for fact in facts if fact.kind is not None and fact.kind.channels in {2, 4}]
+    odd = [fact for fact in odd if fact.sample.image.suffix.lower() in {".png", ".webp"}]
+    if odd and odd[0].kind is not None:
+        yield Finding(
+            "note",
+            f"{len(odd)} images have {odd[0].kind}, the last of which may be a band or soft transparency; it is used",
+            "if it is transparency, save the images without it",
+            _files(odd),
         )
 
 

@@ -64,8 +64,8 @@ def kind_of(image: ImageArray) -> ImageKind:
 def read_image(path: Path, kind: ImageKind | None = None) -> ImageArray:
     """Read an image, turned as its EXIF orientation says.
 
-    8-bit grey, palette and transparent images become RGB. Other depths and numbers of channels stay as they are: 16-bit
-    numbers uint16, all further ones float32.
+    8-bit grey and palette images become RGB; transparency that is all or nothing is left out. Other depths and numbers of
+    channels stay as they are: 16-bit numbers uint16, all further ones float32.
 
     Args:
         path: of the image.
@@ -100,6 +100,10 @@ def _read(path: Path) -> ImageArray:
     if image.format == "PNG" and ";16" in stored and image.mode in {"RGB", "RGBA", "LA"}:  # Pillow has cut them to 8 bits
         return _turn(_decode_png(path), image.getexif().get(_ORIENTATION, 1))
     image = ImageOps.exif_transpose(image)
+    if image.mode in {"RGBA", "LA"}:
+        bands = _without_transparency(np.asarray(image))
+        if bands.shape[2] in {2, 4}:
+            return np.ascontiguousarray(bands)
     if image.mode in {"I", "F"} or ";16" in image.mode:
         values = np.asarray(image)[..., None]
         if image.mode == "I" and values.min() >= 0 and values.max() < 1 << 16:
@@ -109,10 +113,17 @@ def _read(path: Path) -> ImageArray:
 
 
 def _decode_png(path: Path) -> NDArray[np.uint16]:
-    """A PNG of 16 bits a channel, without its transparency."""
+    """A PNG of 16 bits a channel."""
     image: NDArray[np.uint16] = imagecodecs.png_decode(path.read_bytes())
     image = image if image.ndim == 3 else image[..., None]
-    return image[..., : image.shape[2] - (image.shape[2] in {2, 4})]
+    return _without_transparency(image) if image.shape[2] in {2, 4} else image
+
+
+def _without_transparency(image: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, I) without its last band where that is all or nothing, as the transparency of a photograph is. Any other is kept:
+    programs without a name for a fourth band (near-infrared, depth) store it there."""
+    last = image[..., -1]
+    return image[..., :-1] if ((last == 0) | (last == np.iinfo(image.dtype).max)).all() else image
 
 
 def _read_tiff(path: Path) -> ImageArray:
