@@ -11,7 +11,7 @@ from rich.table import Table
 
 from protoseg.config import TrainConfig
 from protoseg.data.check import CheckedData
-from protoseg.data.doctor import diagnose
+from protoseg.data.doctor import diagnose, left_out
 from protoseg.engine.metrics import IoU
 
 
@@ -45,7 +45,7 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}")
-    for finding in diagnose(report.facts, data.classes, crop=config.crop):
+    for finding in [*left_out(data.index), *diagnose(report.facts, data.classes, crop=config.crop)]:
         console.print(f"{finding.severity}: {finding.title}; {finding.advice}")
     if len(partition.labeled) < config.batch:
         console.print(

@@ -256,3 +256,56 @@ def test_shared_camvid_is_recognised_without_a_flag(camvid: Path) -> None:
     assert all(sample.mask is not None for sample in index.samples)
     assert index.classes is not None
     assert index.classes.names == CLASSES.names
+
+
+class TestLeftOut:
+    """What looks like data and is not used is named."""
+
+    def of(self, root: Path) -> dict[str, list[str]]:
+        return {o.what: [path.relative_to(root).as_posix() for path in o.files] for o in open_dataset(root).left_out}
+
+    def test_nothing_in_a_plain_data_set(self, tmp_path: Path) -> None:
+        (make_folder(tmp_path, test=1, val=1, layout="beside") / "images/notes.txt").write_text("x")
+        assert self.of(tmp_path) == {}
+
+    def test_masks_without_images_and_of_other_kinds(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, test=1, layout="beside")
+        write_index(root / "masks/img_99.png", draw_shapes(_rng())[1])
+        write_image(root / "masks/img_04.webp", draw_shapes(_rng())[0])
+        write_index(root / "test/masks/other.png", draw_shapes(_rng())[1])
+        assert [o.files[0].name for o in open_dataset(root).left_out] == ["img_99.png", "img_04.webp", "other.png"]
+
+    def test_images_of_other_kinds(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path)
+        for name in ("images/x.GIF", "images/scans/y.jp2"):
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_bytes(b"x")
+        assert sorted(file for files in self.of(root).values() for file in files) == ["images/scans/y.jp2", "images/x.GIF"]
+
+    def test_images_outside_images_train(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, train_folder=True, val=1)
+        write_image(root / "images/unlabeled/a.png", draw_shapes(_rng())[0])
+        write_image(root / "images/extra.png", draw_shapes(_rng())[0])
+        write_index(root / "masks/extra.png", draw_shapes(_rng())[1])
+        found = self.of(root)
+        assert found["images stand outside images/train and the evaluation folders, and are not used"] == [
+            "images/extra.png",
+            "images/unlabeled/a.png",
+        ]
+        assert found["masks belong to no image"] == ["masks/extra.png"]
+
+    @pytest.mark.parametrize("suffix", [".JPG", ".png", ".tif"])
+    @pytest.mark.parametrize(
+        ("image", "mask", "format"),
+        [("images/training", "annotations/training", "ade20k"), ("train", "trainannot", "camvid")],
+    )
+    def test_every_kind_of_image_in_public_layouts(
+        self, tmp_path: Path, suffix: str, image: str, mask: str, format: str
+    ) -> None:
+        write_image(tmp_path / image / f"a{suffix}", draw_shapes(_rng())[0])
+        for name in ("a", "b"):
+            write_index(tmp_path / mask / f"{name}.PNG", draw_shapes(_rng())[1])
+        index = open_dataset(tmp_path)
+        assert index.format == format
+        assert [(s.image.name, str(s.mask)) for s in index.samples] == [(f"a{suffix}", str(tmp_path / mask / "a.PNG"))]
+        assert self.of(tmp_path) == {"masks belong to no image": [f"{mask}/b.PNG"]}

@@ -11,7 +11,7 @@ import numpy as np
 
 from protoseg.data.duplicates import near_pairs
 from protoseg.data.facts import Facts, Role, class_pixels
-from protoseg.data.index import ClassTable
+from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.masks import describe
 from protoseg.types import IGNORE_INDEX
 
@@ -62,6 +62,14 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
     if crop is not None:
         found += _crop(facts, crop)
     return gravest_first(found)
+
+
+def left_out(index: DataIndex) -> list[Finding]:
+    """Files that look like data and are not used."""
+    return [
+        Finding("warning", f"{len(o.files)} {o.what}, e.g. {o.files[0]}", o.advice, tuple(map(str, o.files)))
+        for o in index.left_out
+    ]
 
 
 def gravest_first(findings: Iterable[Finding]) -> list[Finding]:

@@ -181,6 +181,21 @@ def unnamed(value: int) -> str:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files of a data set that are not used, though their owner may think that they are.
+
+    Attributes:
+        what: they are, for a message that begins with their number.
+        advice: how to have them used.
+        files: all of them.
+    """
+
+    what: str
+    advice: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class DataIndex:
     """A data set as found on disk.
 
@@ -189,12 +204,14 @@ class DataIndex:
         format: the name of its layout.
         samples: all images, sorted by name, of every split.
         classes: the class table where the data set has one; None where it has to be read off the labelled masks.
+        left_out: files that look like data and are not used.
     """
 
     root: Path
     format: str
     samples: tuple[Sample, ...]
     classes: ClassTable | None
+    left_out: tuple[LeftOut, ...] = ()
 
     def of(self, split: Split) -> list[Sample]:
         return [sample for sample in self.samples if sample.split == split]

@@ -12,6 +12,14 @@ from PIL import Image, UnidentifiedImageError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # a GIF re-numbers its colours, so it cannot hold classes
 
+OTHER_PICTURES = frozenset(
+    (
+        ".gif .jp2 .j2k .jpf .jpx .jfif .jpe .heic .heif .avif .jxl .tga .ppm .pgm .pbm .pnm .pcx .exr .hdr .psd .svg .dng "
+        ".cr2 .cr3 .nef .arw .raw .npy .npz .mat .h5 .hdf5 .nc .dcm .nii .mha .nrrd .svs .ndpi .vrt .img .ecw .sid"
+    ).split()
+)
+"""Suffixes of pictures that are not read: they are named, because an image left out without a word is missed by nobody."""
+
 UInt8Array = NDArray[np.uint8]
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
 
@@ -28,6 +36,23 @@ def walk(root: Path) -> list[Path]:
     """All files below a folder, sorted; linked folders included, hidden files and folders left out."""
     paths = (Path(folder, file) for folder, _, files in os.walk(root, followlinks=True) for file in files)
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
+
+
+def files_by_name(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """Relative path without suffix -> file, sorted.
+
+    Raises:
+        ValueError: two files share a name.
+    """
+    found: dict[str, Path] = {}
+    for path in walk(root):
+        if path.suffix.lower() not in suffixes:
+            continue
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(f"{found[name]} and {path} have the same name; keep one of them")
+        found[name] = path
+    return found
 
 
 def read_lines(path: Path) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Protocol
 
 from protoseg.data.archive import unpack
 from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
-from protoseg.data.index import DataIndex
+from protoseg.data.index import DataIndex, Sample
+from protoseg.data.left_out import unread_images
 
 
 class Format(Protocol):
@@ -73,11 +75,12 @@ def open_dataset(
             raise ValueError(
                 f"{root} looks like {name}, but no training image in it has a mask; it needs {FORMATS[name].NEEDS}"
             )
-    if unlabeled is None:
-        return index
-    listed = {sample.image.resolve() for sample in index.samples}
-    more = [sample for sample in folder.read_images(unlabeled, "--unlabeled") if sample.image.resolve() not in listed]
-    return DataIndex(index.root, index.format, (*index.samples, *more), index.classes)
+    more: list[Sample] = []
+    if unlabeled is not None:
+        listed = {sample.image.resolve() for sample in index.samples}
+        more = [sample for sample in folder.read_images(unlabeled, "--unlabeled") if sample.image.resolve() not in listed]
+    samples = (*index.samples, *more)
+    return dataclasses.replace(index, samples=samples, left_out=(*index.left_out, *unread_images(samples)))
 
 
 def _recognise(root: Path) -> str:

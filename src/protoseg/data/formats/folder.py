@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
-from protoseg.data.index import DataIndex, Sample, Split, named_split
-from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, walk
+from protoseg.data.index import DataIndex, LeftOut, Sample, Split, named_split
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, files_by_name, walk
+from protoseg.data.left_out import unused_masks
 from protoseg.data.masks import MaskFile
 
 EXTRA = "unlabeled:"
@@ -38,7 +39,7 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
     images, masks = root / "images", root / "masks"
     if for_training and not masks.is_dir():
         raise FileNotFoundError(f"{root} has no masks/ folder; a few labelled images are needed to learn from")
-    mask_of, image_of = _files(masks, MASK_SUFFIXES), _files(images, IMAGE_SUFFIXES)
+    mask_of, image_of = files_by_name(masks, MASK_SUFFIXES), files_by_name(images, IMAGE_SUFFIXES)
     # `train` means something only beside test or val; on its own it is a folder like any other.
     beside = [part for part in _evaluation_folders(root) if (part / "images").is_dir()]
     has_train = bool(beside or _evaluation_folders(images)) and "train" in map(named_split, _folders(images))
@@ -55,7 +56,27 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
             raise ValueError(f"{first.image} and {second.image} are the same evaluation image; keep one of the two layouts")
     if for_training:
         _check_training(root, samples, image_of, mask_of)
-    return DataIndex(root, "folder", tuple(samples), read_class_list(root))
+    used = {sample.image for sample in samples}
+    left_out = _left_out(images, [path for path in image_of.values() if path not in used])
+    for folder in (masks, *(part / "masks" for part in beside)):
+        left_out += unused_masks(folder, samples)
+    return DataIndex(root, "folder", tuple(samples), read_class_list(root), tuple(left_out))
+
+
+def _left_out(images: Path, loose: list[Path]) -> list[LeftOut]:
+    """Images outside `images/train` and the evaluation folders; pictures that are not read in folders without others."""
+    found = []
+    if loose:
+        what = "images stand outside images/train and the evaluation folders, and are not used"
+        found.append(
+            LeftOut(what, "move them to images/train, also those without masks, or give --unlabeled DIR", tuple(loose))
+        )
+    good = {path.parent for path in walk(images) if path.suffix.lower() in IMAGE_SUFFIXES}
+    other = [path for path in walk(images) if path.suffix.lower() in OTHER_PICTURES and path.parent not in good]
+    if other:  # those in the other folders are found in every format
+        what = "files below images/ are of kinds that are not read"
+        found.append(LeftOut(what, f"convert them to one of {_list(IMAGE_SUFFIXES)}", tuple(other)))
+    return found
 
 
 def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
@@ -87,7 +108,7 @@ def read_images(root: Path, option: str) -> list[Sample]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root} for {option}")
-    found = _files(root, IMAGE_SUFFIXES)
+    found = files_by_name(root, IMAGE_SUFFIXES)
     if not found:
         raise ValueError(f"there is no image in {root} ({_list(IMAGE_SUFFIXES)})")
     return [Sample(f"{EXTRA}{root.name}/{name}", path, None, "train") for name, path in found.items()]
@@ -111,30 +132,13 @@ def _beside(part: Path) -> list[Sample]:
     """Evaluation images of `root/test/{images,masks}`."""
     split = named_split(part.name)
     assert split is not None
-    mask_of = _files(part / "masks", MASK_SUFFIXES)
-    image_of = _files(part / "images", IMAGE_SUFFIXES)
+    mask_of = files_by_name(part / "masks", MASK_SUFFIXES)
+    image_of = files_by_name(part / "images", IMAGE_SUFFIXES)
     return [Sample(f"{part.name}/{name}", path, _mask(mask_of, name), split) for name, path in image_of.items()]
 
 
 def _mask(mask_of: dict[str, Path], name: str) -> MaskFile | None:
     return MaskFile(mask_of[name]) if name in mask_of else None
-
-
-def _files(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Relative path without suffix -> file, sorted.
-
-    Raises:
-        ValueError: two files share a name.
-    """
-    found: dict[str, Path] = {}
-    for path in walk(root):
-        if path.suffix.lower() not in suffixes:
-            continue
-        name = path.relative_to(root).with_suffix("").as_posix()
-        if name in found:
-            raise ValueError(f"{found[name]} and {path} have the same name; keep one of them")
-        found[name] = path
-    return found
 
 
 def _list(suffixes: frozenset[str]) -> str:
