@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from make_folder import TINY_MODEL, cut_short, make_folder, write_image, write_index
 from PIL import Image, ImageEnhance
@@ -134,6 +135,26 @@ def picture_of_a_mask(data: Path) -> Path:
     return Path()
 
 
+def mask_without_image(data: Path) -> Path:
+    return write_index(data / "masks/img_99.png", read_mask(data / "masks/img_00.png"))
+
+
+def mirrored(data: Path) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = 2
+    Image.open(data / "images/img_04.png").save(data / "images/img_04.png", exif=exif)
+    return data / "images/img_04.png"
+
+
+def declared_no_data(data: Path) -> Path:
+    path = data / "images/img_03.png"
+    image = np.array(Image.open(path))
+    image[:9] = 0
+    path.unlink()
+    tifffile.imwrite(path.with_suffix(".tif"), image, photometric="rgb", extratags=[(42113, "s", 0, "0", True)])
+    return path.with_suffix(".tif")
+
+
 CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (truncated_image, "error", "cannot be used"),
     (truncated_mask, "error", "cannot be used"),
@@ -148,6 +169,9 @@ CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (small_images, "note", "1 of 15 images are smaller than the crop (40 < 64 px)"),
     (darker, "warning", "unlabelled images look different"),
     (sixteen_bits, "warning", "1 images have 1 channel of uint16 where 14 have 3 channels of uint8"),
+    (mask_without_image, "warning", "1 masks belong to no image"),
+    (mirrored, "warning", "1 images with masks are turned or mirrored as their EXIF data says"),
+    (declared_no_data, "warning", "1 images declare 0 as the value for no data and hold it"),
     (picture_of_a_mask, "warning", "the mask values 0, 100, 200 are far apart"),
 ]
 

@@ -54,6 +54,8 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
         *_sizes(facts),
         *_kinds(facts),
         *_last_band(facts),
+        *_turned(facts),
+        *_holes(facts),
         *_duplicates(facts),
         *_colors(facts),
     ]
@@ -139,6 +141,43 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Finding]:
             f"{len(others)} images have {others[0].kind} where {count} have {usual}",
             "convert them to the kind of the others; training takes one kind alone",
             _files(others),
+        )
+
+
+def _turned(facts: Sequence[Facts]) -> Iterator[Finding]:
+    """Images that EXIF turns and whose masks would fit unturned too: the sizes cannot tell."""
+    doubtful = [f for f in facts if f.mask_size is not None and f.orientation in range(2, 9)]
+    doubtful = [f for f in doubtful if f.orientation < 5 or f.size[0] == f.size[1]]
+    if doubtful:
+        yield Finding(
+            "warning",
+            f"{len(doubtful)} images with masks are turned or mirrored as their EXIF data says, {doubtful[0].sample.image} "
+            f"first (orientation {doubtful[0].orientation}); whether the masks fit that cannot be told from the sizes",
+            "look at one of these images with its mask; if they do not fit, remove the orientation from the images' EXIF data",
+            _files(doubtful),
+        )
+
+
+def _holes(facts: Sequence[Facts]) -> Iterator[Finding]:
+    holes = [fact for fact in facts if fact.missing]
+    if holes:
+        worst = max(holes, key=lambda fact: fact.missing)
+        yield Finding(
+            "warning",
+            f"{len(holes)} images hold pixels without a value (no data, NaN or infinite), {worst.sample.image} in "
+            f"{100 * worst.missing:.1f} % of them",
+            "they count as the mean, and as not labelled where no channel has a value; if they are meant, fill them",
+            _files(holes),
+        )
+    kept = [fact for fact in facts if fact.nodata is not None]
+    if kept and kept[0].nodata is not None:
+        value, share = kept[0].nodata
+        yield Finding(
+            "warning",
+            f"{len(kept)} images declare {value:g} as the value for no data and hold it, {kept[0].sample.image} in "
+            f"{100 * share:.1f} % of its pixels; {kept[0].kind} cannot mark it, so it is read like any other value",
+            "mark these pixels as 255 (not labelled) in the masks, or save the images as float32",
+            _files(kept),
         )
 
 

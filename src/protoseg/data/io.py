@@ -21,7 +21,7 @@ OTHER_PICTURES = frozenset(
 """Suffixes of pictures that are not read: they are named, because an image left out without a word is missed by nobody."""
 
 UInt8Array = NDArray[np.uint8]
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
 
 
 class UnreadableImageError(ValueError):
@@ -90,7 +90,7 @@ def open_image(path: Path) -> tuple[Image.Image, str]:
         UnreadableImageError: missing, truncated, or not an image.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             stored = _raw_mode(image)
             image.load()
             return image, stored
