@@ -33,8 +33,16 @@ class UnreadableImageError(ValueError):
 
 
 def walk(root: Path) -> list[Path]:
-    """All files below a folder, sorted; linked folders included, hidden files and folders left out."""
-    paths = (Path(folder, file) for folder, _, files in os.walk(root, followlinks=True) for file in files)
+    """All files below a folder, sorted; linked folders included, each folder once, hidden files and folders left out."""
+    paths, seen = list[Path](), set[str]()
+    for folder, below, files in os.walk(root, followlinks=True):
+        below.sort()  # of two ways to a folder the first one counts, on every machine
+        place = os.path.realpath(folder)
+        if place in seen:  # a link that leads back would go round for ever
+            below.clear()
+            continue
+        seen.add(place)
+        paths += [Path(folder, file) for file in files]
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
 
 
