@@ -59,6 +59,11 @@ def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
     """The table of IoU, and what the unlabelled images did."""
     if result["skipped"]:
         console.print(f"{len(result['skipped'])} unlabelled images were unreadable and skipped; result.json names them")
+    if result["other_kind"]:
+        console.print(
+            f"{len(result['other_kind'])} unlabelled images have another type or number of channels than the labelled ones and "
+            "were skipped; result.json names them"
+        )
     if "miou" not in result:
         reason = "evaluation was switched off" if result["split"]["evaluation"] else "no labelled images left to score on"
         console.print(f"{reason}; the model is in {out}")
