@@ -201,6 +201,25 @@ def test_a_last_band_that_may_be_transparency_is_said(data: Path) -> None:
     assert "15 images have 4 channels of uint8" in found["title"]
 
 
+def test_every_mask_is_listed_with_value_and_pixels(data: Path) -> None:
+    paths = [data / f"masks/img_0{i}.png" for i in (1, 2)]
+    for value, path in zip((77, 78), paths, strict=True):
+        mask = read_mask(path).copy()
+        mask[0, :value] = value
+        write_index(path, mask)
+    (found,) = [f for f in examine(data, status=1) if "no class" in f["title"]]
+    assert found["details"] == [f"{paths[0]}: 77 in 72 pixels", f"{paths[1]}: 78 in 72 pixels"]
+
+
+def test_the_share_of_ignored_pixels_is_always_said(data: Path) -> None:
+    mask = read_mask(data / "masks/img_01.png").copy()
+    mask[:32] = 255
+    write_index(data / "masks/img_01.png", mask)
+    (found,) = [f for f in examine(data) if "pixels are ignored" in f["title"]]
+    assert found["severity"] == "note"
+    assert found["title"].startswith("8.3 %")
+
+
 def test_a_class_without_labels_that_is_scored(data: Path) -> None:
     for path in (data / "masks").glob("*.png"):
         write_index(path, np.minimum(read_mask(path), 1))

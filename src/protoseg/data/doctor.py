@@ -33,12 +33,14 @@ class Finding:
         title: what it is, with numbers.
         advice: what to try next.
         files: those it is about.
+        details: what was found in them, one line each, where that differs.
     """
 
     severity: Severity
     title: str
     advice: str
     files: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
 
 def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | None = None) -> list[Finding]:
@@ -244,6 +246,7 @@ def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
             f"unlabelled images look different: their mean {what} is {distance.max():.1f} standard deviations away from that "
             "of the labelled ones",
             "pseudo-labels are made by what was learned on the labelled images; label a few of the others too",
+            _files(f for f in facts if f.role == "unlabeled" and f.fault is None),
         )
 
 
@@ -260,6 +263,7 @@ def _values(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
             f"{fact.values[value]} pixels",
             "correct the masks, list every class in classes.txt, or declare the values with --classes.names and --classes.ids",
             files,
+            tuple(f"{f.sample.mask}: {describe(v)} in {f.values[v]} pixels" for f, v in wrong),
         )
 
 
@@ -290,11 +294,12 @@ def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
             total, known = total + sum(fact.values.values()), known + held
             if held == 0:
                 empty.append(fact)
-    if total and 1 - known / total > IGNORED_SHARE:
+    if total > known:
         yield Finding(
-            "warning",
-            f"{100 * (1 - known / total):.0f} % of the labelled pixels are ignored",
+            "warning" if 1 - known / total > IGNORED_SHARE else "note",
+            f"{100 * (1 - known / total):.1f} % of the labelled pixels are ignored",
             "look whether 'ignored' is meant: background is a class of its own unless it is really unknown",
+            _masks(f for f in facts if f.role == "labeled" and sum(f.pixels(classes).values()) < sum(f.values.values())),
         )
     if empty:
         yield Finding("warning", f"{len(empty)} labelled masks are ignored everywhere", "they teach nothing", _masks(empty))
@@ -305,7 +310,10 @@ def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
     first = [values[0] for values in classes.values]
     if IGNORE_INDEX in first and len(classes) > 2:
         yield Finding(
-            "warning", "the mask value 255 is a class here", "in most data sets it means 'not labelled'; see --classes.ids"
+            "warning",
+            "the mask value 255 is a class here",
+            "in most data sets it means 'not labelled'; see --classes.ids",
+            _masks(fact for fact in facts if IGNORE_INDEX in fact.values),
         )
     if 0 in classes.ignored and 0 in found and 255 in found:
         yield Finding(
