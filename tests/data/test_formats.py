@@ -258,6 +258,22 @@ def test_shared_camvid_is_recognised_without_a_flag(camvid: Path) -> None:
     assert index.classes.names == CLASSES.names
 
 
+def test_training_data_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    make_folder(tmp_path / "train", train=2)
+    make_folder(tmp_path / "test", train=2)
+    with pytest.raises(FileNotFoundError, match="keeps its training data in train/images"):
+        open_dataset(tmp_path)
+
+
+def test_voc_with_evaluation_images_alone(tmp_path: Path) -> None:
+    write_image(tmp_path / "JPEGImages/0.jpg", draw_shapes(_rng())[0])
+    write_index(tmp_path / "SegmentationClass/0.png", draw_shapes(_rng())[1])
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("0\n")
+    with pytest.raises(ValueError, match=r"all 1 images with masks are for evaluation.*train\.txt"):
+        open_dataset(tmp_path)
+
+
 class TestLeftOut:
     """What looks like data and is not used is named."""
 

@@ -72,6 +72,11 @@ def open_dataset(
     else:
         index = FORMATS[name].read(root)
         if for_training and not any(sample.mask and sample.split == "train" for sample in index.samples):
+            if kept := sum(sample.mask is not None for sample in index.samples):
+                raise ValueError(
+                    f"{root} is read as {name}, and all {kept} images with masks are for evaluation (val or test), so none "
+                    "trains; add a list or a folder of training images (VOC: ImageSets/Segmentation/train.txt)"
+                )
             raise ValueError(
                 f"{root} looks like {name}, but no training image in it has a mask; it needs {FORMATS[name].NEEDS}"
             )

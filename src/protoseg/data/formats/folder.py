@@ -37,6 +37,11 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
         FileNotFoundError: there is no `masks/`.
     """
     images, masks = root / "images", root / "masks"
+    if for_training and not masks.is_dir() and not images.is_dir() and (root / "train/images").is_dir():
+        raise FileNotFoundError(
+            f"{root} keeps its training data in train/images and train/masks; move them to {images} and {masks}, and leave "
+            "val/ and test/ where they are"
+        )
     if for_training and not masks.is_dir():
         raise FileNotFoundError(f"{root} has no masks/ folder; a few labelled images are needed to learn from")
     mask_of, image_of = files_by_name(masks, MASK_SUFFIXES), files_by_name(images, IMAGE_SUFFIXES)
