@@ -201,6 +201,14 @@ def test_a_last_band_that_may_be_transparency_is_said(data: Path) -> None:
     assert "15 images have 4 channels of uint8" in found["title"]
 
 
+def test_every_copy_of_a_labelled_image_is_counted(data: Path) -> None:
+    for i in (7, 8, 9):
+        (data / f"images/img_0{i}.png").unlink()
+        Image.open(data / "images/img_00.png").save(data / f"images/img_0{i}.jpg", quality=60)
+    (found,) = [f for f in examine(data) if "same picture as a labelled one" in f["title"]]
+    assert found["files"] == [str(data / f"images/img_0{i}.jpg") for i in (7, 8, 9)]
+
+
 def test_every_mask_is_listed_with_value_and_pixels(data: Path) -> None:
     paths = [data / f"masks/img_0{i}.png" for i in (1, 2)]
     for value, path in zip((77, 78), paths, strict=True):

@@ -21,6 +21,7 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 # Where a finding begins. Rules of thumb, not results.
 RARE_SHARE, RARE_IMAGES = 0.002, 3
 IGNORED_SHARE = 0.5
+RESAVED_BITS = 2  # of 64 of the perceptual hash: a re-saved copy, rather than the next frame of a video
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
 
 
@@ -221,14 +222,14 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
             "a second mask of one picture teaches little; label another image instead",
             tuple(image_of[pair.second] for pair in same),
         )
-    copies = [pair for pair in near_pairs(hashes["labeled"], hashes["unlabeled"]) if pair.bits == 0]
+    copies = [pair for pair in near_pairs(hashes["unlabeled"], hashes["labeled"]) if pair.bits <= RESAVED_BITS]
     if copies:
         yield Finding(
             "note",
-            f"{len(copies)} unlabelled images are the same picture as a labelled one, e.g. {image_of[copies[0].second]} and "
-            f"{image_of[copies[0].first]}",
+            f"{len(copies)} unlabelled images are the same picture as a labelled one, e.g. {image_of[copies[0].first]} and "
+            f"{image_of[copies[0].second]}",
             "they teach nothing new; remove them",
-            tuple(image_of[pair.second] for pair in copies),
+            tuple(image_of[pair.first] for pair in copies),
         )
 
 
