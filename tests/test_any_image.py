@@ -82,7 +82,7 @@ def test_an_unlabelled_image_of_another_kind_is_skipped_and_counted(tmp_path: Pa
     (tmp_path / "more/images/img_00.jpg").rename(data / "images/photo.jpg")
     words = ["train", str(data), *TINY, "--steps", "8", "--consistency.warmup_steps", "0", "--out", str(tmp_path / "run")]
     assert main(words) == 0, capsys.readouterr().err
-    assert json.loads((tmp_path / "run/result.json").read_text())["skipped"] == [str(data / "images/photo.jpg")]
+    assert json.loads((tmp_path / "run/result.json").read_text())["other_kind"] == [str(data / "images/photo.jpg")]
 
 
 def test_crops_of_other_images_are_floats_without_holes() -> None:
@@ -128,3 +128,12 @@ def test_a_model_for_photographs_still_says_so(tmp_path: Path, capsys: pytest.Ca
     model = load_model(tmp_path / "run")
     assert model.normalization.kind.is_photograph
     assert "channel" not in capsys.readouterr().out
+
+
+def test_unlabelled_images_all_of_another_kind_stop_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_folder(tmp_path / "data")
+    for i in range(3, 6):
+        Image.fromarray(np.zeros((40, 48), dtype=np.uint16)).save(data / f"images/img_0{i}.png")
+    assert main(["train", str(data), *TINY, "--out", str(tmp_path / "run")]) == 2
+    assert "has 1 channel of uint16, the labelled images have 3 channels of uint8" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

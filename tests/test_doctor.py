@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from make_folder import TINY_MODEL, cut_short, make_folder, write_image, write_index
 from PIL import Image, ImageEnhance
@@ -140,6 +141,26 @@ def binary_with_a_stray_mask(data: Path) -> Path:
     return Path()
 
 
+def mask_without_image(data: Path) -> Path:
+    return write_index(data / "masks/img_99.png", read_mask(data / "masks/img_00.png"))
+
+
+def mirrored(data: Path) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = 2
+    Image.open(data / "images/img_04.png").save(data / "images/img_04.png", exif=exif)
+    return data / "images/img_04.png"
+
+
+def declared_no_data(data: Path) -> Path:
+    path = data / "images/img_03.png"
+    image = np.array(Image.open(path))
+    image[:9] = 0
+    path.unlink()
+    tifffile.imwrite(path.with_suffix(".tif"), image, photometric="rgb", extratags=[(42113, "s", 0, "0", True)])
+    return path.with_suffix(".tif")
+
+
 CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (truncated_image, "error", "cannot be used"),
     (truncated_mask, "error", "cannot be used"),
@@ -155,6 +176,9 @@ CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (darker, "warning", "unlabelled images look different"),
     (sixteen_bits, "warning", "1 images have 1 channel of uint16 where 14 have 3 channels of uint8"),
     (binary_with_a_stray_mask, "warning", "255 counts as 'not labelled', but the masks look binary"),
+    (mask_without_image, "warning", "1 masks belong to no image"),
+    (mirrored, "warning", "1 images with masks are turned or mirrored as their EXIF data says"),
+    (declared_no_data, "warning", "1 images declare 0 as the value for no data and hold it"),
     (picture_of_a_mask, "warning", "the mask values 0, 100, 200 are far apart"),
 ]
 
@@ -174,6 +198,41 @@ def test_finds(
     printed = capsys.readouterr().out
     assert title in printed
     assert ("not ready to train" in printed) == (severity == "error")
+
+
+def test_a_last_band_that_may_be_transparency_is_said(data: Path) -> None:
+    for i, path in enumerate(sorted((data / "images").rglob("*.png"))):
+        band = np.random.default_rng(i).integers(0, 256, (64, 72), dtype=np.uint8)
+        Image.fromarray(np.dstack([np.asarray(Image.open(path)), band])).save(path)
+    (found,) = [f for f in examine(data) if "soft transparency" in f["title"]]
+    assert "15 images have 4 channels of uint8" in found["title"]
+
+
+def test_every_copy_of_a_labelled_image_is_counted(data: Path) -> None:
+    for i in (7, 8, 9):
+        (data / f"images/img_0{i}.png").unlink()
+        Image.open(data / "images/img_00.png").save(data / f"images/img_0{i}.jpg", quality=60)
+    (found,) = [f for f in examine(data) if "same picture as a labelled one" in f["title"]]
+    assert found["files"] == [str(data / f"images/img_0{i}.jpg") for i in (7, 8, 9)]
+
+
+def test_every_mask_is_listed_with_value_and_pixels(data: Path) -> None:
+    paths = [data / f"masks/img_0{i}.png" for i in (1, 2)]
+    for value, path in zip((77, 78), paths, strict=True):
+        mask = read_mask(path).copy()
+        mask[0, :value] = value
+        write_index(path, mask)
+    (found,) = [f for f in examine(data, status=1) if "no class" in f["title"]]
+    assert found["details"] == [f"{paths[0]}: 77 in 72 pixels", f"{paths[1]}: 78 in 72 pixels"]
+
+
+def test_the_share_of_ignored_pixels_is_always_said(data: Path) -> None:
+    mask = read_mask(data / "masks/img_01.png").copy()
+    mask[:32] = 255
+    write_index(data / "masks/img_01.png", mask)
+    (found,) = [f for f in examine(data) if "pixels are ignored" in f["title"]]
+    assert found["severity"] == "note"
+    assert found["title"].startswith("8.3 %")
 
 
 def test_a_class_without_labels_that_is_scored(data: Path) -> None:

@@ -28,7 +28,7 @@ from protoseg.config import (
     default_crop,
 )
 from protoseg.data.check import channel_statistics, class_table
-from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first
+from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, left_out
 from protoseg.data.facts import Facts, examine
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
@@ -69,6 +69,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     scored = [fact for fact in facts if fact.role == "evaluation" and fact.is_readable]
     findings, classes = _classes(config, index, labeled, scored)
     crop = config.crop or (default_crop(fact.size for fact in labeled) if labeled else None)
+    findings += left_out(index)
     findings += diagnose(facts, classes, crop=crop)
     if classes is not None and crop is not None and not any(finding.severity == "error" for finding in findings):
         kind = labeled[0].kind or PHOTOGRAPH

@@ -35,7 +35,7 @@ from protoseg.config import (
     settle_method,
     validate,
 )
-from protoseg.data.check import CheckedData, check_labels, read_pair
+from protoseg.data.check import CheckedData, check_labels, check_unlabeled, read_pair
 from protoseg.data.images import read_image, to_rgb
 from protoseg.data.io import UnreadableImageError
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
@@ -91,6 +91,9 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
             "there are no unlabelled images to learn from; add some to images/ or with --unlabeled DIR, use fewer masks with "
             "--labels, or train with --method supervised"
         )
+    if method.uses_unlabeled:
+        for note in check_unlabeled(data.partition.unlabeled, data.report.kind):
+            console.print(f"warning: {note}")
     _check_batch(config, network)
     check_trainer_options(config.trainer)
     # Whatever cannot work has stopped by now; only from here on something is written.
@@ -327,10 +330,20 @@ def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: d
         "labeled": len(partition.labeled),
         "unlabeled": len(partition.unlabeled),
         "split": {"labels": config.labels or "all", "evaluation": partition.evaluation_name, "hash": partition.hash},
-        "skipped": list(fitted.skipped),
+        "skipped": [path for path in fitted.skipped if not _is_image(path)],
+        "other_kind": [path for path in fitted.skipped if _is_image(path)],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": header["versions"],
     }
+
+
+def _is_image(path: str) -> bool:
+    """Whether a file that was skipped can be read, and so is of another kind than the labelled images."""
+    try:
+        read_image(Path(path))
+    except UnreadableImageError:
+        return False
+    return True
 
 
 def _score(data: CheckedData, iou: IoU) -> dict[str, Any]:

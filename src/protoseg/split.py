@@ -63,6 +63,7 @@ def split_data(
     target.write_text("".join(f"{name}\n" for name in sorted(sample.name for sample in chosen)))
 
     partition = make_partition(index, labels=str(target))
+    console.print(f"{root} is read as {index.format}")
     console.print(f"{len(partition.labeled)} of {len(stock)} labelled images, {len(partition.unlabeled)} others unlabelled")
     if balanced:
         missing = frozenset[int]().union(*found.values()).difference(*(found[sample.name] for sample in chosen))

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from protoseg.config import TrainConfig
 from protoseg.data.check import CheckedData
-from protoseg.data.doctor import diagnose
+from protoseg.data.doctor import diagnose, left_out
 from protoseg.engine.metrics import IoU
 
 
@@ -49,7 +49,7 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}")
-    for finding in diagnose(report.facts, data.classes, crop=config.crop):
+    for finding in [*left_out(data.index), *diagnose(report.facts, data.classes, crop=config.crop)]:
         console.print(f"{finding.severity}: {finding.title}; {finding.advice}")
     if len(partition.labeled) < config.batch:
         console.print(
@@ -63,6 +63,11 @@ def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
     """The table of IoU, and what the unlabelled images did."""
     if result["skipped"]:
         console.print(f"{len(result['skipped'])} unlabelled images were unreadable and skipped; result.json names them")
+    if result["other_kind"]:
+        console.print(
+            f"{len(result['other_kind'])} unlabelled images have another type or number of channels than the labelled ones and "
+            "were skipped; result.json names them"
+        )
     if "miou" not in result:
         reason = "evaluation was switched off" if result["split"]["evaluation"] else "no labelled images left to score on"
         console.print(f"{reason}; the model is in {out}")

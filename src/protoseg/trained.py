@@ -92,7 +92,7 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
     score = evaluate(network, samples, classes, model.normalization, track=progress("scoring", console))
     if moved := _moved(model.classes, classes):
         console.print(f"note: classes are matched by name; in these masks {moved}")
-    console.print(f"{len(samples)} {where} of {root}")
+    console.print(f"{len(samples)} {where} of {root} ({index.format})")
     console.print(iou_table(classes.names, {"IoU": score}))
     return score
 

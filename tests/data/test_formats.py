@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from make_folder import Layout, draw_shapes, make_folder, write_image, write_index
 
+from protoseg.data.annotations import split_of
 from protoseg.data.formats import open_dataset
 from protoseg.data.formats.camvid import CLASSES
 from protoseg.data.index import DataIndex
@@ -43,6 +44,37 @@ def test_evaluation_images_never_train(tmp_path: Path, layout: str) -> None:
     assert names(index, "val", masked=True) == ["val/val_00"]
     mask = next(s.mask for s in index.samples if s.name == "test/test_01")
     assert str(mask) == str(tmp_path) + ("/masks/test/test_01.png" if layout == "inside" else "/test/masks/test_01.png")
+
+
+@pytest.mark.parametrize(("folder", "split"), [("Validation", "val"), ("valid", "val"), ("dev", "val"), ("Testing", "test")])
+@pytest.mark.parametrize("layout", ["inside", "beside"])
+def test_evaluation_folders_by_other_names(tmp_path: Path, folder: str, split: str, layout: str) -> None:
+    root = make_folder(tmp_path, train=2, labeled=1, val=1, layout=layout)  # type: ignore[arg-type]
+    for path in [root / "val"] if layout == "beside" else [root / "images/val", root / "masks/val"]:
+        path.rename(path.with_name(folder))
+    index = open_dataset(root)
+    assert names(index, split, masked=True) == [f"{folder}/val_00"]
+    assert names(index, "train") == ["img_00", "img_01"]
+
+
+@pytest.mark.parametrize(("title", "split"), [("Validation", "val"), ("valid", "val"), ("TEST", "test")])
+def test_evaluation_lists_of_voc_by_other_names(tmp_path: Path, title: str, split: str) -> None:
+    for i in range(2):
+        write_image(tmp_path / f"JPEGImages/{i}.jpg", draw_shapes(_rng())[0])
+        write_index(tmp_path / f"SegmentationClass/{i}.png", draw_shapes(_rng())[1])
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("0\n")
+    (tmp_path / f"ImageSets/Segmentation/{title}.txt").write_text("1\n")
+    index = open_dataset(tmp_path)
+    assert (names(index, "train"), names(index, split)) == (["0"], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("valid/a", "val"), ("x/Validation/a", "val"), ("testing/a", "test"), ("validated/a", "train"), ("test", "train")],
+)
+def test_split_of_an_annotated_image(name: str, split: str) -> None:
+    assert split_of(name) == split
 
 
 def test_evaluation_images_below_sub_folders(tmp_path: Path) -> None:
@@ -256,3 +288,73 @@ def test_shared_camvid_is_recognised_without_a_flag(camvid: Path) -> None:
     assert all(sample.mask is not None for sample in index.samples)
     assert index.classes is not None
     assert index.classes.names == CLASSES.names
+
+
+def test_training_data_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    make_folder(tmp_path / "train", train=2)
+    make_folder(tmp_path / "valid", train=3)
+    index = open_dataset(tmp_path)
+    assert [len(index.of(split)) for split in ("train", "val", "test")] == [2, 3, 0]
+    assert index.left_out == ()
+
+
+def test_voc_with_evaluation_images_alone(tmp_path: Path) -> None:
+    write_image(tmp_path / "JPEGImages/0.jpg", draw_shapes(_rng())[0])
+    write_index(tmp_path / "SegmentationClass/0.png", draw_shapes(_rng())[1])
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("0\n")
+    with pytest.raises(ValueError, match=r"all 1 images with masks are for evaluation.*train\.txt"):
+        open_dataset(tmp_path)
+
+
+class TestLeftOut:
+    """What looks like data and is not used is named."""
+
+    def of(self, root: Path) -> dict[str, list[str]]:
+        return {o.what: [path.relative_to(root).as_posix() for path in o.files] for o in open_dataset(root).left_out}
+
+    def test_nothing_in_a_plain_data_set(self, tmp_path: Path) -> None:
+        (make_folder(tmp_path, test=1, val=1, layout="beside") / "images/notes.txt").write_text("x")
+        assert self.of(tmp_path) == {}
+
+    def test_masks_without_images_and_of_other_kinds(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, test=1, layout="beside")
+        write_index(root / "masks/img_99.png", draw_shapes(_rng())[1])
+        write_image(root / "masks/img_04.webp", draw_shapes(_rng())[0])
+        write_index(root / "test/masks/other.png", draw_shapes(_rng())[1])
+        assert [o.files[0].name for o in open_dataset(root).left_out] == ["img_99.png", "img_04.webp", "other.png"]
+
+    def test_images_of_other_kinds(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path)
+        for name in ("images/x.GIF", "images/scans/y.jp2"):
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_bytes(b"x")
+        assert sorted(file for files in self.of(root).values() for file in files) == ["images/scans/y.jp2", "images/x.GIF"]
+
+    def test_images_outside_images_train(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path, train_folder=True, val=1)
+        write_image(root / "images/unlabeled/a.png", draw_shapes(_rng())[0])
+        write_image(root / "images/extra.png", draw_shapes(_rng())[0])
+        write_index(root / "masks/extra.png", draw_shapes(_rng())[1])
+        found = self.of(root)
+        assert found["images stand outside images/train and the evaluation folders, and are not used"] == [
+            "images/extra.png",
+            "images/unlabeled/a.png",
+        ]
+        assert found["masks belong to no image"] == ["masks/extra.png"]
+
+    @pytest.mark.parametrize("suffix", [".JPG", ".png", ".tif"])
+    @pytest.mark.parametrize(
+        ("image", "mask", "format"),
+        [("images/training", "annotations/training", "ade20k"), ("train", "trainannot", "camvid")],
+    )
+    def test_every_kind_of_image_in_public_layouts(
+        self, tmp_path: Path, suffix: str, image: str, mask: str, format: str
+    ) -> None:
+        write_image(tmp_path / image / f"a{suffix}", draw_shapes(_rng())[0])
+        for name in ("a", "b"):
+            write_index(tmp_path / mask / f"{name}.PNG", draw_shapes(_rng())[1])
+        index = open_dataset(tmp_path)
+        assert index.format == format
+        assert [(s.image.name, str(s.mask)) for s in index.samples] == [(f"a{suffix}", str(tmp_path / mask / "a.PNG"))]
+        assert self.of(tmp_path) == {"masks belong to no image": [f"{mask}/b.PNG"]}

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import rasterio
 from make_folder import TINY, make_folder
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from protoseg.cli import main
-from protoseg.data.geo import is_georeferenced
+from protoseg.data.geo import is_georeferenced, write_geo_mask
 from protoseg.data.images import read_image
+from protoseg.data.index import table_from_names
 from protoseg.data.masks import read_mask
 
 PLACE = from_origin(500_000, 5_400_000, 10, 10)
@@ -66,3 +68,16 @@ def test_other_images_have_no_place(tmp_path: Path) -> None:
     root = make_folder(tmp_path, train=1, suffix=".tif")
     assert not is_georeferenced(root / "images/img_00.tif")
     assert not is_georeferenced(root / "masks/img_00.png")
+
+
+@pytest.mark.parametrize("how", ["a transform alone", "control points"])
+def test_other_ways_to_say_a_place(tmp_path: Path, how: str) -> None:
+    points = [GroundControlPoint(row, col, 10.0 + col, 50.0 - row) for row, col in ((0, 0), (0, 8), (6, 0), (6, 8))]
+    place = {"transform": PLACE} if how == "a transform alone" else {"gcps": points, "crs": CRS.from_epsg(4326)}
+    with rasterio.open(tmp_path / "x.tif", "w", driver="GTiff", count=1, height=6, width=8, dtype="uint8", **place) as file:
+        file.write(np.zeros((1, 6, 8), dtype=np.uint8))
+    assert is_georeferenced(tmp_path / "x.tif")
+    write_geo_mask(tmp_path / "mask.tif", np.zeros((6, 8), np.uint8), tmp_path / "x.tif", table_from_names(["a", "b"]))
+    with rasterio.open(tmp_path / "x.tif") as image, rasterio.open(tmp_path / "mask.tif") as mask:
+        assert (mask.transform, mask.crs, mask.gcps[1]) == (image.transform, image.crs, image.gcps[1])
+        assert [(p.row, p.col, p.x, p.y) for p in mask.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in image.gcps[0]]

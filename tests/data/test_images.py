@@ -13,7 +13,7 @@ import tifffile
 from make_folder import draw_shapes, write_image, write_png
 from PIL import Image
 
-from protoseg.data.images import PHOTOGRAPH, ImageKind, kind_of, read_image, to_rgb
+from protoseg.data.images import PHOTOGRAPH, ImageKind, kind_of, missing_pixels, nodata_of, read_image, to_rgb
 from protoseg.data.io import UnreadableImageError
 
 ROTATED = 6  # EXIF orientation: turn clockwise by 90 degrees
@@ -61,13 +61,32 @@ class TestOtherImages:
 
     @pytest.mark.parametrize(("color", "stored"), [(2, 3), (6, 4), (4, 2)])
     def test_sixteen_bit_color_png(self, tmp_path: Path, color: int, stored: int) -> None:
-        """Pillow cuts them to 8 bits without a word. Transparency is left out, as with 8 bits."""
+        """Pillow cuts them to 8 bits without a word. Transparency that is all or nothing is left out, as with 8 bits."""
         image = RNG.integers(0, 65536, (5, 7, stored), dtype=np.uint16)
+        if stored in {2, 4}:
+            image[..., -1] = 65535 * (image[..., -1] > 20000)
         write_png(tmp_path / "x.png", [row.astype(">u2").tobytes() for row in image], width=7, depth=16, color=color)
         read = read_image(tmp_path / "x.png")
         kept = {2: 1, 3: 3, 4: 3}[stored]
         assert kind_of(read) == ImageKind(kept, "uint16")
         assert (read == image[..., :kept]).all()
+
+    @pytest.mark.parametrize(("color", "stored"), [(6, 4), (4, 2)])
+    def test_a_last_band_of_a_sixteen_bit_png_is_kept(self, tmp_path: Path, color: int, stored: int) -> None:
+        image = RNG.integers(0, 65536, (5, 7, stored), dtype=np.uint16)
+        write_png(tmp_path / "x.png", [row.astype(">u2").tobytes() for row in image], width=7, depth=16, color=color)
+        assert (read_image(tmp_path / "x.png") == image).all()
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
+    def test_a_last_band_of_an_eight_bit_png_is_kept_and_transparency_is_not(self, tmp_path: Path, mode: str) -> None:
+        image = RNG.integers(0, 255, (5, 7, len(mode)), dtype=np.uint8)
+        Image.fromarray(image, mode).save(tmp_path / "band.png")
+        assert (read_image(tmp_path / "band.png") == image).all()
+        image[..., -1] = 255 * (image[..., -1] > 100)
+        Image.fromarray(image, mode).save(tmp_path / "transparent.png")
+        read = read_image(tmp_path / "transparent.png")
+        assert kind_of(read) == PHOTOGRAPH
+        assert (read[..., 0] == image[..., 0]).all()
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
     @pytest.mark.parametrize("channels", [4, 5, 12])
@@ -193,3 +212,44 @@ class TestToRgb:
         assert shown.dtype == np.uint8
         assert (shown[1].max(), shown[-1].min()) <= (30, 255)
         assert shown[-1].min() > 225
+
+
+class TestNoData:
+    """GDAL's value for pixels without one."""
+
+    @pytest.mark.parametrize(
+        ("dtype", "text"),
+        [(np.float32, "-3.4028234663852886e+38"), (np.float64, "-1.7976931348623157e+308"), (np.int16, "-9999")],
+    )
+    def test_becomes_a_hole(self, tmp_path: Path, dtype: type, text: str, caplog: pytest.LogCaptureFixture) -> None:
+        image = RNG.integers(0, 90, (6, 9)).astype(dtype)
+        image[2, 3:5] = dtype(float(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read = read_image(tiff(tmp_path / "x.tif", image, extratags=[(42113, "s", 0, text, True)]))[..., 0]
+        assert np.isnan(read).sum() == 2
+        assert np.isnan(read[2, 3:5]).all()
+        assert np.nanmax(np.abs(read)) < 90
+        assert missing_pixels(read[..., None]).sum() == 2
+        assert caplog.text == ""
+
+    def test_of_a_type_without_holes_is_only_told(self, tmp_path: Path) -> None:
+        image = RNG.integers(0, 90, (6, 9), dtype=np.uint16)
+        path = tiff(tmp_path / "x.tif", image, extratags=[(42113, "s", 0, "0", True)])
+        assert (read_image(path)[..., 0] == image).all()
+        assert nodata_of(path) == 0
+
+    def test_no_number(self, tmp_path: Path) -> None:
+        path = tiff(tmp_path / "x.tif", np.zeros((6, 9), np.float32), extratags=[(42113, "s", 0, "none", True)])
+        with pytest.raises(UnreadableImageError, match=r"x\.tif declares 'none'"):
+            read_image(path)
+
+
+def test_a_sparse_tiff_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "x.tif", np.zeros((4, 8), dtype=np.uint16))
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for tag in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            file.pages.first.tags[tag].overwrite(60_000)
+        file.pages.first.tags["StripByteCounts"].overwrite(0)
+    with pytest.raises(UnreadableImageError, match=r"x\.tif says that it is \(60000, 60000\) large, but has \d+ bytes"):
+        read_image(path)

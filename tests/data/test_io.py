@@ -10,7 +10,7 @@ from make_folder import cut_short, draw_shapes, write_image
 from PIL import Image
 
 from protoseg.data.images import read_image
-from protoseg.data.io import UnreadableImageError, write_mask
+from protoseg.data.io import UnreadableImageError, walk, write_mask
 from protoseg.data.masks import read_mask
 
 MASK = np.array([[0, 1, 2], [2, 1, 0], [255, 7, 200]], dtype=np.uint8)
@@ -56,3 +56,11 @@ def test_what_is_no_whole_image_is_named(tmp_path: Path, read, write) -> None:  
     with pytest.raises(UnreadableImageError) as caught:
         read(path)
     assert str(path) in str(caught.value)
+
+
+def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.png").write_bytes(b"")
+    for name in ("y", "z", "a/up"):
+        (tmp_path / name).symlink_to(tmp_path, target_is_directory=True)
+    assert walk(tmp_path) == [tmp_path / "a/x.png"]

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from protoseg.data.index import BACKGROUND, EXTRA, ClassTable, Split, default_colors
+from protoseg.data.index import BACKGROUND, EXTRA, ClassTable, Split, default_colors, named_split
 from protoseg.data.io import IMAGE_SUFFIXES, walk
 
 
@@ -176,12 +176,9 @@ class ImageFinder:
 
 
 def split_of(name: str) -> Split:
-    """`val` and `test` are the images below a folder of that name; all others train."""
-    folders = name.split("/")[:-1]
-    for split in ("val", "test"):
-        if split in folders:
-            return split
-    return "train"
+    """The images below a folder called after an evaluation split belong to it; all others train."""
+    splits = [named_split(folder) for folder in name.split("/")[:-1]]
+    return "val" if "val" in splits else "test" if "test" in splits else "train"
 
 
 def table_with_background(names: Sequence[str]) -> ClassTable:

@@ -15,12 +15,15 @@ from protoseg.data.class_rules import ClassRules
 from protoseg.data.facts import Facts, class_pixels, facts_of
 from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, nearly_binary, table_from_values
+from protoseg.data.io import UnreadableImageError
 from protoseg.data.masks import COLOR, MaskArray, MaskFile, count_values, describe, pack
 from protoseg.data.palettes import check_palettes
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
 
 _MOST_VALUES = 64  # in masks without a class list: more are rather a blurred picture of a mask
+
+_LOOKED_AT = 32  # unlabelled images whose kind is compared before training
 
 
 class ChannelStatistics(NamedTuple):
@@ -129,6 +132,36 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
             "everywhere, so there is nothing to score on"
         )
     return LabelReport(classes, pixels, dict(sizes.most_common()), kind, _statistics(moments), notes, tuple(facts + evaluation))
+
+
+def check_unlabeled(samples: Sequence[Sample], kind: ImageKind) -> tuple[str, ...]:
+    """Look at a few unlabelled images, spread over all: those of another kind than the labelled ones cannot be learned from.
+
+    Returns:
+        What to say, if anything.
+
+    Raises:
+        ValueError: not one of them is of that kind.
+    """
+    others, good = list[tuple[Sample, ImageKind]](), 0
+    for sample in samples[:: 1 + len(samples) // _LOOKED_AT]:
+        try:
+            found = kind_of(read_image(sample.image))
+        except UnreadableImageError:  # counted and named where training meets it
+            continue
+        good += found == kind
+        if found != kind:
+            others.append((sample, found))
+    if not others:
+        return ()
+    sample, found = others[0]
+    what = f"{sample.image} has {found}, the labelled images have {kind}"
+    if not good:
+        raise ValueError(
+            f"no unlabelled image can be used: all that were looked at ({len(others)}) are of another kind than the labelled "
+            f"ones, e.g. {what}; convert them to that kind, or train with --method supervised"
+        )
+    return (f"{len(others)} of {len(others) + good} unlabelled images looked at cannot be used: {what}; they are skipped",)
 
 
 def channel_statistics(samples: Sequence[Sample], kind: ImageKind) -> ChannelStatistics:

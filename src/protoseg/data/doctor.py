@@ -12,7 +12,7 @@ import numpy as np
 from protoseg.data.check import binary_doubt
 from protoseg.data.duplicates import near_pairs
 from protoseg.data.facts import Facts, Role, class_pixels
-from protoseg.data.index import ClassTable
+from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.masks import describe
 from protoseg.types import IGNORE_INDEX
 
@@ -22,6 +22,7 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 # Where a finding begins. Rules of thumb, not results.
 RARE_SHARE, RARE_IMAGES = 0.002, 3
 IGNORED_SHARE = 0.5
+RESAVED_BITS = 2  # of 64 of the perceptual hash: a re-saved copy, rather than the next frame of a video
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
 
 
@@ -34,12 +35,14 @@ class Finding:
         title: what it is, with numbers.
         advice: what to try next.
         files: those it is about.
+        details: what was found in them, one line each, where that differs.
     """
 
     severity: Severity
     title: str
     advice: str
     files: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
 
 def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | None = None) -> list[Finding]:
@@ -50,12 +53,29 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
         classes: of the masks; None where they could not be made out.
         crop: side of the training crops in pixels.
     """
-    found: list[Finding] = [*_unreadable(facts), *_sizes(facts), *_kinds(facts), *_duplicates(facts), *_colors(facts)]
+    found: list[Finding] = [
+        *_unreadable(facts),
+        *_sizes(facts),
+        *_kinds(facts),
+        *_last_band(facts),
+        *_turned(facts),
+        *_holes(facts),
+        *_duplicates(facts),
+        *_colors(facts),
+    ]
     if classes is not None:
         found += [*_values(facts, classes), *_rare(facts, classes), *_ignored(facts, classes), *_table(facts, classes)]
     if crop is not None:
         found += _crop(facts, crop)
     return gravest_first(found)
+
+
+def left_out(index: DataIndex) -> list[Finding]:
+    """Files that look like data and are not used."""
+    return [
+        Finding("warning", f"{len(o.files)} {o.what}, e.g. {o.files[0]}", o.advice, tuple(map(str, o.files)))
+        for o in index.left_out
+    ]
 
 
 def gravest_first(findings: Iterable[Finding]) -> list[Finding]:
@@ -128,6 +148,56 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Finding]:
         )
 
 
+def _turned(facts: Sequence[Facts]) -> Iterator[Finding]:
+    """Images that EXIF turns and whose masks would fit unturned too: the sizes cannot tell."""
+    doubtful = [f for f in facts if f.mask_size is not None and f.orientation in range(2, 9)]
+    doubtful = [f for f in doubtful if f.orientation < 5 or f.size[0] == f.size[1]]
+    if doubtful:
+        yield Finding(
+            "warning",
+            f"{len(doubtful)} images with masks are turned or mirrored as their EXIF data says, {doubtful[0].sample.image} "
+            f"first (orientation {doubtful[0].orientation}); whether the masks fit that cannot be told from the sizes",
+            "look at one of these images with its mask; if they do not fit, remove the orientation from the images' EXIF data",
+            _files(doubtful),
+        )
+
+
+def _holes(facts: Sequence[Facts]) -> Iterator[Finding]:
+    holes = [fact for fact in facts if fact.missing]
+    if holes:
+        worst = max(holes, key=lambda fact: fact.missing)
+        yield Finding(
+            "warning",
+            f"{len(holes)} images hold pixels without a value (no data, NaN or infinite), {worst.sample.image} in "
+            f"{100 * worst.missing:.1f} % of them",
+            "they count as the mean, and as not labelled where no channel has a value; if they are meant, fill them",
+            _files(holes),
+        )
+    kept = [fact for fact in facts if fact.nodata is not None]
+    if kept and kept[0].nodata is not None:
+        value, share = kept[0].nodata
+        yield Finding(
+            "warning",
+            f"{len(kept)} images declare {value:g} as the value for no data and hold it, {kept[0].sample.image} in "
+            f"{100 * share:.1f} % of its pixels; {kept[0].kind} cannot mark it, so it is read like any other value",
+            "mark these pixels as 255 (not labelled) in the masks, or save the images as float32",
+            _files(kept),
+        )
+
+
+def _last_band(facts: Sequence[Facts]) -> Iterator[Finding]:
+    """Two or four channels may be grey or colour and soft transparency, which is no data; the numbers cannot tell."""
+    odd = [fact for fact in facts if fact.kind is not None and fact.kind.channels in {2, 4}]
+    odd = [fact for fact in odd if fact.sample.image.suffix.lower() in {".png", ".webp"}]
+    if odd and odd[0].kind is not None:
+        yield Finding(
+            "note",
+            f"{len(odd)} images have {odd[0].kind}, the last of which may be a band or soft transparency; it is used",
+            "if it is transparency, save the images without it",
+            _files(odd),
+        )
+
+
 def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
     hashes: dict[Role, dict[str, int]] = {"labeled": {}, "unlabeled": {}, "evaluation": {}}
     image_of = {fact.sample.name: str(fact.sample.image) for fact in facts}
@@ -153,14 +223,14 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
             "a second mask of one picture teaches little; label another image instead",
             tuple(image_of[pair.second] for pair in same),
         )
-    copies = [pair for pair in near_pairs(hashes["labeled"], hashes["unlabeled"]) if pair.bits == 0]
+    copies = [pair for pair in near_pairs(hashes["unlabeled"], hashes["labeled"]) if pair.bits <= RESAVED_BITS]
     if copies:
         yield Finding(
             "note",
-            f"{len(copies)} unlabelled images are the same picture as a labelled one, e.g. {image_of[copies[0].second]} and "
-            f"{image_of[copies[0].first]}",
+            f"{len(copies)} unlabelled images are the same picture as a labelled one, e.g. {image_of[copies[0].first]} and "
+            f"{image_of[copies[0].second]}",
             "they teach nothing new; remove them",
-            tuple(image_of[pair.second] for pair in copies),
+            tuple(image_of[pair.first] for pair in copies),
         )
 
 
@@ -178,6 +248,7 @@ def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
             f"unlabelled images look different: their mean {what} is {distance.max():.1f} standard deviations away from that "
             "of the labelled ones",
             "pseudo-labels are made by what was learned on the labelled images; label a few of the others too",
+            _files(f for f in facts if f.role == "unlabeled" and f.fault is None),
         )
 
 
@@ -194,6 +265,7 @@ def _values(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
             f"{fact.values[value]} pixels",
             "correct the masks, list every class in classes.txt, or declare the values with --classes.names and --classes.ids",
             files,
+            tuple(f"{f.sample.mask}: {describe(v)} in {f.values[v]} pixels" for f, v in wrong),
         )
 
 
@@ -224,11 +296,12 @@ def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
             total, known = total + sum(fact.values.values()), known + held
             if held == 0:
                 empty.append(fact)
-    if total and 1 - known / total > IGNORED_SHARE:
+    if total > known:
         yield Finding(
-            "warning",
-            f"{100 * (1 - known / total):.0f} % of the labelled pixels are ignored",
+            "warning" if 1 - known / total > IGNORED_SHARE else "note",
+            f"{100 * (1 - known / total):.1f} % of the labelled pixels are ignored",
             "look whether 'ignored' is meant: background is a class of its own unless it is really unknown",
+            _masks(f for f in facts if f.role == "labeled" and sum(f.pixels(classes).values()) < sum(f.values.values())),
         )
     if empty:
         yield Finding("warning", f"{len(empty)} labelled masks are ignored everywhere", "they teach nothing", _masks(empty))
@@ -241,7 +314,10 @@ def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
         yield Finding("warning", doubt, "look at one of these masks, then decide which of the two holds")
     if IGNORE_INDEX in first and len(classes) > 2:
         yield Finding(
-            "warning", "the mask value 255 is a class here", "in most data sets it means 'not labelled'; see --classes.ids"
+            "warning",
+            "the mask value 255 is a class here",
+            "in most data sets it means 'not labelled'; see --classes.ids",
+            _masks(fact for fact in facts if IGNORE_INDEX in fact.values),
         )
     if 0 in classes.ignored and 0 in found and 255 in found:
         yield Finding(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.data.duplicates import perceptual_hash
-from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image, to_rgb
+from protoseg.data.images import ImageArray, ImageKind, kind_of, nodata_of, orientation_of, read_image, to_rgb
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.masks import MaskArray, count_values
 from protoseg.data.splits import Partition
@@ -34,6 +34,9 @@ class Facts:
     mask_size: tuple[int, int] | None = None
     kind: ImageKind | None = None
     hash: int | None = None
+    orientation: int = 1  # of EXIF, asked of images with masks alone
+    missing: float = 0.0  # share of the pixel values that are no numbers
+    nodata: tuple[float, float] | None = None  # a declared value for no data that the image's type cannot mark, and its share
     color: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mean of the picture, in [0, 1]
     values: dict[int, int] = field(default_factory=dict)  # mask value -> pixels
 
@@ -81,10 +84,19 @@ def facts_of(sample: Sample, role: Role, image: ImageArray, mask: MaskArray | No
         size=(image.shape[0], image.shape[1]),
         mask_size=None if mask is None else (mask.shape[0], mask.shape[1]),
         kind=kind_of(image),
+        orientation=1 if mask is None else orientation_of(sample.image),
+        missing=float(1 - np.isfinite(image).mean()) if image.dtype == np.float32 else 0.0,
+        nodata=_nodata(sample, image),
         hash=found,
         color=color,
         values={} if mask is None else count_values(mask),
     )
+
+
+def _nodata(sample: Sample, image: ImageArray) -> tuple[float, float] | None:
+    value = None if image.dtype == np.float32 else nodata_of(sample.image)
+    share = 0.0 if value is None else float((image == value).all(axis=2).mean())
+    return (value, share) if value is not None and share else None
 
 
 def examine(

@@ -10,20 +10,20 @@ from protoseg.data.index import ClassTable
 from protoseg.data.io import UInt8Array
 from protoseg.types import IGNORE_INDEX
 
-_GEO_KEYS, _PIXEL_SCALE, _TRANSFORM = 34735, 33550, 34264  # tags of the GeoTIFF standard, OGC 19-008r4
+_PIXEL_SCALE, _TIEPOINTS, _TRANSFORM = 33550, 33922, 34264  # tags of the GeoTIFF standard, OGC 19-008r4
 
 
 def is_georeferenced(path: Path) -> bool:
-    """Whether a readable TIFF says where on earth it lies."""
+    """Whether a readable TIFF says where it lies: by a transform or by control points, with a reference system or without."""
     if path.suffix.lower() not in {".tif", ".tiff"}:
         return False
     with tifffile.TiffFile(path) as file:
         tags = file.pages.first.tags
-        return _GEO_KEYS in tags and (_PIXEL_SCALE in tags or _TRANSFORM in tags)
+        return any(tag in tags for tag in (_PIXEL_SCALE, _TIEPOINTS, _TRANSFORM))
 
 
 def write_geo_mask(path: Path, values: UInt8Array, like: Path, classes: ClassTable) -> None:
-    """Write an index mask as a GeoTIFF with the reference system and the transform of its image.
+    """Write an index mask as a GeoTIFF with the reference system and the transform (or the control points) of its image.
 
     Args:
         path: of the mask.
@@ -37,7 +37,8 @@ def write_geo_mask(path: Path, values: UInt8Array, like: Path, classes: ClassTab
     import rasterio
 
     with rasterio.open(like) as image:
-        profile = {"crs": image.crs, "transform": image.transform}
+        points, crs_of_points = image.gcps
+        profile = {"gcps": points, "crs": crs_of_points} if points else {"crs": image.crs, "transform": image.transform}
     height, width = values.shape
     nodata = None if IGNORE_INDEX in classes.written else IGNORE_INDEX
     with rasterio.open(

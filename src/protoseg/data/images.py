@@ -5,6 +5,7 @@ H W image · I channels
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,9 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, size_in_header
+from protoseg.data.io import FORMATS, UInt8Array, UnreadableImageError, open_image, size_in_header
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -31,6 +32,10 @@ _TURNED = {  # EXIF orientation -> (transpose first, then flip rows, flip column
     8: (True, True, False),
 }
 _MOST_BYTES = 1 << 33
+_LIKELY_BYTES, _MOST_COMPRESSED = 1 << 28, 2000  # deflate packs 1,032 equal bytes into one, LZW not many more
+_NODATA = 42113  # the tag in which GDAL writes the value of pixels without one
+# tifffile reads the tag more strictly, and would warn of every file; here it is read by `_nodata`.
+logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
 
 
@@ -54,6 +59,8 @@ class ImageKind(NamedTuple):
         return f"{self.channels} channel{'s' if self.channels > 1 else ''} of {self.dtype}"
 
 
+_SEEN, _ROWS = 1024, 512  # pixels a side that tell the range of an image, and rows that are shown at a time
+
 PHOTOGRAPH = ImageKind(3, "uint8")
 
 
@@ -64,8 +71,8 @@ def kind_of(image: ImageArray) -> ImageKind:
 def read_image(path: Path, kind: ImageKind | None = None) -> ImageArray:
     """Read an image, turned as its EXIF orientation says.
 
-    8-bit grey, palette and transparent images become RGB. Other depths and numbers of channels stay as they are: 16-bit
-    numbers uint16, all further ones float32.
+    8-bit grey and palette images become RGB; transparency that is all or nothing is left out. Other depths and numbers of
+    channels stay as they are: 16-bit numbers uint16, all further ones float32.
 
     Args:
         path: of the image.
@@ -100,10 +107,16 @@ def to_rgb(image: ImageArray) -> UInt8Array:
     if kind_of(image).is_photograph:
         return image.astype(np.uint8)
     bands = image[..., :3] if image.shape[2] >= 3 else image[..., :1].repeat(3, axis=2)
-    bands = np.nan_to_num(bands.astype(np.float32))
-    low, high = np.percentile(bands, [2, 98], axis=(0, 1))
-    stretched = ((bands - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
-    shown: UInt8Array = (255 * stretched).round().astype(np.uint8)
+    shown = np.zeros(bands.shape, dtype=np.uint8)
+    step = 1 + max(image.shape[:2]) // _SEEN  # a large image in floats would fill the memory
+    for i in range(3):
+        seen = bands[::step, ::step, i].astype(np.float32)
+        seen = seen[np.isfinite(seen)]
+        if seen.size:
+            low, high = np.percentile(seen, [2, 98])
+            for y in range(0, len(bands), _ROWS):
+                rows = np.nan_to_num(bands[y : y + _ROWS, :, i].astype(np.float32), nan=low, posinf=high, neginf=low)
+                shown[y : y + _ROWS, :, i] = (255 * ((rows - low) / max(high - low, 1e-6)).clip(0, 1)).round()
     return shown
 
 
@@ -112,6 +125,10 @@ def _read(path: Path) -> ImageArray:
     if image.format == "PNG" and ";16" in stored and image.mode in {"RGB", "RGBA", "LA"}:  # Pillow has cut them to 8 bits
         return _turn(_decode_png(path), image.getexif().get(_ORIENTATION, 1))
     image = ImageOps.exif_transpose(image)
+    if image.mode in {"RGBA", "LA"}:
+        bands = _without_transparency(np.asarray(image))
+        if bands.shape[2] in {2, 4}:
+            return np.ascontiguousarray(bands)
     if image.mode in {"I", "F"} or ";16" in image.mode:
         values = np.asarray(image)[..., None]
         if image.mode == "I" and values.min() >= 0 and values.max() < 1 << 16:
@@ -121,10 +138,17 @@ def _read(path: Path) -> ImageArray:
 
 
 def _decode_png(path: Path) -> NDArray[np.uint16]:
-    """A PNG of 16 bits a channel, without its transparency."""
+    """A PNG of 16 bits a channel."""
     image: NDArray[np.uint16] = imagecodecs.png_decode(path.read_bytes())
     image = image if image.ndim == 3 else image[..., None]
-    return image[..., : image.shape[2] - (image.shape[2] in {2, 4})]
+    return _without_transparency(image) if image.shape[2] in {2, 4} else image
+
+
+def _without_transparency(image: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, I) without its last band where that is all or nothing, as the transparency of a photograph is. Any other is kept:
+    programs without a name for a fourth band (near-infrared, depth) store it there."""
+    last = image[..., -1]
+    return image[..., :-1] if ((last == 0) | (last == np.iinfo(image.dtype).max)).all() else image
 
 
 def _read_tiff(path: Path) -> ImageArray:
@@ -156,9 +180,15 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
         raise UnreadableImageError(f"{path} does not exist")
     try:
         with tifffile.TiffFile(path, is_ome=False) as file:  # OME may send the reader to other files
-            largest = file.series[0]
-            if np.prod(largest.shape, dtype=np.float64) * largest.dtype.itemsize > _MOST_BYTES:  # nothing is made of it yet
+            largest, stored = file.series[0], path.stat().st_size
+            size = np.prod(largest.shape, dtype=np.float64) * largest.dtype.itemsize  # nothing is made of it yet
+            if size > _MOST_BYTES:
                 raise UnreadableImageError(f"{path} says that it is {largest.shape} large, which no image in memory is")
+            if size > max(_LIKELY_BYTES, _MOST_COMPRESSED * stored):
+                raise UnreadableImageError(
+                    f"{path} says that it is {largest.shape} large, but has {stored} bytes, which cannot hold that; write it "
+                    "again, without empty tiles"
+                )
             yield file
     except UnreadableImageError:
         raise
@@ -174,7 +204,53 @@ def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
         raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
     array, orientation = series.asarray(), file.pages.first.tags.get(_ORIENTATION)
     image = np.moveaxis(array, bands[0], -1) if bands else array[..., None]
+    nodata = _nodata(file)
+    if nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1:  # these become floats, which have holes
+        image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
     return _turn(image, 1 if orientation is None else int(orientation.value))
+
+
+def nodata_of(path: Path) -> float | None:
+    """The value that a readable TIFF declares for pixels without one; None where it declares none."""
+    if path.suffix.lower() not in {".tif", ".tiff"}:
+        return None
+    with _open_tiff(path) as file:
+        return _nodata(file)
+
+
+def _nodata(file: tifffile.TiffFile) -> float | None:
+    tag = file.pages.first.tags.get(_NODATA)
+    if tag is None:
+        return None
+    try:
+        return float(str(tag.value).strip(" \0"))
+    except ValueError as error:
+        raise UnreadableImageError(
+            f"{file.filename} declares {tag.value!r} as its value for no data, which is no number"
+        ) from error
+
+
+def _equals(image: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Where an image holds a value that a file gives as text: to the digits that the image's type has."""
+    if image.dtype.kind != "f":
+        return np.asarray(image == value)
+    with np.errstate(over="ignore"):
+        return np.asarray(image == image.dtype.type(value))
+
+
+def missing_pixels(image: ImageArray) -> NDArray[np.bool_]:
+    """(H, W) True where no channel has a number: there is nothing to see, so nothing to learn or to score."""
+    return np.asarray(~np.isfinite(image).any(axis=2))
+
+
+def orientation_of(path: Path) -> int:
+    """The orientation that a readable image's EXIF data or TIFF tag says, 1 where it says none."""
+    if path.suffix.lower() in {".tif", ".tiff"}:
+        with _open_tiff(path) as file:
+            tag = file.pages.first.tags.get(_ORIENTATION)
+            return 1 if tag is None else int(tag.value)
+    with Image.open(path, formats=FORMATS) as image:
+        return int(image.getexif().get(_ORIENTATION, 1))
 
 
 def _is_companion(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
@@ -213,7 +289,8 @@ def _plain(image: NDArray[Any], path: Path) -> ImageArray:
         return np.ascontiguousarray(image)
     if image.dtype.kind not in "iuf":
         raise UnreadableImageError(f"{path} holds {image.dtype}, which is no kind of pixel; store integers or floats")
-    return np.ascontiguousarray(image.astype(np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is taken for no number
+        return np.ascontiguousarray(image.astype(np.float32))
 
 
 def _turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:

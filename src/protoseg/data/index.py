@@ -18,6 +18,17 @@ from protoseg.data.shapes import ShapesMask
 from protoseg.types import IGNORE_INDEX
 
 Split = Literal["train", "val", "test"]
+_SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def named_split(word: str) -> Split | None:
+    """The split that a folder, a list or a subset is called after, in any case; None for every other name."""
+    return _SPLIT_NAMES.get(word.lower())
+
 
 BACKGROUND = "background"
 """The class that no shape of an annotation file covers."""
@@ -233,6 +244,21 @@ def unnamed(value: int) -> str:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Files of a data set that are not used, though their owner may think that they are.
+
+    Attributes:
+        what: they are, for a message that begins with their number.
+        advice: how to have them used.
+        files: all of them.
+    """
+
+    what: str
+    advice: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class DataIndex:
     """A data set as found on disk.
 
@@ -242,6 +268,7 @@ class DataIndex:
         samples: all images, sorted by name, of every split.
         classes: the class table where the data set has one; None where it has to be read off the labelled masks.
         notes: how it was read, where that is not plain.
+        left_out: files that look like data and are not used.
     """
 
     root: Path
@@ -249,6 +276,7 @@ class DataIndex:
     samples: tuple[Sample, ...]
     classes: ClassTable | None
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def names_classes(self) -> bool:

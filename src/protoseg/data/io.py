@@ -12,8 +12,16 @@ from PIL import Image, UnidentifiedImageError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # a GIF re-numbers its colours, so it cannot hold classes
 
+OTHER_PICTURES = frozenset(
+    (
+        ".gif .jp2 .j2k .jpf .jpx .jfif .jpe .heic .heif .avif .jxl .tga .ppm .pgm .pbm .pnm .pcx .exr .hdr .psd .svg .dng "
+        ".cr2 .cr3 .nef .arw .raw .npy .npz .mat .h5 .hdf5 .nc .dcm .nii .mha .nrrd .svs .ndpi .vrt .img .ecw .sid"
+    ).split()
+)
+"""Suffixes of pictures that are not read: they are named, because an image left out without a word is missed by nobody."""
+
 UInt8Array = NDArray[np.uint8]
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
 
 
 class UnreadableImageError(ValueError):
@@ -25,12 +33,20 @@ class UnreadableImageError(ValueError):
 
 
 def walk(root: Path) -> list[Path]:
-    """All files below a folder, sorted; linked folders included, hidden files and folders left out.
+    """All files below a folder, sorted; linked folders included, each folder once, hidden files and folders left out.
 
     Raises:
         ValueError: a name that is no UTF-8, which no list or result could hold.
     """
-    paths = (Path(folder, file) for folder, _, files in os.walk(root, followlinks=True) for file in files)
+    paths, seen = list[Path](), set[str]()
+    for folder, below, files in os.walk(root, followlinks=True):
+        below.sort()  # of two ways to a folder the first one counts, on every machine
+        place = os.path.realpath(folder)
+        if place in seen:  # a link that leads back would go round for ever
+            below.clear()
+            continue
+        seen.add(place)
+        paths += [Path(folder, file) for file in files]
     found = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
     if broken := next((path for path in found if not _is_text(str(path))), None):
         raise ValueError(f"the name of {str(broken)!r} is not UTF-8; rename the file or its folder")
@@ -39,6 +55,23 @@ def walk(root: Path) -> list[Path]:
 
 def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what Python makes of other bytes
+
+
+def files_by_name(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """Relative path without suffix -> file, sorted.
+
+    Raises:
+        ValueError: two files share a name.
+    """
+    found: dict[str, Path] = {}
+    for path in walk(root):
+        if path.suffix.lower() not in suffixes:
+            continue
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(f"{found[name]} and {path} have the same name; keep one of them")
+        found[name] = path
+    return found
 
 
 def read_lines(path: Path) -> list[str]:
@@ -76,7 +109,7 @@ def open_image(path: Path) -> tuple[Image.Image, str]:
         UnreadableImageError: missing, truncated, or not an image.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             stored = _raw_mode(image)
             image.load()
             return image, stored
@@ -93,7 +126,7 @@ def size_in_header(path: Path) -> tuple[int, int]:
         UnreadableImageError: missing, or not an image.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from protoseg.data.check import read_pair
-from protoseg.data.images import PHOTOGRAPH, ImageArray, ImageKind, read_image
+from protoseg.data.images import PHOTOGRAPH, ImageArray, ImageKind, missing_pixels, read_image
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UInt8Array, UnreadableImageError
 from protoseg.data.sampler import Draw, StreamSampler
 from protoseg.data.views import CropView, crop_view
 from protoseg.functional.random import fold, generator
+from protoseg.types import IGNORE_INDEX
 
 _REPLACEMENTS = 16  # tries before a run of unreadable images is taken for a broken data set
 
@@ -74,7 +75,9 @@ class LabeledCrops(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         image, mask = read_pair(self.samples[draw.image], self.geometry.kind)
-        view = self.geometry.crop(image, self.classes.encode(mask), draw.seed)
+        label = self.classes.encode(mask)
+        label[missing_pixels(image)] = IGNORE_INDEX
+        view = self.geometry.crop(image, label, draw.seed)
         return {"image": view.image, "mask": view.mask, "seed": draw.seed}
 
 

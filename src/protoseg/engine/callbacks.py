@@ -114,7 +114,10 @@ class MetricsLog(StepCallback):
             self._progress.update(self._task, completed=step)
         if module.skipped and not self._warned:
             self._warned = True
-            self.console.print(f"warning: {min(module.skipped)} is unreadable and skipped; further ones are only counted")
+            self.console.print(
+                f"warning: {min(module.skipped)} is skipped: unreadable, or of another kind than the labelled images; "
+                "further ones are only counted"
+            )
         due = bool(self.score_every) and (step % self.score_every == 0 or step == trainer.max_steps)
         if step % self.every and not due and step != trainer.max_steps:
             return

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.data.check import read_pair
-from protoseg.data.images import ImageArray, ImageKind
+from protoseg.data.images import ImageArray, ImageKind, missing_pixels
 from protoseg.data.index import ClassTable, Sample
 from protoseg.engine.metrics import ConfusionMatrix, IoU, iou
-from protoseg.types import SegOutput
+from protoseg.types import IGNORE_INDEX, SegOutput
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,10 @@ def evaluate(
     for sample in track(samples):
         image, mask = read_pair(sample, normalization.kind)
         try:
-            truth = torch.from_numpy(classes.encode(mask))
+            label = classes.encode(mask)
         except ValueError as error:
             raise ValueError(f"{sample.mask}: {error} of this model") from error
-        metric.update(predict_image(network, image, normalization).label, truth.to(metric.device))
+        label[missing_pixels(image)] = IGNORE_INDEX
+        metric.update(predict_image(network, image, normalization).label, torch.from_numpy(label).to(metric.device))
     network.train(training)
     return iou(metric.confusion)

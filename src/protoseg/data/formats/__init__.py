@@ -11,7 +11,8 @@ from typing import Protocol
 from protoseg.data.archive import unpack
 from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
-from protoseg.data.index import BACKGROUND, DataIndex, in_order
+from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
+from protoseg.data.left_out import unread_images
 
 
 class Format(Protocol):
@@ -82,13 +83,24 @@ def open_dataset(
         index = FORMATS[name].read(root) if annotated is None else _by_class_list(annotated.read(root, folders=folders))
         if for_training and not any(sample.mask and sample.split == "train" for sample in index.samples):
             raise ValueError(
-                f"{root} looks like {name}, but no training image in it has a mask; it needs {FORMATS[name].NEEDS}"
+                f"{root} looks like {name}, but no training image in it has a mask; {_lacking(index, FORMATS[name].NEEDS)}"
             )
-    if unlabeled is None:
-        return index
-    listed = {sample.image.resolve() for sample in index.samples}
-    more = [sample for sample in folder.read_images(unlabeled, "--unlabeled") if sample.image.resolve() not in listed]
-    return dataclasses.replace(index, samples=(*index.samples, *more))
+    more: list[Sample] = []
+    if unlabeled is not None:
+        listed = {sample.image.resolve() for sample in index.samples}
+        more = [sample for sample in folder.read_images(unlabeled, "--unlabeled") if sample.image.resolve() not in listed]
+    samples = (*index.samples, *more)
+    return dataclasses.replace(index, samples=samples, left_out=(*index.left_out, *unread_images(samples)))
+
+
+def _lacking(index: DataIndex, needs: str) -> str:
+    """What to do about a data set without a labelled training image."""
+    if kept := sum(sample.mask is not None for sample in index.samples):
+        return (
+            f"all {kept} images with masks are for evaluation (val or test): add a list or a folder of training images "
+            "(VOC: ImageSets/Segmentation/train.txt)"
+        )
+    return f"it needs {needs}"
 
 
 def _by_class_list(index: DataIndex) -> DataIndex:

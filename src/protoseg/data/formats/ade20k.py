@@ -10,7 +10,8 @@ from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, default_colors, unnamed
-from protoseg.data.io import read_lines
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, files_by_name, read_lines
+from protoseg.data.left_out import unused_masks
 from protoseg.data.masks import MaskFile
 
 NEEDS = "images/training/ and annotations/training/"
@@ -30,15 +31,16 @@ def read(root: Path) -> DataIndex:
     """
     samples = []
     for folder, split in _FOLDERS.items():
-        for image in sorted((root / "images" / folder).glob("*.jpg")):
-            mask = root / "annotations" / folder / f"{image.stem}.png"
-            samples.append(Sample(f"{folder}/{image.stem}", image, MaskFile(mask) if mask.is_file() else None, split))
+        mask_of = files_by_name(root / "annotations" / folder, MASK_SUFFIXES)
+        for name, image in files_by_name(root / "images" / folder, IMAGE_SUFFIXES).items():
+            samples.append(Sample(f"{folder}/{name}", image, MaskFile(mask_of[name]) if name in mask_of else None, split))
+    left_out = [found for folder in _FOLDERS for found in unused_masks(root / "annotations" / folder, samples)]
     values = tuple((value,) for value in range(1, NUM_CLASSES + 1))
     is_original = (root / "objectInfo150.txt").is_file() or any(s.image.name.startswith("ADE_") for s in samples)
     classes = read_class_list(root)
     if classes is None and is_original:  # others use these folders for classes of their own
         classes = ClassTable(_names(root / "objectInfo150.txt"), values, default_colors(NUM_CLASSES), ignored=(0, 255))
-    return DataIndex(root, "ade20k", tuple(samples), classes)
+    return DataIndex(root, "ade20k", tuple(samples), classes, left_out=tuple(left_out))
 
 
 def _names(path: Path) -> tuple[str, ...]:

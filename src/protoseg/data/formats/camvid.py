@@ -9,6 +9,8 @@ from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, files_by_name
+from protoseg.data.left_out import unused_masks
 from protoseg.data.masks import MaskFile
 from protoseg.types import IGNORE_INDEX
 
@@ -54,7 +56,8 @@ def read(root: Path) -> DataIndex:
     """List the data set. No image is opened."""
     samples = []
     for split in _SPLITS:
-        for image in sorted((root / split).glob("*.png")):
-            mask = root / f"{split}annot" / image.name
-            samples.append(Sample(f"{split}/{image.stem}", image, MaskFile(mask) if mask.is_file() else None, split))
-    return DataIndex(root, "camvid", tuple(samples), read_class_list(root) or CLASSES)
+        mask_of = files_by_name(root / f"{split}annot", MASK_SUFFIXES)
+        for name, image in files_by_name(root / split, IMAGE_SUFFIXES).items():
+            samples.append(Sample(f"{split}/{name}", image, MaskFile(mask_of[name]) if name in mask_of else None, split))
+    left_out = [found for split in _SPLITS for found in unused_masks(root / f"{split}annot", samples)]
+    return DataIndex(root, "camvid", tuple(samples), read_class_list(root) or CLASSES, left_out=tuple(left_out))

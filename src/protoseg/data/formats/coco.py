@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from protoseg.data.annotations import ImageFinder, beginning, field, read_json, size_field, table_with_background
-from protoseg.data.index import BACKGROUND, DataIndex, Sample, Split
+from protoseg.data.index import BACKGROUND, DataIndex, Sample, Split, named_split
 from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
 
@@ -196,7 +196,8 @@ def _is_coco(path: Path) -> bool:
 
 def _split(path: Path) -> Split:
     words = {*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name.lower()}
-    return "val" if words & {"val", "valid", "validation"} else "test" if "test" in words else "train"
+    splits = {named_split(word) for word in words}
+    return "val" if "val" in splits else "test" if "test" in splits else "train"
 
 
 def _categories(files: list[tuple[Path, Any]]) -> dict[int, str]:

@@ -1,7 +1,7 @@
 """CVAT's export "Segmentation mask 1.1", a folder or the zip as it comes. https://docs.cvat.ai/docs/manual/advanced/formats
 
 Pascal VOC's folders with a `labelmap.txt` of the task's own classes and colours. Export with "save images", or put the images
-into `JPEGImages/`. Images without a mask are unlabelled; subsets called "val" or "test" are for evaluation.
+into `JPEGImages/`. Images without a mask are unlabelled; subsets called "val" ("Validation", ...) or "test" are for evaluation.
 """
 
 from __future__ import annotations

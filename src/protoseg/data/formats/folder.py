@@ -1,8 +1,8 @@
 """`images/` and `masks/` with equal paths below them, suffix aside. An image without a mask is unlabelled.
 
-Both may stand in `train/`. Evaluation images stand in
-`test/{images,masks}` or in `images/test` and `masks/test` (the same for `val`). Where `images/train` stands beside them, it
-alone trains. Class names come from `classes.txt` or another list (see `data.class_list`).
+Both may stand in `train/`. Evaluation images stand in `test/{images,masks}` or in `images/test` and `masks/test` (the same for
+`val`, `validation` and the other names that `named_split` knows). Where `images/train` stands beside them, it alone trains.
+Class names come from `classes.txt` or another list (see `data.class_list`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from itertools import pairwise
 from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
-from protoseg.data.index import EXTRA, DataIndex, Sample, Split
-from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, walk
+from protoseg.data.index import EXTRA, DataIndex, LeftOut, Sample, Split, named_split
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, files_by_name, walk
+from protoseg.data.left_out import unused_masks
 from protoseg.data.masks import MaskFile
 
 _NO_MASKS = (IMAGE_SUFFIXES | {".gif"}) - MASK_SUFFIXES
-_EVALUATION: tuple[Split, ...] = ("val", "test")
 
 
 def matches(root: Path) -> bool:
-    return any((root / part / "images").is_dir() for part in ("", "train", *_EVALUATION))
+    folders = (root, root / "train", *_evaluation_folders(root))
+    return any((folder / "images").is_dir() for folder in folders)
 
 
 def read(root: Path, *, for_training: bool = True) -> DataIndex:
@@ -38,24 +39,44 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
     images, masks = top / "images", top / "masks"
     if for_training and not masks.is_dir():
         raise FileNotFoundError(f"{top} has no masks/ folder; a few labelled images are needed to learn from")
-    mask_of, image_of = _files(masks, MASK_SUFFIXES), _files(images, IMAGE_SUFFIXES)
+    mask_of, image_of = files_by_name(masks, MASK_SUFFIXES), files_by_name(images, IMAGE_SUFFIXES)
     # `train` means something only beside test or val; on its own it is a folder like any other.
-    has_splits = any((images / split).is_dir() or (root / split / "images").is_dir() for split in _EVALUATION)
-    has_train = has_splits and (images / "train").is_dir()
+    beside = [part for part in _evaluation_folders(root) if (part / "images").is_dir()]
+    has_train = bool(beside or _evaluation_folders(images)) and "train" in map(named_split, _folders(images))
     samples = []
     for name, path in image_of.items():
         split = _split_of(name, only_train_folder=has_train)
         if split is not None:
             samples.append(Sample(name, path, _mask(mask_of, name), split))
-    for split in _EVALUATION:
-        samples += _beside(root, split)
+    for part in beside:
+        samples += _beside(part)
     samples.sort(key=lambda sample: (sample.split, sample.name))
     for first, second in pairwise(samples):
         if first.name == second.name:
             raise ValueError(f"{first.image} and {second.image} are the same evaluation image; keep one of the two layouts")
     if for_training:
         _check_training(top, samples, image_of, mask_of)
-    return DataIndex(root, "folder", tuple(samples), read_class_list(root))
+    used = {sample.image for sample in samples}
+    left_out = _left_out(images, [path for path in image_of.values() if path not in used])
+    for folder in (masks, *(part / "masks" for part in beside)):
+        left_out += unused_masks(folder, samples)
+    return DataIndex(root, "folder", tuple(samples), read_class_list(root), left_out=tuple(left_out))
+
+
+def _left_out(images: Path, loose: list[Path]) -> list[LeftOut]:
+    """Images outside `images/train` and the evaluation folders; pictures that are not read in folders without others."""
+    found = []
+    if loose:
+        what = "images stand outside images/train and the evaluation folders, and are not used"
+        found.append(
+            LeftOut(what, "move them to images/train, also those without masks, or give --unlabeled DIR", tuple(loose))
+        )
+    good = {path.parent for path in walk(images) if path.suffix.lower() in IMAGE_SUFFIXES}
+    other = [path for path in walk(images) if path.suffix.lower() in OTHER_PICTURES and path.parent not in good]
+    if other:  # those in the other folders are found in every format
+        what = "files below images/ are of kinds that are not read"
+        found.append(LeftOut(what, f"convert them to one of {_list(IMAGE_SUFFIXES)}", tuple(other)))
+    return found
 
 
 def _training_folder(root: Path) -> Path:
@@ -100,47 +121,37 @@ def read_images(root: Path, option: str) -> list[Sample]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root} for {option}")
-    found = _files(root, IMAGE_SUFFIXES)
+    found = files_by_name(root, IMAGE_SUFFIXES)
     if not found:
         raise ValueError(f"there is no image in {root} ({_list(IMAGE_SUFFIXES)})")
     return [Sample(f"{EXTRA}{root.name}/{name}", path, None, "train") for name, path in found.items()]
 
 
 def _split_of(name: str, *, only_train_folder: bool) -> Split | None:
-    top = name.split("/", 1)[0] if "/" in name else ""
-    if top in _EVALUATION:
-        return top
-    return "train" if top == "train" or not only_train_folder else None
+    split = named_split(name.split("/", 1)[0]) if "/" in name else None
+    return split or (None if only_train_folder else "train")
 
 
-def _beside(root: Path, split: Split) -> list[Sample]:
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _evaluation_folders(root: Path) -> list[Path]:
+    """The folders directly in another one that are called after an evaluation split."""
+    return [root / name for name in _folders(root) if named_split(name) in {"val", "test"}]
+
+
+def _beside(part: Path) -> list[Sample]:
     """Evaluation images of `root/test/{images,masks}`."""
-    if not (root / split / "images").is_dir():
-        return []
-    mask_of = _files(root / split / "masks", MASK_SUFFIXES)
-    image_of = _files(root / split / "images", IMAGE_SUFFIXES)
-    return [Sample(f"{split}/{name}", path, _mask(mask_of, name), split) for name, path in image_of.items()]
+    split = named_split(part.name)
+    assert split is not None
+    mask_of = files_by_name(part / "masks", MASK_SUFFIXES)
+    image_of = files_by_name(part / "images", IMAGE_SUFFIXES)
+    return [Sample(f"{part.name}/{name}", path, _mask(mask_of, name), split) for name, path in image_of.items()]
 
 
 def _mask(mask_of: dict[str, Path], name: str) -> MaskFile | None:
     return MaskFile(mask_of[name]) if name in mask_of else None
-
-
-def _files(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Relative path without suffix -> file, sorted.
-
-    Raises:
-        ValueError: two files share a name.
-    """
-    found: dict[str, Path] = {}
-    for path in walk(root):
-        if path.suffix.lower() not in suffixes:
-            continue
-        name = path.relative_to(root).with_suffix("").as_posix()
-        if name in found:
-            raise ValueError(f"{found[name]} and {path} have the same name; keep one of them")
-        found[name] = path
-    return found
 
 
 def _list(suffixes: frozenset[str]) -> str:

@@ -2,9 +2,9 @@
 
 Everingham et al., IJCV 2010; Hariharan et al. (SBD), ICCV 2011. 21 classes, 255 = boundary, ignored.
 
-Images of `val.txt` and `test.txt` are for evaluation. All other listed ones train, and with `SegmentationClassAug` every image
-that has a mask there; further images in `JPEGImages` are left alone, because the benchmarks do not use them (`--unlabeled`
-adds them). Without any list all images train.
+Images of `val.txt` and `test.txt` (or `validation.txt` and so on) are for evaluation. All other listed ones train, and with
+`SegmentationClassAug` every image that has a mask there; further images in `JPEGImages` are left alone, because the benchmarks
+do not use them (`--unlabeled` adds them). Without any list all images train.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from collections.abc import Container
 from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
-from protoseg.data.index import ClassTable, DataIndex, Sample, Split
+from protoseg.data.index import ClassTable, DataIndex, Sample, Split, named_split
 from protoseg.data.io import IMAGE_SUFFIXES, read_lines
 from protoseg.data.masks import Color, MaskFile, pack
 
 NEEDS = "JPEGImages/ and SegmentationClass/"
-_EVALUATION: tuple[Split, ...] = ("val", "test")
 NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
     *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -57,7 +56,10 @@ def read_samples(root: Path) -> list[Sample]:
     """
     images, masks = _by_id(root / "JPEGImages"), _by_id(root / "SegmentationClass") | _by_id(root / "SegmentationClassAug")
     lists = {path.stem.lower(): _ids(path, images) for path in sorted((root / "ImageSets/Segmentation").glob("*.txt"))}
-    evaluation: dict[str, Split] = {name: split for split in _EVALUATION for name in lists.get(split, ())}
+    evaluation: dict[str, Split] = {}
+    for title, names in lists.items():
+        if (split := named_split(title)) in {"val", "test"}:
+            evaluation |= dict.fromkeys(names, split)
     chosen = {name for names in lists.values() for name in names} or set(images)
     chosen |= _by_id(root / "SegmentationClassAug").keys()
     samples = []

@@ -1,0 +1,46 @@
+"""Pictures that stand among the data and are not read: named, because what is left out without a word is missed by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from protoseg.data.index import LeftOut, Sample
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, walk
+from protoseg.data.masks import MaskFile
+
+
+def unread_images(samples: Iterable[Sample]) -> list[LeftOut]:
+    """Pictures of kinds that are not read, in the folders that hold images."""
+    folders = sorted({sample.image.parent for sample in samples})
+    return _unread(
+        (path for folder in folders for path in sorted(folder.iterdir())),
+        "files beside the images are of kinds that are not read",
+        f"convert them to one of {', '.join(sorted(IMAGE_SUFFIXES))}",
+        OTHER_PICTURES,
+    )
+
+
+def unused_masks(folder: Path, samples: Sequence[Sample]) -> list[LeftOut]:
+    """Files in a folder of masks that are no image's: none has their name, or they are of a kind that holds no classes."""
+    used = {sample.mask.path for sample in samples if isinstance(sample.mask, MaskFile)}
+    files = walk(folder)
+    orphans = [path for path in files if path.suffix.lower() in MASK_SUFFIXES and path not in used]
+    return _some(
+        orphans,
+        "masks belong to no image",
+        "give image and mask equal paths, suffix aside; without its mask an image counts as unlabelled",
+    ) + _unread(
+        files,
+        "files among the masks are of kinds that hold no class numbers",
+        f"save them as PNG without loss ({', '.join(sorted(MASK_SUFFIXES))} are read); their images count as unlabelled",
+        (IMAGE_SUFFIXES | OTHER_PICTURES) - MASK_SUFFIXES,
+    )
+
+
+def _unread(files: Iterable[Path], what: str, advice: str, suffixes: Collection[str]) -> list[LeftOut]:
+    return _some([path for path in files if path.suffix.lower() in suffixes and path.is_file()], what, advice)
+
+
+def _some(files: Sequence[Path], what: str, advice: str) -> list[LeftOut]:
+    return [LeftOut(what, advice, tuple(files))] if files else []
