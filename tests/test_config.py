@@ -159,6 +159,23 @@ class TestNormalization:
         assert build_normalization(ModelConfig(), PHOTOGRAPH).mean == pytest.approx((0.485, 0.456, 0.406))
         assert build_normalization(ModelConfig(), PHOTOGRAPH).std == pytest.approx((0.229, 0.224, 0.225))
 
+    @pytest.mark.parametrize(
+        ("encoder", "mean", "std"),
+        [
+            ("tu-mobilevit_s", 0.0, 1.0),
+            ("tu-tf_efficientnetv2_s", 0.5, 0.5),
+            ("tu-resnet18", 0.485, 0.229),
+            ("xception", 0.5, 0.5),
+            ("dpn68", 124 / 255, 1 / (0.0167 * 255)),
+            ("mobilenet_v2", 0.485, 0.229),
+        ],
+    )
+    def test_the_encoders_own(self, encoder: str, mean: float, std: float) -> None:
+        found = build_normalization(ModelConfig(arch="unet", encoder=encoder), PHOTOGRAPH)
+        assert (found.mean[0], found.std[0]) == pytest.approx((mean, std))
+        fresh = build_normalization(ModelConfig(arch="unet", encoder=encoder, weights="none"), PHOTOGRAPH)
+        assert fresh.mean == pytest.approx((0.485, 0.456, 0.406))
+
     def test_one_number_is_for_all_channels(self) -> None:
         normalization = build_normalization(ModelConfig(mean=[0.5], std=[0.25]), PHOTOGRAPH)
         assert normalization.mean == (0.5, 0.5, 0.5)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answers at once
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -40,6 +40,8 @@ METHODS = {
     "prototype": "prototype.PrototypeConsistency",
 }
 """Name -> class in `protoseg.methods`."""
+_OWN_NETWORKS = {"small_unet", "paper_deeplabv3plus"}
+"""Architectures that are not smp's."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -51,7 +53,7 @@ class ModelConfig:
         arch: smp architecture, paper_deeplabv3plus or small_unet
         encoder: smp encoder, or tu-NAME for one of timm
         weights: of the encoder: FILE, imagenet or none
-        mean: of each channel, in [0, 1]; default ImageNet's for 8-bit RGB, else the images'
+        mean: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
         std: of each channel
         freeze_bn: keep the encoder's BatchNorm statistics
         auxiliary: second head (paper_deeplabv3plus only)
@@ -663,7 +665,8 @@ def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:
 
 
 def build_normalization(config: ModelConfig, kind: ImageKind, statistics: ChannelStatistics | None = None) -> Normalization:
-    """Mean and standard deviation of the input, unless given: ImageNet's for 8-bit RGB, else those of the images.
+    """Mean and standard deviation of the input, unless given: for 8-bit RGB what the encoder was pre-trained with, which is
+    ImageNet's for most and for networks that start from nothing; else those of the images.
 
     Args:
         config: of the model.
@@ -675,7 +678,13 @@ def build_normalization(config: ModelConfig, kind: ImageKind, statistics: Channe
     """
     from protoseg.engine.evaluate import Normalization
 
-    usual = (IMAGENET_MEAN, IMAGENET_STD) if kind.is_photograph or statistics is None else statistics
+    usual: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD)
+    if not kind.is_photograph and statistics is not None:
+        usual = statistics
+    elif (config.mean is None or config.std is None) and config.weights != "none" and config.arch not in _OWN_NETWORKS:
+        from protoseg.nn.segmenter import encoder_statistics
+
+        usual = encoder_statistics(config.encoder) or usual
     mean, std = tuple(config.mean or usual[0]), tuple(config.std or usual[1])
     mean, std = (values * kind.channels if len(values) == 1 else values for values in (mean, std))
     if len(mean) != kind.channels or len(std) != kind.channels or min(std) <= 0:

@@ -241,6 +241,27 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
+_OWN_STATISTICS = {"inceptionv4": _HALF, "inceptionresnetv2": _HALF, "xception": _HALF, "dpn": _DPN}
+"""smp keeps these beside the weights, on the hub; the numbers are those of github.com/Cadene/pretrained-models.pytorch."""
+
+
+def encoder_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of the pixels, in [0, 1], that an encoder's ImageNet weights were trained on.
+
+    Args:
+        encoder: of smp, or `tu-NAME` of timm.
+
+    Returns:
+        None where they are ImageNet's own, or unknown.
+    """
+    if encoder.startswith("tu-"):
+        known = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        return None if known is None else (tuple(known.mean), tuple(known.std))
+    return next((own for name, own in _OWN_STATISTICS.items() if encoder.startswith(name)), None)
+
+
 def named_state(timm_name: str) -> dict[str, Tensor]:
     """ImageNet weights of a timm network, by its name.
 
