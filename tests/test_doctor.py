@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,3 +313,13 @@ def test_settings_of_train_count(data: Path) -> None:
     assert parse_train([str(data), "--classes.ignore", "[disc]"]).classes.ignore == ["disc"]
     rare_class(data)
     assert not any("disc" in f["title"] for f in examine(data, "--classes.ignore", "[disc]"))
+
+
+def test_both_evaluation_parts_are_read(data: Path) -> None:
+    """A broken file of `val` comes to light although `test` is what is scored."""
+    for kind in ("images", "masks"):
+        (data / kind / "val").mkdir()
+        shutil.copy(data / kind / "test/test_00.png", data / kind / "val/val_00.png")
+    cut_short(data / "images/val/val_00.png")
+    (broken,) = [finding for finding in examine(data, status=1) if finding["severity"] == "error"]
+    assert broken["files"] == [str(data / "images/val/val_00.png")]

@@ -75,18 +75,27 @@ class TestDraw:
         numbers = [int(name[4:]) for name in (tmp_path / "list.txt").read_text().split()]
         assert Counter(0 if n < 50 else 1 if n < 56 else 2 for n in numbers) == {0: 4, 1: 4, 2: 4}
 
+    @pytest.mark.parametrize("seed", range(4))
+    def test_a_balanced_draw_takes_images_that_bring_most_classes(self, tmp_path: Path, seed: int) -> None:
+        """Two images hold all four classes, five more hold one each: two are enough."""
+        root = make_folder(tmp_path, train=7, labeled=None)
+        for i, values in enumerate(([0, 1], [2, 3], [0], [1], [2], [3], [0])):
+            write_index(root / f"masks/img_{i:02d}.png", np.resize(np.array(values, dtype=np.uint8), (40, 48)))
+        split(root, "--labels", "2", "--seed", str(seed), "--balanced", "--out", str(tmp_path / "list.txt"))
+        assert set((tmp_path / "list.txt").read_text().split()) == {"img_00", "img_01"}
+
     def test_classes_that_find_no_place_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """By their names where there are some; values that are ignored are not missed."""
         root = make_folder(tmp_path, train=3, labeled=None, classes=("road", "car", "pole"))
         for i, value in enumerate((0, 1, 255)):
             write_index(root / f"masks/img_{i:02d}.png", np.full((40, 48), value, dtype=np.uint8))
         split(root, "--labels", "1", "--balanced", "--out", str(tmp_path / "list.txt"))
-        assert "missing: car\n" in capsys.readouterr().out
+        assert "missing: car. Take more --labels" in capsys.readouterr().out
         split(root, "--labels", "3", "--balanced", "--out", str(tmp_path / "all.txt"))
         (root / "classes.txt").unlink()
         write_index(root / "masks/img_02.png", np.full((40, 48), 7, dtype=np.uint8))
         split(root, "--labels", "1", "--balanced", "--out", str(tmp_path / "second.txt"))
-        assert "missing: mask value 1, mask value 7\n" in capsys.readouterr().out
+        assert "missing: mask value 1, mask value 7. Take" in capsys.readouterr().out
 
     def test_within_an_earlier_list(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path, train=12, labeled=None)
@@ -172,3 +181,20 @@ class TestDuplicates:
         assert "1 evaluation image looks nearly the same" in printed
         assert "test_01.png" in printed
         assert "img_03.png" in printed
+
+    def test_unlabelled_copies_of_labelled_images_are_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Also those of a further folder."""
+        root = make_folder(tmp_path / "data", train=4, labeled=2)
+        for i, path in enumerate(sorted((root / "images").rglob("*.png"))):
+            write_image(path, photo(i))
+            if (mask := root / "masks" / path.relative_to(root / "images")).exists():
+                write_index(mask, draw_shapes(np.random.default_rng(i), (90, 120))[1])
+        (tmp_path / "more").mkdir()
+        Image.fromarray(photo(0)).save(tmp_path / "more/again.jpg", quality=80)
+        split(root, "--labels", "2", "--out", str(tmp_path / "a.txt"))
+        assert "the same picture" not in capsys.readouterr().out
+        split(root, "--labels", "2", "--out", str(tmp_path / "b.txt"), "--unlabeled", str(tmp_path / "more"))
+        printed = capsys.readouterr().out
+        assert "1 unlabelled images are the same picture as a labelled one" in printed
+        assert "again.jpg" in printed
+        assert "img_00.png" in printed

@@ -174,6 +174,7 @@ def _split(arguments: list[str]) -> None:
     parser.add_argument("--within", type=Path, help="an earlier list to draw from")
     parser.add_argument("--out", type=Path, help="file to write; default DATA/splits/NAME.txt")
     parser.add_argument("--format", help="layout of the folder; recognised when left out")
+    parser.add_argument("--unlabeled", type=Path, help="one more folder of unlabelled images, to compare pictures with")
     options = parser.parse_args(arguments)
     from protoseg.split import split_data
 
@@ -186,6 +187,7 @@ def _split(arguments: list[str]) -> None:
         within=options.within,
         out=options.out,
         format=options.format,
+        unlabeled=options.unlabeled,
     )
 
 

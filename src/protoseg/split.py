@@ -9,11 +9,11 @@ from rich.console import Console
 
 from protoseg.config import TrainConfig
 from protoseg.data.check import classes_in
-from protoseg.data.duplicates import Pair, hash_images, near_pairs
+from protoseg.data.duplicates import RESAVED, Pair, hash_images, near_pairs
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample
 from protoseg.data.masks import describe
-from protoseg.data.splits import draw_labels, make_partition
+from protoseg.data.splits import Partition, draw_labels, make_partition
 from protoseg.trained import progress
 
 _SHOWN = 3
@@ -29,6 +29,7 @@ def split_data(
     within: Path | None = None,
     out: Path | None = None,
     format: str | None = None,
+    unlabeled: Path | None = None,
 ) -> Path:
     """Draw labelled images and write their names to a list.
 
@@ -43,6 +44,7 @@ def split_data(
         within: an earlier list to draw from, instead of all masks.
         out: file to write; default `splits/NAME.txt` in the data set's folder (beside it where the data is a zip file).
         format: layout of the data set; recognised when left out.
+        unlabeled: one more folder of unlabelled images, for the comparison of pictures.
 
     Returns:
         The list's path.
@@ -51,7 +53,7 @@ def split_data(
         ValueError, FileNotFoundError: see `open_dataset` and `make_partition`.
         FileExistsError: the file is there already.
     """
-    index = open_dataset(root, format=format)
+    index = open_dataset(root, format=format, unlabeled=unlabeled)
     stock = make_partition(index, labels=None if within is None else str(within)).labeled
     read = classes_in(index.classes)
     found = {sample.name: read(sample) for sample in stock} if balanced else {}
@@ -68,9 +70,12 @@ def split_data(
     if balanced:
         missing = frozenset[int]().union(*found.values()).difference(*(found[sample.name] for sample in chosen))
         if missing:
-            console.print(f"note: too few images to hold every class; missing: {_names(missing, index.classes)}")
+            console.print(
+                f"note: {len(chosen)} images of this draw do not hold every class; missing: {_names(missing, index.classes)}. "
+                "Take more --labels, or another --seed"
+            )
     console.print(f"{target}, hash {partition.hash}: protoseg train {root} --labels {target}")
-    _warn_of_leaks(index, console)
+    _warn_of_leaks(index, partition, console)
     return target
 
 
@@ -85,11 +90,10 @@ def _names(found: Iterable[int], table: ClassTable | None) -> str:
     return ", ".join(table.names[c] if c < len(table) else "a value outside the class list" for c in sorted(found))
 
 
-def _warn_of_leaks(index: DataIndex, console: Console) -> None:
-    """Evaluation images that training shows too, under the same name or as nearly the same picture."""
+def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> None:
+    """Evaluation images that training shows too, and unlabelled ones that are labelled too: by name or as nearly the same
+    picture."""
     train, evaluation = index.of("train"), [s for s in index.samples if s.split != "train"]
-    if not evaluation:
-        return
     by_stem = {sample.image.stem: sample for sample in train}
     named = [(by_stem[s.image.stem], s) for s in evaluation if s.image.stem in by_stem]
     if named:
@@ -98,9 +102,15 @@ def _warn_of_leaks(index: DataIndex, console: Console) -> None:
             f"{named[0][1].image}"
         )
     track = progress("comparing pictures", console)
-    pairs = near_pairs(hash_images(evaluation, track=track), hash_images(train, track=track))
-    if pairs:
+    shown = hash_images(train, track=track)
+    if evaluation and (pairs := near_pairs(hash_images(evaluation, track=track), shown)):
         console.print(f"warning: {describe_pairs(pairs, evaluation, train)}; a score on them is too good")
+    labeled = {sample.name: shown[sample.name] for sample in partition.labeled if sample.name in shown}
+    others = {sample.name: shown[sample.name] for sample in partition.unlabeled if sample.name in shown}
+    if copies := near_pairs(others, labeled, near=RESAVED):
+        images = {sample.name: sample.image for sample in train}
+        examples = ", ".join(f"{images[pair.first]} and {images[pair.second]}" for pair in copies[:_SHOWN])
+        console.print(f"note: {len(copies)} unlabelled images are the same picture as a labelled one: {examples}")
 
 
 def describe_pairs(pairs: Sequence[Pair], first: Sequence[Sample], second: Sequence[Sample]) -> str:

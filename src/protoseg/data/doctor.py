@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from protoseg.data.check import binary_doubt
-from protoseg.data.duplicates import near_pairs
+from protoseg.data.duplicates import RESAVED, near_pairs
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.masks import describe
@@ -22,7 +22,6 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 # Where a finding begins. Rules of thumb, not results.
 RARE_SHARE, RARE_IMAGES = 0.002, 3
 IGNORED_SHARE = 0.5
-RESAVED_BITS = 2  # of 64 of the perceptual hash: a re-saved copy, rather than the next frame of a video
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
 
 
@@ -223,7 +222,7 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
             "a second mask of one picture teaches little; label another image instead",
             tuple(image_of[pair.second] for pair in same),
         )
-    copies = [pair for pair in near_pairs(hashes["unlabeled"], hashes["labeled"]) if pair.bits <= RESAVED_BITS]
+    copies = [pair for pair in near_pairs(hashes["unlabeled"], hashes["labeled"]) if pair.bits <= RESAVED]
     if copies:
         yield Finding(
             "note",

@@ -19,6 +19,9 @@ from protoseg.data.io import UnreadableImageError
 NEAR = 5
 """Bits of 64 that may differ. Re-saving, resizing and small shifts of a camera change fewer; another picture about 32."""
 
+RESAVED = 2
+"""Bits that a re-saved copy may differ by, rather than the next frame of a video."""
+
 _SIDE = 8
 _FLAT = 3  # grey levels: a difference below it is noise, and a picture of such differences alone has no hash
 

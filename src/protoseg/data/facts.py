@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -100,17 +100,21 @@ def _nodata(sample: Sample, image: ImageArray) -> tuple[float, float] | None:
 
 
 def examine(
-    partition: Partition, *, track: Callable[[Iterable[Facts], int], Iterable[Facts]] = lambda facts, _: facts
+    partition: Partition,
+    also: Sequence[Sample] = (),
+    *,
+    track: Callable[[Iterable[Facts], int], Iterable[Facts]] = lambda facts, _: facts,
 ) -> list[Facts]:
     """Read every image once, and the masks that the partition uses; several at a time.
 
     Args:
         partition: of the data set.
+        also: further evaluation images, which this partition does not score on.
         track: wraps the stream, whose length it is told, to show progress.
     """
     parts: list[tuple[Sample, Role]] = [
         *((sample, "labeled") for sample in partition.labeled),
-        *((sample, "evaluation") for sample in partition.evaluation),
+        *((sample, "evaluation") for sample in (*partition.evaluation, *also)),
         *((sample, "unlabeled") for sample in partition.unlabeled),
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock

@@ -107,7 +107,8 @@ def draw_labels(
         stock: images with masks.
         labels: a number, or a fraction of them.
         seed: of the draw.
-        classes_in: the classes in an image; with it, the next image is always one that holds the class drawn least so far.
+        classes_in: the classes in an image; with it, the next image is the one that brings most new classes, and once all
+            are there, one that holds the class drawn least so far.
         option: of the command line, for messages.
 
     Raises:
@@ -128,8 +129,10 @@ def draw_labels(
         if not left:  # all that is left of the masks is ignored
             return chosen + drawn[: count - len(chosen)]
         wanted = min(left, key=lambda value: (times[value], value))
-        chosen.append(next(sample for sample in drawn if wanted in classes[sample.name]))
-        drawn.remove(chosen[-1])
+        new = left - times.keys()
+        best = max(drawn, key=lambda sample: (len(classes[sample.name] & new), wanted in classes[sample.name]))
+        chosen.append(best)  # the first drawn among equals
+        drawn.remove(best)
         times.update(classes[chosen[-1].name])
     return chosen
 
