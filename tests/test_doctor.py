@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 from make_folder import TINY_MODEL, cut_short, make_folder, write_image, write_index
+from make_formats import WRITERS, make_pictures
 from PIL import Image, ImageEnhance
 
 from protoseg.cli import main, parse_train
@@ -323,3 +324,27 @@ def test_both_evaluation_parts_are_read(data: Path) -> None:
     cut_short(data / "images/val/val_00.png")
     (broken,) = [finding for finding in examine(data, status=1) if finding["severity"] == "error"]
     assert broken["files"] == [str(data / "images/val/val_00.png")]
+
+
+def test_a_broken_annotation_file_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the images cannot be listed the verdict says why, and doctor.json is there."""
+    root = tmp_path / "data"
+    WRITERS["labelme"][1](root, make_pictures())
+    broken = next(iter(sorted(root.rglob("*.json"))))
+    broken.write_text(broken.read_text()[:-20])
+    (found,) = examine(root, status=1)
+    assert found["severity"] == "error"
+    assert str(broken) in found["title"]
+    assert "not ready to train" in capsys.readouterr().out
+
+
+def test_a_mask_that_keeps_the_holdout_from_being_drawn(data: Path) -> None:
+    """It is a finding among all others."""
+    cut_short(data / "masks/img_01.png")
+    shutil.rmtree(data / "images/test")
+    shutil.rmtree(data / "masks/test")
+    findings = examine(data, "--holdout", "1/3", status=1)
+    first, second = (finding["title"] for finding in findings if finding["severity"] == "error")
+    assert first.startswith("the images to keep back cannot be drawn")
+    assert second.startswith("1 labelled or evaluation images cannot be used")
+    assert "img_01.png" in first

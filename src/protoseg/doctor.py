@@ -56,9 +56,12 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
         All findings, the gravest first.
 
     Raises:
-        ValueError, FileNotFoundError: there is nothing to examine (see `open_dataset` and `make_partition`).
+        FileNotFoundError: there is nothing to examine.
     """
-    index, partition = build_partition(config)
+    try:
+        index, partition = build_partition(config)
+    except ValueError as error:
+        return _unlisted(config, error, console=console, out=out)
 
     def progress(facts: Iterable[Facts], total: int) -> Iterable[Facts]:
         return track(facts, "reading", total, console=console, transient=True, disable=not console.is_terminal)
@@ -85,6 +88,26 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
         rows = [] if classes is None else class_rows(facts, classes)
         out.write_text(json.dumps(_as_json(index, partition, rows, findings), indent=2) + "\n")
         console.print(f"all findings with all files: {out}")
+    return findings
+
+
+def _unlisted(config: TrainConfig, error: ValueError, *, console: Console, out: Path | None) -> list[Finding]:
+    """The finding that the images could not be listed, e.g. for a broken annotation file; where only the images to keep back
+    could not be drawn, all others as well."""
+    what = str(error) if config.holdout is None else f"the images to keep back cannot be drawn: {error}"
+    fault = Finding("error", what, "correct it, and examine the data again")
+    if config.holdout is not None:
+        rest = examine_data(dataclasses.replace(config, holdout=None), console=console, out=out)
+        findings = gravest_first([fault, *rest])
+    else:
+        findings = [fault]
+    console.print(f"{fault.severity}: {fault.title}", style=_GRAVE[fault.severity])
+    if out is not None:
+        stored = json.loads(out.read_text()) if config.holdout is not None else {"data": config.data}
+        stored["findings"] = [dataclasses.asdict(finding) for finding in findings]
+        out.write_text(json.dumps(stored, indent=2) + "\n")
+    if config.holdout is None:
+        console.print("not ready to train: nothing else could be examined")
     return findings
 
 
