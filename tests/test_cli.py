@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from protoseg.data.formats import open_dataset
 from protoseg.data.images import read_image
 from protoseg.data.masks import read_mask
 from protoseg.data.splits import make_partition
-from protoseg.engine.callbacks import MetricsLog
+from protoseg.engine.callbacks import MetricsLog, _BarAboveText
 from protoseg.engine.checkpoint import load_model_file
 from protoseg.nn.segmenter import create_segmenter
 from protoseg.trained import evaluate_run, load_model
@@ -305,6 +307,17 @@ class TestRun:
         assert file.tensors["prototypes.prototype"].shape == (3, 2, 8)
         assert torch.isfinite(file.tensors["prototypes.prototype"]).all()
 
+    def test_the_model_file_is_as_readable_as_the_others(self, run: Run) -> None:
+        modes = {(run.out / name).stat().st_mode & 0o777 for name in ("model.safetensors", "result.json", "config.yaml")}
+        assert len(modes) == 1
+
+    def test_another_run_can_start_from_its_prototypes(self, run: Run, tmp_path: Path) -> None:
+        words = ["train", str(run.data), *SETTINGS, "--steps", "2", "--consistency.warmup_steps", "0", "--no-evaluate"]
+        words += ["--prototypes.start", str(run.out / "model.safetensors"), "--prototypes.momentum", "0.999999"]
+        assert main([*words, "--out", str(tmp_path / "out")]) == 0
+        ours, theirs = (load_model_file(out).tensors["prototypes.prototype"] for out in (tmp_path / "out", run.out))
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
     def test_model_is_the_teacher_of_the_last_step(self, run: Run) -> None:
         state = torch.load(run.out / "last.ckpt", weights_only=True)["state_dict"]
         weight = load_model(run.out).network.head.weight
@@ -582,6 +595,28 @@ class TestWithoutScore:
         assert float(rows[-1]["miou"]) == json.loads((tmp_path / "out/result.json").read_text())["miou"]
 
 
+@pytest.mark.parametrize("words", [["--trainer.accelerator", "gpu"], ["--trainer.precision", "foo"]])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine with a GPU has what is asked for")
+def test_devices_that_are_not_there_stop_before_anything_is_written(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_folder(tmp_path / "data", train=4, labeled=2)
+    assert main(["train", str(tmp_path / "data"), *TINY, *words, "--out", str(tmp_path / "out")]) == 2
+    assert "cannot be used here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_loss_terms_are_whole_on_a_narrow_terminal() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=40, force_terminal=True, markup=False, soft_wrap=True)
+    text = "  ".join(f"term {i} 0.123" for i in range(12)) + "  7.5 images/s"
+    bar = _BarAboveText(console=console)
+    bar.add_task("run", total=2, text=text)
+    console.print(bar.get_renderable(), soft_wrap=False)
+    printed = re.sub(r"\x1b\[[0-9;]*m|\s", "", file.getvalue())
+    assert text.replace(" ", "") in printed
+
+
 def test_interrupted_runs_say_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -591,7 +626,7 @@ def test_interrupted_runs_say_how_to_go_on(
     monkeypatch.setattr("protoseg.engine.module.TrainingModule.on_train_batch_start", interrupt)
     make_folder(tmp_path / "data", train=4, labeled=2)
     assert main(["train", str(tmp_path / "data"), *TINY, "--out", str(tmp_path / "out")]) == 130
-    assert "--resume" in capsys.readouterr().err
+    assert f"--resume {tmp_path / 'out'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["road [asphalt]", "[/b]"])

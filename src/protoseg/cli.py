@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"protoseg {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; go on with protoseg train --resume RUN_FOLDER", file=sys.stderr)
+        run = os.environ.get("PROTOSEG_RUN_FOLDER") if arguments[0] in {"train", "demo"} else None
+        print(f"\nstopped; go on with protoseg train --resume {run}" if run else "\nstopped", file=sys.stderr)
         return 130
 
 

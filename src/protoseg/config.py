@@ -636,7 +636,8 @@ def _assign_file(head: PrototypeHead, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} for prototypes.start; give a file, kmeans or random")
     try:
-        head.assign(next(iter(read_state(path).values())))
+        state = read_state(path)
+        head.assign(state.get("prototypes.prototype", next(iter(state.values()))))  # a model file of protoseg has them so
     except ValueError as error:
         raise ValueError(f"prototypes.start {path}: {error}") from error
 

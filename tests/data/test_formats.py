@@ -358,3 +358,13 @@ class TestLeftOut:
         assert index.format == format
         assert [(s.image.name, str(s.mask)) for s in index.samples] == [(f"a{suffix}", str(tmp_path / mask / "a.PNG"))]
         assert self.of(tmp_path) == {"masks belong to no image": [f"{mask}/b.PNG"]}
+
+
+def test_of_a_data_set_as_further_folder_the_training_images_count(tmp_path: Path) -> None:
+    """Its masks are no pictures to learn from, and its evaluation images are to be scored on."""
+    root = make_folder(tmp_path / "data", train=3, labeled=2)
+    make_folder(tmp_path / "other", train=4, labeled=2, test=2)
+    index = open_dataset(root, unlabeled=tmp_path / "other")
+    more = [sample.image for sample in index.samples if sample.name.startswith("unlabeled:")]
+    assert more == sorted((tmp_path / "other/images").glob("*.png"))
+    assert len(more) == 4

@@ -268,3 +268,13 @@ class TestDataSet:
         )
         with pytest.raises(ValueError, match=r"different values, .*img_00\.png alone"):
             report_of(root)
+
+
+def test_a_tiff_whose_header_is_damaged_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever shape the reader makes of it."""
+    path = tmp_path / "mask.tif"
+    tifffile.imwrite(path, np.zeros((6, 8), dtype=np.uint8))
+    for shape in ((6,), (0, 8, 1)):
+        monkeypatch.setattr("protoseg.data.masks.read_tiff", lambda _, shape=shape: (np.zeros(shape, np.uint8), "MINISBLACK"))
+        with pytest.raises(UnreadableImageError, match="of the shape"):
+            read_mask(path)

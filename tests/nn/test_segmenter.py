@@ -218,7 +218,7 @@ def one_sentence(error: pytest.ExceptionInfo[Exception]) -> str:
 def test_weights_that_do_not_exist_by_name() -> None:
     with pytest.raises(ValueError, match="resnet18 has no weights named 'imagnet'") as error:
         create_segmenter("unet", "resnet18", num_classes=2, weights="imagnet")
-    assert "imagenet, a FILE, or none" in one_sentence(error)
+    assert "imagenet, ssl, swsl, a FILE, or none" in one_sentence(error)
 
 
 def test_weights_that_look_like_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,8 @@ def read_mask(path: Path) -> MaskArray:
 
 def _read_tiff(path: Path) -> MaskArray:
     values, meaning = read_tiff(path)  # (H, W, I); Pillow would turn MinIsWhite ones round
+    if values.ndim != 3 or 0 in values.shape:  # a damaged header
+        raise _no_mask(path, f"a {meaning} image of the shape {values.shape}")
     if values.dtype == np.uint8 and (meaning, values.shape[2]) in {("RGB", 4), ("MINISBLACK", 2)}:
         if values[..., -1].min() < values[..., -1].max():
             raise _transparent(path)

@@ -173,7 +173,7 @@ class _BarAboveText(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         for task in self.tasks:
-            yield Text(task.fields["text"], style="dim")
+            yield Text(task.fields["text"], style="dim", no_wrap=False, overflow="fold")  # whole on narrow terminals too
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 FORMAT = "protoseg-model-1"
@@ -32,7 +32,8 @@ def save_model(path: Path, network: dict[str, Tensor], prototypes: dict[str, Ten
     }
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": FORMAT, "protoseg": json.dumps(header)})
+    # Not `save_file`, which lets nobody else read the file, whatever the user's umask says.
+    partial.write_bytes(save(tensors, metadata={"format": FORMAT, "protoseg": json.dumps(header)}))
     partial.replace(path)
 
 

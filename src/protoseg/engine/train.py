@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch.optim import Optimizer
@@ -149,10 +150,10 @@ _OWN = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "enab
 
 
 def check_trainer_options(options: dict[str, Any]) -> None:
-    """Check the names of options for the Lightning Trainer.
+    """Check options for the Lightning Trainer.
 
     Raises:
-        ValueError: the Trainer has no such option, or it is one that protoseg sets itself.
+        ValueError: the Trainer has no such option, it is one that protoseg sets itself, or this machine has no such device.
     """
     for name in options:
         if name in _INSTEAD:
@@ -161,6 +162,13 @@ def check_trainer_options(options: dict[str, Any]) -> None:
             raise ValueError(f"--trainer.{name} is set by protoseg and cannot be changed")
         if name not in inspect.signature(L.Trainer).parameters:
             raise ValueError(f"--trainer.{name}: the Lightning Trainer has no such option")
+    device = {name: options[name] for name in ("accelerator", "precision") if name in options}
+    if device:
+        try:
+            L.Trainer(**device, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        except (MisconfigurationException, ValueError) as error:
+            given = ", ".join(f"--trainer.{name} {value}" for name, value in device.items())
+            raise ValueError(f"{given} cannot be used here: {' '.join(str(error).split())[:200]}") from error
 
 
 def check_checkpoint(path: Path, module: TrainingModule) -> None:

@@ -168,7 +168,10 @@ def create_segmenter(
     """
     architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
     if arch not in architectures:
-        raise ValueError(f"there is no architecture {arch!r}; choose one of {', '.join(architectures)}")
+        raise ValueError(
+            f"there is no architecture {arch!r}; choose one of {', '.join(architectures)}, or protoseg's own "
+            "paper_deeplabv3plus or small_unet"
+        )
     state = None if weights is None or not _is_file_name(weights) else read_state(Path(weights))
     name = None if state is not None or weights is None else str(weights)
     if arch == "dpt":
@@ -182,8 +185,9 @@ def create_segmenter(
         if name is not None and _is_download_error(error):
             raise _unreachable(encoder, name, error) from error
         if "Wrong pretrained weights" in str(error):
+            known = ", ".join(smp.encoders.encoders[encoder]["pretrained_settings"]) if encoder in smp.encoders.encoders else ""
             raise ValueError(
-                f"{encoder} has no weights named {name!r}; give --model.weights imagenet, a FILE, or none"
+                f"{encoder} has no weights named {name!r}; give --model.weights {known or 'imagenet'}, a FILE, or none"
             ) from error
         if "downsampling pattern" in str(error):
             raise ValueError(

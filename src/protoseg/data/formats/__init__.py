@@ -88,7 +88,8 @@ def open_dataset(
     more: list[Sample] = []
     if unlabeled is not None:
         listed = {sample.image.resolve() for sample in index.samples}
-        more = [sample for sample in folder.read_images(unlabeled, "--unlabeled") if sample.image.resolve() not in listed]
+        found = folder.read_images(unlabeled, "--unlabeled", to_learn_from=True)
+        more = [sample for sample in found if sample.image.resolve() not in listed]
     samples = (*index.samples, *more)
     return dataclasses.replace(index, samples=samples, left_out=(*index.left_out, *unread_images(samples)))
 

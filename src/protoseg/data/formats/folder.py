@@ -108,12 +108,13 @@ def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path]
     )
 
 
-def read_images(root: Path, option: str) -> list[Sample]:
+def read_images(root: Path, option: str, *, to_learn_from: bool = False) -> list[Sample]:
     """List a folder of images without masks; their names start with the folder's, so that they differ from all others.
 
     Args:
         root: folder, at any depth.
         option: of the command line, for messages.
+        to_learn_from: of a data set (`images/` beside `masks/`), list the training images alone.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -121,9 +122,14 @@ def read_images(root: Path, option: str) -> list[Sample]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root} for {option}")
-    found = files_by_name(root, IMAGE_SUFFIXES)
+    # A data set of this layout is images beside masks, which are no pictures to learn from, and images to score on.
+    is_data_set = to_learn_from and (root / "images").is_dir() and (root / "masks").is_dir()
+    folder = root / "images" if is_data_set else root
+    found = files_by_name(folder, IMAGE_SUFFIXES)
+    if is_data_set:
+        found = {name: path for name, path in found.items() if _split_of(name, only_train_folder=False) == "train"}
     if not found:
-        raise ValueError(f"there is no image in {root} ({_list(IMAGE_SUFFIXES)})")
+        raise ValueError(f"there is no image in {folder} ({_list(IMAGE_SUFFIXES)})")
     return [Sample(f"{EXTRA}{root.name}/{name}", path, None, "train") for name, path in found.items()]
 
 
