@@ -13,7 +13,7 @@ from torch import Tensor
 
 from protoseg.functional.points import sample_points
 from protoseg.functional.random import uniform
-from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm
+from protoseg.methods.prototype_term import EvenSample, PrototypeCarry, PrototypeTerm
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.types import IGNORE_INDEX, LabeledBatch, SegOutput
@@ -320,3 +320,25 @@ def test_start_without_any_crop(network: SmallUNet) -> None:
 def test_no_points_at_all_is_an_error(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         PrototypeTerm(PrototypeHead(D, C), **options)
+
+
+@pytest.mark.parametrize("most", [1, 3, 8, 100])
+def test_an_even_sample_is_every_nth_member(most: int) -> None:
+    """Of the whole stream, however it is cut into batches; between half as many as asked for and all of them."""
+    gen = torch.Generator().manual_seed(5)
+    label = torch.randint(0, 3, (200,), generator=gen)
+    label[label == 2] = IGNORE_INDEX
+    features = torch.arange(200.0)[:, None]
+    for sizes in ([200], [1] * 200, [7, 93, 100]):
+        sample, held = EvenSample(3, most=most), 0
+        for part, classes in zip(torch.split(features, sizes), torch.split(label, sizes), strict=True):
+            sample.add(part, classes)
+            held = max(held, *map(len, sample.kept))
+        taken, classes = sample.taken()
+        assert held <= 2 * most
+        for c in range(2):
+            members, own = features[label == c].flatten(), taken[classes == c].flatten()
+            step = next(step for step in range(1, 201) if torch.equal(members[::step], own))
+            assert min(most, len(members)) / 2 <= len(own) <= most
+            assert step == 1 or len(members) > most
+        assert not (classes == 2).any()

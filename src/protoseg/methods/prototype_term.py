@@ -38,6 +38,40 @@ class PrototypeTermOutput(NamedTuple):
         return self.carry.weight.sum()
 
 
+class EvenSample:
+    """At most so many points of each class out of a stream of any length, evenly spaced, so that every image keeps its share.
+
+    It never holds more than twice as many: every s-th member of a class is kept, and where they become too many, every second
+    of these goes and s doubles.
+
+    Args:
+        num_classes: C.
+        most: points of each class.
+    """
+
+    def __init__(self, num_classes: int, *, most: int) -> None:
+        self.most = most
+        self.kept: list[Tensor] = [torch.empty(0)] * num_classes  # (n, D) each, once there was a batch
+        self.every, self.seen = [1] * num_classes, [0] * num_classes
+
+    def add(self, features: Tensor, label: Tensor) -> None:
+        """Take in points: features (N, D), label (N,) int64, any other value than a class counts nothing."""
+        for c, kept in enumerate(self.kept):
+            members = features[label == c]
+            new = members[-self.seen[c] % self.every[c] :: self.every[c]]
+            self.seen[c] += len(members)
+            kept = torch.cat([kept.view(-1, features.shape[1]).to(features), new])
+            while len(kept) > 2 * self.most:
+                kept, self.every[c] = kept[::2].clone(), 2 * self.every[c]  # a slice would keep the rest alive
+            self.kept[c] = kept
+
+    def taken(self) -> tuple[Tensor, Tensor]:
+        """The points: features (n, D) and label (n,)."""
+        parts = [kept[:: -(-len(kept) // self.most) or 1] for kept in self.kept]
+        label = [torch.full((len(kept),), c, device=kept.device) for c, kept in enumerate(parts)]
+        return torch.cat(parts), torch.cat(label)
+
+
 class PrototypeTerm(nn.Module):
     """Ask the prototype predictor for the label too, at a few random pixels of each image.
 
@@ -112,22 +146,22 @@ class PrototypeTerm(nn.Module):
             return
         training = network.training
         network.eval()
-        features, label = [], []
+        sample = EvenSample(self.head.num_classes, most=self.fit_points)
+        labels = []
         try:
             for batch in labeled():
                 out: SegOutput = network(batch.image)
                 points = self._points(batch.seed, (batch.mask.shape[-2], batch.mask.shape[-1]), batch.mask.device)
                 read = read_features(out.features, points, out.covers, align_corners=out.align_corners)
-                features.append(read.flatten(0, 1))
-                label.append(read_pixels(batch.mask, points).flatten())
+                labels.append(read_pixels(batch.mask, points).flatten())
+                sample.add(read.flatten(0, 1), labels[-1])
         finally:
             network.train(training)
-        if not features:
+        if not labels:
             raise ValueError("prototypes start from labelled crops, and the pass over them brought none")
-        labels = torch.cat(label)
-        self.head.set_prior(labels)
+        self.head.set_prior(torch.cat(labels))
         if self.fit_start:
-            self.head.fit(*self._cap(torch.cat(features), labels), seed=seed)
+            self.head.fit(*sample.taken(), seed=seed)
 
     def update(self, carries: Sequence[PrototypeCarry]) -> None:
         """Move the prototypes by all points since the last optimizer step."""
@@ -140,16 +174,6 @@ class PrototypeTerm(nn.Module):
             seed = seed[:1].expand_as(seed)
         stream = "points" if view == 0 else f"points {view}"
         return sample_points(uniform(seed, stream, self.grid**2, 2, device=device), size, grid=self.grid)
-
-    def _cap(self, features: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep at most `fit_points` of each class, evenly spaced, so that every image keeps its share."""
-        keep = []
-        for c in range(self.head.num_classes):
-            members = (label == c).nonzero().flatten()
-            step = max(1, -(-len(members) // self.fit_points))
-            keep.append(members[::step])
-        index = torch.cat(keep)
-        return features[index], label[index]
 
 
 class PrototypeLosses(NamedTuple):
