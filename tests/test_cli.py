@@ -8,6 +8,7 @@ import io
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -348,6 +349,25 @@ class TestRun:
         )
         assert ours[:3] == baseline[:3]
         assert len(set(ours)) == 4
+
+    @pytest.mark.parametrize(
+        ("name", "content"), [("split.json", None), ("split.json", "{"), ("result.json", "[]"), ("last.ckpt", "no checkpoint")]
+    )
+    def test_a_damaged_run_folder_is_named(
+        self, run: Run, name: str, content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        shutil.copytree(run.out, out, ignore=shutil.ignore_patterns("baseline"))
+        (out / "config.yaml").write_text((out / "config.yaml").read_text().replace("baseline: true", "baseline: false"))
+        if name == "last.ckpt":
+            (out / "result.json").unlink()
+        (out / name).unlink()
+        if content is not None:
+            (out / name).write_text(content)
+        assert main(["train", "--resume", str(out)]) == 2
+        message = capsys.readouterr().err
+        assert str(out / name) in message
+        assert "start a new" in message
 
     def test_resuming_a_finished_run_changes_nothing(self, run: Run) -> None:
         before = {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}

@@ -135,7 +135,7 @@ def _run_one(
 ) -> dict[str, Any] | None:
     """Train, save, score and describe one model."""
     if (out / RESULT).is_file():
-        return json.loads((out / RESULT).read_text())  # type: ignore[no-any-return]
+        return _stored(out / RESULT)
     out.mkdir(parents=True, exist_ok=True)
     assert config.steps is not None
     assert config.crop is not None
@@ -215,7 +215,7 @@ def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
     """Make the run folder and write settings and lists into it, or check that the images of a resumed run are the same."""
     if config.resume is not None:
         out = Path(config.resume)
-        if json.loads((out / SPLIT).read_text())["hash"] != partition.hash:
+        if _stored(out / SPLIT).get("hash") != partition.hash:
             raise ValueError(f"the images in {config.data} are not those that the run in {out} started with; start a new run")
         return out
     if not _is_main_process():
@@ -232,6 +232,21 @@ def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
     _write_json(out / SPLIT, _lists(partition))
     os.environ["PROTOSEG_RUN_FOLDER"] = str(out)  # for the processes that Lightning starts
     return out
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}); the run cannot go on from it, start a new one") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not what protoseg writes; the run cannot go on from it, start a new one")
+    return content
 
 
 def _lists(partition: Partition) -> dict[str, Any]:

@@ -180,8 +180,9 @@ def check_checkpoint(path: Path, module: TrainingModule) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise ValueError(
-            f"{path} is damaged or no checkpoint: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            f"{path} is damaged or no checkpoint ({reason}); put a whole copy in its place, or start a new run"
         ) from error
     own = module.state_dict()
     other = [name for name in own if name not in state or state[name].shape != own[name].shape]
