@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.losses import SegmentationLoss, cross_entropy
+from protoseg.functional.pseudo_label import consistency_loss, selected
 from protoseg.functional.schedules import ema_momentum
-from protoseg.methods.lesson import Lesson
+from protoseg.methods.lesson import Lesson, Taught
 from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm, prototype_losses
 from protoseg.nn.distributed import average_buffers_
 from protoseg.nn.share_alignment import ShareAlignment
@@ -176,6 +177,16 @@ class Method(nn.Module):
         """A teacher's logits (B_u, C, H, W), with the shares of the classes aligned where that is asked for."""
         return logits if self.alignment is None else self.alignment(logits)
 
+    def learn_views(
+        self, views: Sequence[SegOutput], targets: Sequence[PseudoLabel], *, threshold: float
+    ) -> tuple[dict[str, Tensor], list[Taught]]:
+        """The consistency loss of each view, in the order of `unlabeled_weights`, and what the prototype term needs of them."""
+        weights, terms, taught = self.weights(), dict[str, Tensor](), list[Taught]()
+        for name, view, target in zip(self.unlabeled_weights, views, targets, strict=True):
+            terms[name] = consistency_loss(view.logits, target, threshold=threshold)
+            taught.append(Taught(view, target, selected(target, threshold), target.valid, weights[name]))
+        return terms, taught
+
     def before_step(self, labeled: LabeledPass, *, step: int) -> None:
         """Prepare for a step: start the prototypes from labelled features. Called before each optimizer step."""
         if step == self.prototype_start:
@@ -234,6 +245,17 @@ def together(network: nn.Module, *images: Tensor) -> list[SegOutput]:
     """One forward pass over several batches, so that BatchNorm sees all of them."""
     out: SegOutput = network(torch.cat(images))
     return out.split([len(image) for image in images])
+
+
+def checked_threshold(threshold: float) -> float:
+    """A lowest confidence.
+
+    Raises:
+        ValueError: it is no probability.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
+    return threshold
 
 
 def confident_share(confident: Tensor, valid: Tensor) -> Tensor:

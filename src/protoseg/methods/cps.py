@@ -15,7 +15,7 @@ from torch import nn
 from protoseg.functional.mixing import cutmix
 from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
 from protoseg.functional.random import fold
-from protoseg.methods.base import Method, SharedOptions, Trained, confident_share, together
+from protoseg.methods.base import Method, SharedOptions, Trained, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.types import LabeledBatch, PseudoLabel, UnlabeledBatch
 
@@ -37,9 +37,7 @@ class CrossPseudoSupervision(Method):
 
     def __init__(self, student: nn.Module, *, threshold: float = 0.0, **options: Unpack[SharedOptions]) -> None:
         super().__init__(student, **options)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
-        self.threshold = threshold
+        self.threshold = checked_threshold(threshold)
         self.peer = drawn_anew(student, seed=self.seed)
         self.peer_prototypes = copy.deepcopy(self.prototypes)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
 from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
-from protoseg.methods.base import Method, SharedOptions, confident_share, together
+from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.types import LabeledBatch, SegOutput, UnlabeledBatch
 
@@ -41,11 +41,9 @@ class FixMatch(Method):
         **options: Unpack[SharedOptions],
     ) -> None:
         super().__init__(student, **options)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
         if labels_from not in ("ema", "self"):
             raise ValueError(f"labels_from is 'ema' or 'self', got {labels_from!r}")
-        self.threshold, self.labels_from = threshold, labels_from
+        self.threshold, self.labels_from = checked_threshold(threshold), labels_from
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
         seen, logits = self._look(labeled, unlabeled)

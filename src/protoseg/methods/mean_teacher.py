@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from protoseg.functional.pseudo_label import pseudo_label, selected, squared_consistency_loss
 from protoseg.functional.schedules import sigmoid_rampup
-from protoseg.methods.base import Method, SharedOptions, confident_share, together
+from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.types import LabeledBatch, PseudoLabel, UnlabeledBatch
 
@@ -39,11 +39,9 @@ class MeanTeacher(Method):
         self, student: nn.Module, *, threshold: float = 0.97, rampup_steps: int = 0, **options: Unpack[SharedOptions]
     ) -> None:
         super().__init__(student, **options)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
         if rampup_steps < 0:
             raise ValueError(f"rampup_steps must be 0 or more, got {rampup_steps}")
-        self.threshold, self.rampup_steps = threshold, rampup_steps
+        self.threshold, self.rampup_steps = checked_threshold(threshold), rampup_steps
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
         logits = self.aligned(self.teacher(unlabeled.weak).logits)  # (B_u, C, H, W)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
 from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, pseudo_label, selected
-from protoseg.methods.base import Method, SharedOptions, confident_share, together
+from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.types import LabeledBatch, PseudoLabel, UnlabeledBatch
 
@@ -52,15 +52,13 @@ class PrototypeConsistency(Method):
         **options: Unpack[SharedOptions],
     ) -> None:
         super().__init__(student, **options)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
         if not 0 <= drop_percent <= 100:
             raise ValueError(f"drop_percent is a share of pixels in [0, 100], got {drop_percent}")
         if selection not in ("threshold", "entropy_drop"):
             raise ValueError(f"selection is 'threshold' or 'entropy_drop', got {selection!r}")
         if normalizer not in ("valid", "selected"):
             raise ValueError(f"normalizer is 'valid' or 'selected', got {normalizer!r}")
-        self.threshold = threshold
+        self.threshold = checked_threshold(threshold)
         self.selection: Literal["threshold", "entropy_drop"] = selection
         self.normalizer: Literal["valid", "selected"] = normalizer
         self.drop_percent, self.total_steps = drop_percent, total_steps

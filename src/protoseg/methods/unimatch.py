@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
+from protoseg.functional.pseudo_label import pseudo_label, selected
 from protoseg.functional.random import uniform
-from protoseg.methods.base import Method, SharedOptions, confident_share, together
-from protoseg.methods.lesson import Lesson, Taught
+from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
+from protoseg.methods.lesson import Lesson
 from protoseg.types import LabeledBatch, Perturb, SegOutput, UnlabeledBatch
 
 FEATURE_DROPOUT = 0.5  # sec. 3.2: channel dropout of the encoder's features
@@ -39,9 +39,7 @@ class UniMatch(Method):
 
     def __init__(self, student: nn.Module, *, threshold: float = 0.95, **options: Unpack[SharedOptions]) -> None:
         super().__init__(student, **options)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
-        self.threshold = threshold
+        self.threshold = checked_threshold(threshold)
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
         sizes = [len(labeled.image), len(unlabeled.weak)]
@@ -54,12 +52,7 @@ class UniMatch(Method):
         views = [*together(self.student, *(image for image, _ in mixed)), featured]
         targets = [*(target for _, target in mixed), pseudo]
 
-        weights = self.weights()
-        terms: dict[str, Tensor] = {}
-        taught = []
-        for name, view, target in zip(self.unlabeled_weights, views, targets, strict=True):
-            terms[name] = consistency_loss(view.logits, target, threshold=self.threshold)
-            taught.append(Taught(view, target, selected(target, self.threshold), target.valid, weights[name]))
+        terms, taught = self.learn_views(views, targets, threshold=self.threshold)
         confident = selected(pseudo, self.threshold)
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(confident, pseudo.valid)})
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
+from protoseg.functional.pseudo_label import pseudo_label, selected
 from protoseg.functional.random import uniform
-from protoseg.methods.base import Method, SharedOptions, confident_share
-from protoseg.methods.lesson import Lesson, Taught
+from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share
+from protoseg.methods.lesson import Lesson
 from protoseg.types import LabeledBatch, Perturb, SegOutput, UnlabeledBatch
 
 KEPT_WHOLE = 0.5  # share of the images whose features are not dropped
@@ -37,9 +37,7 @@ class UniMatchV2(Method):
 
     def __init__(self, student: nn.Module, *, threshold: float = 0.95, **options: Unpack[SharedOptions]) -> None:
         super().__init__(student, **options)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is a probability in [0, 1], got {threshold}")
-        self.threshold = threshold
+        self.threshold = checked_threshold(threshold)
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
         pseudo = pseudo_label(self.aligned(self.teacher(unlabeled.weak).logits), unlabeled.valid)
@@ -49,12 +47,7 @@ class UniMatchV2(Method):
         size = len(unlabeled.weak)
         seen, *views = out.split([len(labeled.image), size, size])
 
-        weights = self.weights()
-        terms: dict[str, Tensor] = {}
-        taught = []
-        for name, view, (_, target) in zip(self.unlabeled_weights, views, mixed, strict=True):
-            terms[name] = consistency_loss(view.logits, target, threshold=self.threshold)
-            taught.append(Taught(view, target, selected(target, self.threshold), target.valid, weights[name]))
+        terms, taught = self.learn_views(views, [target for _, target in mixed], threshold=self.threshold)
         confident = selected(pseudo, self.threshold)
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(confident, pseudo.valid)})
 
