@@ -507,6 +507,8 @@ def test_every_method_trains_and_goes_on(method: str, tmp_path: Path, monkeypatc
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     assert any(name.startswith("prototypes.") for name in whole) is ("+" in method or method == "prototype")
+    named = "prototype" if method == "prototype+prototypes" else method
+    assert json.loads((tmp_path / "whole/result.json").read_text())["method"] == named
     rows = list(csv.DictReader((tmp_path / "resumed" / "metrics.csv").open()))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
 

@@ -284,6 +284,11 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def full_method(self) -> str:
+        """The method as --method takes it, with its prototypes."""
+        return f"{self.method}+prototypes" if self.prototypes.per_class and self.method != "prototype" else self.method
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -106,7 +106,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
         labels_only = _baseline_config(config)
         start = build_method(labels_only, copy.deepcopy(network))  # the same weights
         baseline = _run_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
-    result = _run_one(config, data, method, normalization, out, console, title=config.method, baseline=baseline)
+    result = _run_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
     if result is not None:
         print_result(result, out, console)
     return result
@@ -261,7 +261,7 @@ def _lists(partition: Partition) -> dict[str, Any]:
 
 
 def _new_name(config: TrainConfig) -> Path:
-    stem = f"{Path(config.data).resolve().name}-{config.method}-seed{config.seed}"
+    stem = f"{Path(config.data).resolve().name}-{config.full_method}-seed{config.seed}"
     names = [stem, *(f"{stem}-{i}" for i in range(2, 10_000))]
     return next(path for path in (Path("runs") / name for name in names) if not path.exists())
 
@@ -337,7 +337,7 @@ def _commit() -> str | None:
 def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: dict[str, Any]) -> dict[str, Any]:
     partition = data.partition
     return {
-        "method": config.method,
+        "method": config.full_method,
         "recipe": config.recipe,
         "seed": config.seed,
         "steps": fitted.steps,

@@ -35,15 +35,15 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     model = config.model
     network = model.arch if model.arch in {"small_unet", "paper_deeplabv3plus"} else f"{model.arch} on {model.encoder}"
     table.add_row("network", f"{network}, weights {model.weights}")
-    method: str = config.method
+    method: str = config.full_method
     if config.prototypes.per_class:
         method += f", {config.prototypes.per_class} prototypes per class"
     elif method == "prototype":
         method += ", term off"
-    if config.consistency.threshold is not None and method != "supervised":
+    if config.consistency.threshold is not None and config.method != "supervised":
         method += f", threshold {config.consistency.threshold:g}"
     table.add_row("method", method)
-    crops = f"{config.batch}" if method == "supervised" else f"{config.batch} + {config.batch}"
+    crops = f"{config.batch}" if config.method == "supervised" else f"{config.batch} + {config.batch}"
     table.add_row("training", f"{config.steps} steps of {crops} crops of {config.crop} px, seed {config.seed}")
     table.add_row("run folder", str(out))
     console.print(table)
