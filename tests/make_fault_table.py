@@ -24,9 +24,9 @@ from make_formats import WRITERS, make_pictures  # noqa: E402
 
 import test_bad_input as bad_input  # noqa: E402
 from protoseg.cli import main  # noqa: E402
-from protoseg.config import TrainConfig  # noqa: E402
 from protoseg.data.class_list import read_class_list  # noqa: E402
 from protoseg.run import load_data  # noqa: E402
+from protoseg.settings import TrainConfig  # noqa: E402
 
 PAGE = HERE.parent / "docs/bad-input.md"
 _HEAD = """\

@@ -13,11 +13,12 @@ from make_folder import TINY, make_folder
 from PIL import Image
 
 from protoseg.cli import main
-from protoseg.config import ModelConfig, build_network
+from protoseg.config import build_network
 from protoseg.data.batch import BatchViews
 from protoseg.data.images import read_image
 from protoseg.data.loader import Geometry
 from protoseg.engine.checkpoint import load_model_file
+from protoseg.settings import ModelConfig
 from protoseg.trained import load_model
 
 

@@ -23,14 +23,15 @@ MAY_IMPORT = {
     "methods": ("types", "functional", "nn", "methods"),
     "data": ("types", "functional", "data"),
     "engine": ("types", "functional", "data", "engine", "methods.base"),
-    "config": ("types", "functional", "nn", "methods", "data", "engine"),
-    "summary": ("types", "data", "engine", "config"),
-    "trained": ("types", "data", "engine", "config", "summary"),
-    "run": ("types", "functional", "nn", "methods", "data", "engine", "config", "summary", "trained"),
-    "doctor": ("types", "functional", "data", "config"),
-    "split": ("types", "data", "config", "trained"),
-    "cli": ("config", "run", "trained", "split", "doctor", "data"),
-    "__init__": ("config", "run", "trained", "nn", "methods"),
+    "settings": (),
+    "config": ("settings", "types", "functional", "nn", "methods", "data", "engine"),
+    "summary": ("settings", "types", "data", "engine", "config"),
+    "trained": ("settings", "types", "data", "engine", "config", "summary"),
+    "run": ("settings", "types", "functional", "nn", "methods", "data", "engine", "config", "summary", "trained"),
+    "doctor": ("settings", "types", "functional", "data", "config"),
+    "split": ("settings", "types", "data", "trained"),
+    "cli": ("settings", "config", "run", "trained", "split", "doctor", "data"),
+    "__init__": ("settings", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""
 

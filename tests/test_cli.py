@@ -24,7 +24,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from protoseg.cli import main, parse_train
-from protoseg.config import METHODS, TrainConfig
+from protoseg.config import METHODS
 from protoseg.data.formats import open_dataset
 from protoseg.data.images import read_image
 from protoseg.data.masks import read_mask
@@ -32,6 +32,7 @@ from protoseg.data.splits import make_partition
 from protoseg.engine.callbacks import MetricsLog, _BarAboveText
 from protoseg.engine.checkpoint import load_model_file
 from protoseg.nn.segmenter import create_segmenter
+from protoseg.settings import TrainConfig
 from protoseg.trained import evaluate_run, load_model
 
 COMMANDS = ("demo", "train", "evaluate", "predict")

@@ -14,9 +14,6 @@ from protoseg.cli import parse_train
 from protoseg.config import (
     METHODS,
     RECIPES,
-    ModelConfig,
-    OptimizerConfig,
-    TrainConfig,
     build_geometry,
     build_method,
     build_network,
@@ -33,6 +30,7 @@ from protoseg.data.check import ChannelStatistics, LabelReport
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import table_from_names
 from protoseg.functional.losses import ohem_cross_entropy
+from protoseg.settings import ModelConfig, OptimizerConfig, TrainConfig
 
 SMALL = ["data", "--model.arch", "small_unet", "--model.width", "4", "--model.weights", "none"]
 recipe = functools.cache(lambda name: parse_train(["data", "--recipe", name]))

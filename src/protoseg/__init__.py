@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from protoseg.config import TrainConfig
     from protoseg.methods.prototype import PrototypeConsistency
     from protoseg.methods.prototype_term import PrototypeTerm
     from protoseg.methods.supervised import Supervised
@@ -15,10 +14,11 @@ if TYPE_CHECKING:
     from protoseg.nn.segmenter import Segmenter, create_segmenter
     from protoseg.nn.teacher import Teacher
     from protoseg.run import train
+    from protoseg.settings import TrainConfig
     from protoseg.trained import load_model
 
 _HOME = {
-    "TrainConfig": "config",
+    "TrainConfig": "settings",
     "PrototypeConsistency": "methods.prototype",
     "PrototypeTerm": "methods.prototype_term",
     "Supervised": "methods.supervised",

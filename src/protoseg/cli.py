@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protoseg.config import TrainConfig, change_method, find_recipe, settle_method, validate
+from protoseg.config import change_method, find_recipe, settle_method, validate
+from protoseg.settings import TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console

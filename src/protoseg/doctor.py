@@ -18,7 +18,6 @@ from rich.table import Table
 from torch import nn
 
 from protoseg.config import (
-    TrainConfig,
     build_class_rules,
     build_geometry,
     build_network,
@@ -37,6 +36,7 @@ from protoseg.data.palettes import check_palettes
 from protoseg.data.sampler import Draw
 from protoseg.data.splits import Partition
 from protoseg.functional.losses import cross_entropy
+from protoseg.settings import TrainConfig
 
 _OVERFIT_STEPS, _OVERFIT_LR, _LEARNED = 200, 1e-3, 0.1
 _GRAVE = {"error": "red", "warning": "yellow", "note": "default"}

@@ -21,7 +21,6 @@ from torch import nn
 
 from protoseg.config import (
     METHOD_OPTIONS,
-    TrainConfig,
     build_class_rules,
     build_geometry,
     build_method,
@@ -48,6 +47,7 @@ from protoseg.engine.module import TrainingModule
 from protoseg.engine.pictures import colorize, sheet
 from protoseg.engine.train import CHECKPOINT, FitReport, check_trainer_options, fit
 from protoseg.methods.base import Method
+from protoseg.settings import TrainConfig
 from protoseg.summary import print_found, print_result
 from protoseg.trained import CONFIG, SPLIT, load_model, progress, require_empty
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from protoseg.config import TrainConfig
 from protoseg.data.check import classes_in
 from protoseg.data.duplicates import RESAVED, Pair, hash_images, near_pairs
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample
 from protoseg.data.masks import describe
 from protoseg.data.splits import Partition, draw_labels, make_partition
+from protoseg.settings import TrainConfig
 from protoseg.trained import progress
 
 _SHOWN = 3

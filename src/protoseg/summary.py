@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from protoseg.config import TrainConfig
 from protoseg.data.check import CheckedData
 from protoseg.data.doctor import diagnose, left_out
 from protoseg.engine.metrics import IoU
+from protoseg.settings import TrainConfig
 
 
 def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Console) -> None:

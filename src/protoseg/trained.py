@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from protoseg.config import ClassesConfig, ModelConfig, build_class_rules, build_network
+from protoseg.config import build_class_rules, build_network
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
 from protoseg.data.masks import describe
@@ -23,6 +23,7 @@ from protoseg.engine.checkpoint import load_model_file, part
 from protoseg.engine.evaluate import Normalization, evaluate
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import predict
+from protoseg.settings import ClassesConfig, ModelConfig
 from protoseg.summary import iou_table
 from protoseg.types import IGNORE_INDEX
 

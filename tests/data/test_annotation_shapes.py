@@ -11,10 +11,10 @@ import pytest
 from make_folder import write_image
 from make_formats import WRITERS, make_pictures
 
-from protoseg.config import ClassesConfig, TrainConfig
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import DataIndex
 from protoseg.run import load_data
+from protoseg.settings import ClassesConfig, TrainConfig
 
 HEIGHT, WIDTH = 20, 30
 

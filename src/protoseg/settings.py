@@ -1,0 +1,255 @@
+"""All settings of a run, as plain data. Their docstrings are the text of --help."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        arch: smp architecture, paper_deeplabv3plus or small_unet
+        encoder: smp encoder, or tu-NAME for one of timm
+        weights: of the encoder: FILE, imagenet or none
+        mean: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
+        std: of each channel
+        freeze_bn: keep the encoder's BatchNorm statistics
+        auxiliary: second head (paper_deeplabv3plus only)
+        width: channels of the first level (small_unet only)
+        features: channels of the features (small_unet only); default width
+    """
+
+    arch: str = "deeplabv3plus"
+    encoder: str = "resnet50"
+    weights: str = "imagenet"
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    freeze_bn: bool = False
+    auxiliary: bool = False
+    width: int = 24
+    features: int | None = None
+
+
+@dataclass
+class ClassesConfig:
+    """The classes.
+
+    Attributes:
+        names: default classes.txt, or what the masks hold
+        ids: mask value of each name
+        colors: R, G, B of each name, in masks and pictures
+        ignore: classes that count as not labelled
+        merge: classes made of others: {car: [car, truck]}
+        background: class, ignore, or another class's name
+    """
+
+    names: list[str] | None = None
+    ids: list[int] | None = None
+    colors: list[list[int]] | None = None
+    ignore: list[str] = field(default_factory=list)
+    merge: dict[str, list[str]] = field(default_factory=dict)
+    background: str = "class"
+
+
+@dataclass
+class PrototypesConfig:
+    """The prototype term.
+
+    Attributes:
+        per_class: prototypes per class, 0 = term off; default 4 where the method has prototypes
+        temperature: divides the cosine
+        momentum: of the moving average
+        weight: of the prototype losses
+        delay: steps after the warm-up until prototypes start
+        grid: one random pixel per cell of a grid x grid grid
+        shared_points: the same pixels for all images of a batch
+        start: kmeans, random, or FILE with a (C, K, D) tensor
+        unit_features: average unit-length features
+        class_prior: rare classes get lower logits
+        fit_points: most pixels per class for k-means
+    """
+
+    per_class: int | None = None
+    temperature: float = 0.1
+    momentum: float = 0.99
+    weight: float = 1.0
+    delay: int = 0
+    grid: int = 32
+    shared_points: bool = False
+    start: str = "kmeans"
+    unit_features: bool = False
+    class_prior: bool = False
+    fit_points: int = 4096
+
+
+@dataclass
+class ConsistencyConfig:
+    """Teacher and pseudo-labels.
+
+    Attributes:
+        threshold: lowest teacher confidence that counts; default the method's
+        selection: which pixels teach: threshold or entropy_drop (prototype)
+        normalizer: unsupervised losses divide by valid or selected pixels (prototype)
+        drop_percent: of pixels dropped by entropy at first (prototype)
+        labels_from: ema or self (fixmatch)
+        rampup_steps: until the unsupervised loss has its weight (mean_teacher, cutmix_mt)
+        weight: of the unsupervised losses
+        align_shares: pseudo-labels get the class shares of the labels
+        ema_momentum: of the teacher; default the method's
+        warmup_steps: steps on labels only; default steps / 20, at least 500, at most half
+    """
+
+    threshold: float | None = None
+    selection: Literal["threshold", "entropy_drop"] | None = None
+    normalizer: Literal["valid", "selected"] | None = None
+    drop_percent: float | None = None
+    labels_from: Literal["ema", "self"] | None = None
+    rampup_steps: int | None = None
+    weight: float = 1.0
+    align_shares: bool = False
+    ema_momentum: float | None = None
+    warmup_steps: int | None = None
+
+
+@dataclass
+class ViewsConfig:
+    """Augmentation.
+
+    Attributes:
+        scale: range of the random scale
+        flip: mirror left-right
+        color: change colours and blur in the strong view
+        color_labeled: the same for labelled images
+        cutmix_probability: chance of CutMix
+        cutmix_area: range of the box's share of the crop, e.g. [0.02, 0.4]; default half
+        cutmix_per: one chance per batch or image
+        label_padding: call padding class 0, as the paper's code base does
+    """
+
+    scale: list[float] = field(default_factory=lambda: [0.5, 2.0])
+    flip: bool = True
+    color: bool = True
+    color_labeled: bool = False
+    cutmix_probability: float = 0.5
+    cutmix_area: list[float] | None = None
+    cutmix_per: Literal["batch", "image"] = "batch"
+    label_padding: bool = False
+
+
+@dataclass
+class OptimizerConfig:
+    """Optimizer, with a poly schedule.
+
+    Attributes:
+        name: adamw or sgd
+        lr: learning rate of the encoder
+        head_factor: the rest of the network learns this much faster
+        baseline_lr: learning rate of the labels-only run; default lr
+        weight_decay: weight decay
+        momentum: of SGD
+        power: of the poly schedule
+        warmup_steps: linear warm-up of the learning rate
+        clip: largest gradient norm, 0 = off
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-4
+    head_factor: float = 10.0
+    baseline_lr: float | None = None
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    power: float = 0.9
+    warmup_steps: int = 0
+    clip: float = 0.0
+
+
+@dataclass
+class LossConfig:
+    """Loss of the linear predictor on labelled images.
+
+    Attributes:
+        name: cross_entropy or ohem
+        balance: 0 to 1, how far rare classes count more
+        class_weights: of each class; default by balance
+        ohem_threshold: probability above which a pixel is easy
+        ohem_min_kept: pixels kept at least, per image
+        auxiliary_weight: of the second head
+    """
+
+    name: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    balance: float = 0.0
+    class_weights: list[float] | None = None
+    ohem_threshold: float = 0.7
+    ohem_min_kept: int = 50_000
+    auxiliary_weight: float = 0.4
+
+
+@dataclass
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        data: folder with images/ and masks/
+        format: layout of the folder; recognised when left out
+        labels: masks to use: FILE, N or 1/8; default all
+        unlabeled: one more folder of unlabelled images
+        holdout: labelled images kept back to score on: FILE, N or 1/5
+        split: evaluation images: test or val
+        method: prototype, supervised, fixmatch, ..., or METHOD+prototypes
+        recipe: name or FILE of a YAML file of settings
+        steps: optimizer steps; default by number of images
+        crop: side of the crops in pixels; default by image size
+        batch: labelled and unlabelled images each; default by device
+        accumulate: batches per optimizer step
+        workers: processes that decode images
+        seed: of everything random
+        out: run folder; default runs/NAME
+        resume: go on with the run in this folder
+        checkpoint_every: steps between checkpoints
+        log_every: steps between log rows; default steps / 100
+        evaluate: score the trained model
+        evaluate_every: also score every so many steps, for a curve
+        baseline: also train on labels only, and compare
+    """
+
+    data: str = ""
+    format: str | None = None
+    labels: str | None = None
+    unlabeled: str | None = None
+    holdout: str | None = None
+    split: Literal["test", "val"] = "test"
+    method: str = "prototype"
+    recipe: str = "prototype"
+    steps: int | None = None
+    crop: int | None = None
+    batch: int | None = None
+    accumulate: int = 1
+    workers: int | None = None
+    seed: int = 0
+    out: str | None = None
+    resume: str | None = None
+    checkpoint_every: int = 500
+    log_every: int | None = None
+    evaluate: bool = True
+    evaluate_every: int = 0
+    baseline: bool = False
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prototypes: PrototypesConfig = field(default_factory=PrototypesConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def full_method(self) -> str:
+        """The method as --method takes it, with its prototypes."""
+        return f"{self.method}+prototypes" if self.prototypes.per_class and self.method != "prototype" else self.method
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
