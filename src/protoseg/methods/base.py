@@ -178,11 +178,11 @@ class Method(nn.Module):
         return logits if self.alignment is None else self.alignment(logits)
 
     def learn_views(
-        self, views: Sequence[SegOutput], targets: Sequence[PseudoLabel], *, threshold: float
+        self, views: Mapping[str, tuple[SegOutput, PseudoLabel]], *, threshold: float
     ) -> tuple[dict[str, Tensor], list[Taught]]:
-        """The consistency loss of each view, in the order of `unlabeled_weights`, and what the prototype term needs of them."""
+        """The consistency loss of each view with its target, by the loss's name, and what the prototype term needs of them."""
         weights, terms, taught = self.weights(), dict[str, Tensor](), list[Taught]()
-        for name, view, target in zip(self.unlabeled_weights, views, targets, strict=True):
+        for name, (view, target) in views.items():
             terms[name] = consistency_loss(view.logits, target, threshold=threshold)
             taught.append(Taught(view, target, selected(target, threshold), target.valid, weights[name]))
         return terms, taught

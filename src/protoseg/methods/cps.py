@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
+from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.functional.random import fold
 from protoseg.methods.base import Method, SharedOptions, Trained, checked_threshold, confident_share, together
-from protoseg.methods.lesson import Lesson, Taught
+from protoseg.methods.lesson import Lesson
 from protoseg.types import LabeledBatch, PseudoLabel, UnlabeledBatch
 
 
@@ -60,10 +60,8 @@ class CrossPseudoSupervision(Method):
     ) -> Lesson:
         mixed, target = cutmix(unlabeled.strong[0], pseudo, unlabeled.box[0])
         seen, strong = together(network, labeled.image, mixed)
-        loss = consistency_loss(strong.logits, target, threshold=self.threshold)
-        confident = selected(target, self.threshold)
-        taught = Taught(strong, target, confident, target.valid, self.weights()[name])
-        return Lesson(seen, {name: loss}, [taught], pseudo, {"confident": confident_share(confident, target.valid)})
+        terms, taught = self.learn_views({name: (strong, target)}, threshold=self.threshold)
+        return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(taught[0].confident, target.valid)})
 
 
 def drawn_anew(network: nn.Module, *, seed: int) -> nn.Module:

@@ -12,9 +12,9 @@ from typing import ClassVar, Literal, Unpack
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
+from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
-from protoseg.methods.lesson import Lesson, Taught
+from protoseg.methods.lesson import Lesson
 from protoseg.types import LabeledBatch, SegOutput, UnlabeledBatch
 
 
@@ -53,11 +53,8 @@ class FixMatch(Method):
             seen, strong = together(self.student, labeled.image, mixed)
         else:
             strong = self.student(mixed)
-        loss = consistency_loss(strong.logits, target, threshold=self.threshold)
-        confident = selected(target, self.threshold)
-        taught = Taught(strong, target, confident, target.valid, self.weights()["consistency"])
-        monitors = {"confident": confident_share(confident, target.valid)}
-        return Lesson(seen, {"consistency": loss}, [taught], pseudo, monitors)
+        terms, taught = self.learn_views({"consistency": (strong, target)}, threshold=self.threshold)
+        return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(taught[0].confident, target.valid)})
 
     def _look(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> tuple[SegOutput | None, Tensor]:
         """The labels' logits, and the labelled crops' output where the student saw them on the way."""

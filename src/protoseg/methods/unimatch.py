@@ -52,7 +52,8 @@ class UniMatch(Method):
         views = [*together(self.student, *(image for image, _ in mixed)), featured]
         targets = [*(target for _, target in mixed), pseudo]
 
-        terms, taught = self.learn_views(views, targets, threshold=self.threshold)
+        named = dict(zip(self.unlabeled_weights, zip(views, targets, strict=True), strict=True))
+        terms, taught = self.learn_views(named, threshold=self.threshold)
         confident = selected(pseudo, self.threshold)
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(confident, pseudo.valid)})
 

@@ -47,7 +47,9 @@ class UniMatchV2(Method):
         size = len(unlabeled.weak)
         seen, *views = out.split([len(labeled.image), size, size])
 
-        terms, taught = self.learn_views(views, [target for _, target in mixed], threshold=self.threshold)
+        targets = [target for _, target in mixed]
+        named = dict(zip(self.unlabeled_weights, zip(views, targets, strict=True), strict=True))
+        terms, taught = self.learn_views(named, threshold=self.threshold)
         confident = selected(pseudo, self.threshold)
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(confident, pseudo.valid)})
 
