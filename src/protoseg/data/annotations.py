@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from protoseg.data.index import BACKGROUND, EXTRA, ClassTable, Split, default_colors, named_split
+from protoseg.data.index import BACKGROUND, EXTRA, ClassTable, Split, default_colors, split_among
 from protoseg.data.io import IMAGE_SUFFIXES, walk
 
 
@@ -177,8 +177,7 @@ class ImageFinder:
 
 def split_of(name: str) -> Split:
     """The images below a folder called after an evaluation split belong to it; all others train."""
-    splits = [named_split(folder) for folder in name.split("/")[:-1]]
-    return "val" if "val" in splits else "test" if "test" in splits else "train"
+    return split_among(name.split("/")[:-1])
 
 
 def table_with_background(names: Sequence[str]) -> ClassTable:

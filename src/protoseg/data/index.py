@@ -30,6 +30,12 @@ def named_split(word: str) -> Split | None:
     return _SPLIT_NAMES.get(word.lower())
 
 
+def split_among(words: Iterable[str]) -> Split:
+    """The split that the words of a path or name speak of: where one is called after an evaluation split, that one."""
+    named = {named_split(word) for word in words}
+    return "val" if "val" in named else "test" if "test" in named else "train"
+
+
 BACKGROUND = "background"
 """The class that no shape of an annotation file covers."""
 

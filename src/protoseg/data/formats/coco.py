@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from protoseg.data.annotations import ImageFinder, beginning, field, read_json, size_field, table_with_background
-from protoseg.data.index import BACKGROUND, DataIndex, Sample, Split, named_split
+from protoseg.data.index import BACKGROUND, DataIndex, Sample, Split, split_among
 from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
 
@@ -195,9 +195,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _split(path: Path) -> Split:
-    words = {*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name.lower()}
-    splits = {named_split(word) for word in words}
-    return "val" if "val" in splits else "test" if "test" in splits else "train"
+    return split_among([*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name])
 
 
 def _categories(files: list[tuple[Path, Any]]) -> dict[int, str]:
