@@ -58,10 +58,10 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     Raises:
         FileNotFoundError: there is nothing to examine.
     """
-    try:
-        index, partition = build_partition(config)
-    except ValueError as error:
-        return _unlisted(config, error, console=console, out=out)
+    listed, faults = _listed(config)
+    if listed is None:
+        return _unlisted(config, faults, console=console, out=out)
+    index, partition = listed
 
     def progress(facts: Iterable[Facts], total: int) -> Iterable[Facts]:
         return track(facts, "reading", total, console=console, transient=True, disable=not console.is_terminal)
@@ -82,7 +82,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
         findings.append(_memory(config, len(classes), kind, crop))
         if overfit:
             findings.append(_overfit(config, labeled, classes, kind, crop))
-    findings = gravest_first(findings)
+    findings = gravest_first([*faults, *findings])
     _print(config, index, partition, facts, classes, findings, console)
     if out is not None:
         rows = [] if classes is None else class_rows(facts, classes)
@@ -91,24 +91,31 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     return findings
 
 
-def _unlisted(config: TrainConfig, error: ValueError, *, console: Console, out: Path | None) -> list[Finding]:
-    """The finding that the images could not be listed, e.g. for a broken annotation file; where only the images to keep back
-    could not be drawn, all others as well."""
-    what = str(error) if config.holdout is None else f"the images to keep back cannot be drawn: {error}"
-    fault = Finding("error", what, "correct it, and examine the data again")
-    if config.holdout is not None:
-        rest = examine_data(dataclasses.replace(config, holdout=None), console=console, out=out)
-        findings = gravest_first([fault, *rest])
-    else:
-        findings = [fault]
-    console.print(f"{fault.severity}: {fault.title}", style=_GRAVE[fault.severity])
+def _listed(config: TrainConfig) -> tuple[tuple[DataIndex, Partition] | None, list[Finding]]:
+    """The images, and what kept some or all of them from being listed: an annotation file that is broken takes all away, one
+    that keeps the holdout from being drawn takes nothing."""
+    try:
+        return build_partition(config), []
+    except ValueError as error:
+        if config.holdout is None:
+            return None, [_fault(str(error))]
+        listed, faults = _listed(dataclasses.replace(config, holdout=None))
+        return listed, [_fault(f"the images to keep back cannot be drawn: {error}"), *faults]
+
+
+def _fault(what: str) -> Finding:
+    return Finding("error", what, "correct it, and examine the data again")
+
+
+def _unlisted(config: TrainConfig, faults: list[Finding], *, console: Console, out: Path | None) -> list[Finding]:
+    """The verdict on data whose images cannot be listed."""
+    for fault in faults:
+        console.print(f"{fault.severity}: {fault.title}", style=_GRAVE[fault.severity])
+    console.print("not ready to train: nothing else could be examined")
     if out is not None:
-        stored = json.loads(out.read_text()) if config.holdout is not None else {"data": config.data}
-        stored["findings"] = [dataclasses.asdict(finding) for finding in findings]
+        stored = {"data": config.data, "findings": [dataclasses.asdict(fault) for fault in faults]}
         out.write_text(json.dumps(stored, indent=2) + "\n")
-    if config.holdout is None:
-        console.print("not ready to train: nothing else could be examined")
-    return findings
+    return faults
 
 
 def _classes(
