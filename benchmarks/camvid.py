@@ -19,11 +19,13 @@ def main() -> None:
     parser = grid.arguments((__doc__ or "").splitlines()[0], Path(__file__).with_name("results") / "camvid.jsonl")
     parser.add_argument("--root", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--weights", type=Path, required=True, help="MobileNetV2 weights, input scaled to [-1, 1]")
-    parser.add_argument("--labels", default="23", help="which list in splits/; default 23")
+    parser.add_argument("--labels", default="23", help="which list in splits/, or all; default 23")
     parser.add_argument("--tune", action="store_true", help="score on the block of train that settings are chosen on")
     options, extra = parser.parse_known_args()
     splits = options.root / "splits"
-    words = [str(options.root), "--labels", str(splits / f"{options.labels}.txt")]
+    words = [str(options.root)]
+    if options.labels != "all":
+        words += ["--labels", str(splits / f"{options.labels}.txt")]
     words += ["--model.weights", str(options.weights), "--model.mean", "[0.5]", "--model.std", "[0.5]"]
     if options.tune:
         words += ["--holdout", str(splits / "tune_holdout.txt")]
