@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from protoseg.cli import parse_train
+from protoseg.arguments import parse_train
 from protoseg.engine.evaluate import evaluate
 from protoseg.run import load_data
 from protoseg.trained import load_model

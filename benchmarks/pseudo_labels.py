@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as V
 
-from protoseg.cli import parse_train
+from protoseg.arguments import parse_train
 from protoseg.data.check import read_pair
 from protoseg.data.index import Sample
 from protoseg.engine.checkpoint import load_model_file, part

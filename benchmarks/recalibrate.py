@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from protoseg.cli import parse_train
+from protoseg.arguments import parse_train
 from protoseg.data.images import read_image
 from protoseg.data.index import Sample
 from protoseg.engine.evaluate import Normalization, evaluate

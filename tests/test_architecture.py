@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "run": ("settings", "types", "functional", "nn", "methods", "data", "engine", "config", "summary", "trained"),
     "doctor": ("settings", "types", "functional", "data", "config"),
     "split": ("settings", "types", "data", "trained"),
-    "cli": ("settings", "config", "run", "trained", "split", "doctor", "data"),
+    "arguments": ("settings", "config"),
+    "cli": ("arguments", "settings", "config", "run", "trained", "split", "doctor", "data"),
     "__init__": ("settings", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""
@@ -41,7 +42,7 @@ ONLY_IN = {
     "segmentation_models_pytorch": ("nn.segmenter",),
     "timm": ("nn.segmenter",),
     "sklearn": ("data.demo",),
-    "jsonargparse": ("cli",),
+    "jsonargparse": ("arguments",),
 }
 """Library -> the only places that may import it."""
 

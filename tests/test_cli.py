@@ -23,7 +23,8 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from protoseg.cli import main, parse_train
+from protoseg.arguments import parse_train
+from protoseg.cli import main
 from protoseg.config import METHODS
 from protoseg.data.formats import open_dataset
 from protoseg.data.images import read_image
@@ -31,6 +32,8 @@ from protoseg.data.masks import read_mask
 from protoseg.data.splits import make_partition
 from protoseg.engine.callbacks import MetricsLog, _BarAboveText
 from protoseg.engine.checkpoint import load_model_file
+from protoseg.engine.evaluate import evaluate
+from protoseg.engine.inference import Inference
 from protoseg.nn.segmenter import create_segmenter
 from protoseg.settings import TrainConfig
 from protoseg.trained import evaluate_run, load_model
@@ -146,18 +149,21 @@ class TestParse:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["data", "--stpes", "3"], "stpes"),
-            (["data", "--model.arhc", "unet"], "arhc"),
-            (["data", "--steps", "many"], "steps.*many"),
-            (["data", "--steps", "1.5"], r"steps.*1\.5"),
-            (["data", "--baseline=perhaps"], "baseline"),
+            (["data", "--stpes", "3"], r"no setting stpes; did you mean steps\?"),
+            (["data", "--model.arhc", "unet"], r"no setting model\.arhc; did you mean model\.arch\?"),
+            (["data", "--steps", "many"], "^steps is many; it must be a whole number;"),
+            (["data", "--steps", "1.5"], r"^steps is 1\.5; it must be a whole number;"),
+            (["data", "--baseline=perhaps"], "^baseline is perhaps; it must be true or false;"),
+            (["data", "--optimizer.name", "adam"], r"^optimizer\.name is adam; it must be adamw or sgd;"),
+            (["data", "--views.scale", "2"], r"^views\.scale is 2; it must be a list of numbers, e\.g\. \[0\.5, 2\.0\];"),
+            (["data", "--classes.merge", "[a]"], r"^classes\.merge is \['a'\]; it must be a table"),
             (["data", "--method", "magic"], "method.*magic"),
-            (["data", "--split", "train"], "split.*train"),
+            (["data", "--split", "train"], "^split is train; it must be test or val;"),
             (["data", "--recipe", "nothing"], "recipe 'nothing'"),
             (["data", "--labels"], "labels"),
             ([], "folder"),
             (["data", "another"], "another"),  # never silently the second one
-            (["data", "--step", "3"], "--step"),
+            (["data", "--step", "3"], "no setting step; did you mean steps"),
         ],
         ids=str,
     )
@@ -175,7 +181,7 @@ class TestParse:
 
     def test_a_wrong_recipe_file_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "own.yaml").write_text("stepz: 7\n")
-        with pytest.raises(ValueError, match="stepz"):
+        with pytest.raises(ValueError, match=r"no setting stepz; did you mean steps\?"):
             parse_train(["data", "--recipe", str(tmp_path / "own.yaml")])
 
 
@@ -195,7 +201,7 @@ class TestParseResume:
         config = parse_train(["--resume", str(stored), "--workers", "2", "--checkpoint-every", "5"])
         assert (config.workers, config.checkpoint_every) == (2, 5)
 
-    @pytest.mark.parametrize("words", [["--seed", "5"], ["other"], ["--model.width=3"], ["--recipe", "demo"], ["--out", "x"]])
+    @pytest.mark.parametrize("words", [["--seed", "5"], ["--model.width=3"], ["--recipe", "demo"], ["--out", "x"]])
     def test_anything_else_is_refused(self, stored: Path, words: list[str]) -> None:
         with pytest.raises(ValueError, match="would change the run"):
             parse_train(["--resume", str(stored), *words])
@@ -370,6 +376,24 @@ class TestRun:
         assert str(out / name) in message
         assert "start a new" in message
 
+    def test_goes_on_where_the_images_lie_now(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+        (tmp_path / "list.txt").write_text("img_00\nimg_01\n")
+        words = ["--labels", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out")]
+        assert main(["train", str(data), *TINY, *words]) == 0, capsys.readouterr().err
+        (tmp_path / "out/result.json").unlink()
+        (tmp_path / "elsewhere").mkdir()
+        moved = [path.rename(tmp_path / "elsewhere" / path.name) for path in (data, tmp_path / "list.txt")]
+        now = ["--resume", str(tmp_path / "out"), "--labels", str(moved[1])]
+        others = make_folder(tmp_path / "others", train=5, labeled=2, test=1)
+        assert main(["train", str(others), *now]) == 2
+        assert "are not those that the run" in capsys.readouterr().err
+        assert main(["train", str(moved[0]), *now]) == 0, capsys.readouterr().err
+        stored = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
+        assert (stored["data"], stored["labels"], stored["resume"]) == (str(moved[0]), str(moved[1]), None)
+        (tmp_path / "out/result.json").unlink()
+        assert main(["train", "--resume", str(tmp_path / "out")]) == 0, capsys.readouterr().err  # it knows now
+
     def test_resuming_a_finished_run_changes_nothing(self, run: Run) -> None:
         before = {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}
         assert main(["train", "--resume", str(run.out)]) == 0
@@ -397,8 +421,47 @@ class TestEvaluate:
 
     def test_a_folder_without_parts_is_scored_whole(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         make_folder(tmp_path, train=3, labeled=2, seed=5)
-        assert main(["evaluate", str(run.out / "model.safetensors"), str(tmp_path)]) == 0
+        words = ["evaluate", str(run.out / "model.safetensors"), str(tmp_path)]
+        assert main(words) == 0
         assert "2 labelled images" in capsys.readouterr().out
+        assert main([*words, "--split", "val"]) == 2
+        assert "has no val part" in capsys.readouterr().err
+
+    def test_through_windows_mirrored_and_at_two_sizes(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["evaluate", str(run.out), str(run.data)]
+        assert main([*words, "--window", "48", "--stride", "20", "--scales", "1,0.75", "--flip"]) == 0, capsys.readouterr().err
+        model, samples = load_model(run.out), open_dataset(run.data).of("test")
+        inference = Inference(48, 20, (1.0, 0.75), flip=True)
+        score = evaluate(model.network, samples, model.classes, model.normalization, inference=inference)
+        table = capsys.readouterr().out
+        for name, value in zip(model.classes.names, score.per_class, strict=True):
+            assert f"{100 * value:.1f}" in next(line for line in table.splitlines() if f" {name} " in line)
+        for wrong, said in (["--stride", "20"], "give a window too"), (["--scales", "1;2"], "takes numbers such as"):
+            assert main([*words, *wrong]) == 2
+            assert said in capsys.readouterr().err
+
+    def test_a_model_sees_images_as_its_run_did(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ways: list[Inference] = []
+        see = Inference.__call__
+
+        def remember(self: Inference, network: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
+            ways.append(self)
+            return see(self, network, image)
+
+        monkeypatch.setattr(Inference, "__call__", remember)
+        data = make_folder(tmp_path / "data", test=1)
+        words = ["train", str(data), *TINY, "--inference.window", "40", "--inference.flip", "--out", str(tmp_path / "run")]
+        assert main(words) == 0, capsys.readouterr().err
+        assert set(ways) == {Inference(40, flip=True)}  # for the score and for predictions.png
+        ways.clear()
+        assert main(["evaluate", str(tmp_path / "run"), str(data)]) == 0
+        images = ["predict", str(tmp_path / "run"), str(data / "images/test"), "-o", str(tmp_path / "out")]
+        assert main(images) == 0
+        assert ways == [Inference(40, flip=True)] * 2
+        assert main(["evaluate", str(tmp_path / "run"), str(data), "--window", "0", "--no-flip"]) == 0
+        assert ways[2:] == [Inference()]
 
     def test_merged_classes_are_one_there_too(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         data = make_folder(tmp_path / "data", test=2, classes=("ground", "square", "disc"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from protoseg.cli import parse_train
+from protoseg.arguments import parse_train
 from protoseg.config import (
     METHODS,
     RECIPES,

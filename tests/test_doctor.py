@@ -16,7 +16,8 @@ from make_folder import TINY_MODEL, cut_short, make_folder, write_image, write_i
 from make_formats import WRITERS, make_pictures
 from PIL import Image, ImageEnhance
 
-from protoseg.cli import main, parse_train
+from protoseg.arguments import parse_train
+from protoseg.cli import main
 from protoseg.data.masks import read_mask
 from protoseg.doctor import overfit_losses
 from protoseg.nn.small_unet import SmallUNet

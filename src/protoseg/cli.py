@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protoseg.config import change_method, find_recipe, settle_method, validate
-from protoseg.settings import TrainConfig
+from protoseg.arguments import parse_train
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,10 +125,48 @@ def _evaluate(arguments: list[str]) -> None:
     parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
     parser.add_argument("--format", help="layout of the folder; recognised when left out")
     parser.add_argument("--split", choices=("test", "val"), help="which evaluation images; default test, else val")
+    _add_inference(parser)
     options = parser.parse_args(arguments)
     from protoseg.trained import evaluate_run
 
-    evaluate_run(options.run, options.data, split=options.split, console=_console(), format=options.format)
+    evaluate_run(
+        options.run,
+        options.data,
+        split=options.split,
+        console=_console(),
+        format=options.format,
+        inference=_inference_of(options),
+    )
+
+
+def _add_inference(parser: argparse.ArgumentParser) -> None:
+    """How the network sees an image, where it differs from what the model was trained with."""
+    group = parser.add_argument_group("how the network sees an image; default as the training run was told")
+    group.add_argument("--window", type=int, help="side of a sliding window in pixels, 0 for the whole image at once")
+    group.add_argument("--stride", type=int, help="pixels between windows; default 2/3 of the window")
+    group.add_argument("--scales", help="average predictions at these sizes, e.g. 0.75,1,1.25")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
+
+
+def _inference_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of Inference that were given.
+
+    Raises:
+        ValueError: --scales are no numbers.
+    """
+    given: dict[str, Any] = {}
+    if options.window is not None:
+        given |= {"window": options.window or None, "stride": None}
+    if options.stride is not None:
+        given["stride"] = options.stride
+    if options.scales is not None:
+        try:
+            given["scales"] = tuple(float(text) for text in options.scales.split(","))
+        except ValueError as error:
+            raise ValueError(f"--scales takes numbers such as 0.75,1,1.25; got {options.scales}") from error
+    if options.flip is not None:
+        given["flip"] = options.flip
+    return given
 
 
 def _predict(arguments: list[str]) -> None:
@@ -140,10 +176,11 @@ def _predict(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, help="run folder, or a model.safetensors")
     parser.add_argument("images", type=Path, help="folder of images, or one image")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
+    _add_inference(parser)
     options = parser.parse_args(arguments)
     from protoseg.trained import predict_run
 
-    predict_run(options.run, options.images, out=options.out, console=_console())
+    predict_run(options.run, options.images, out=options.out, console=_console(), inference=_inference_of(options))
 
 
 def _doctor(arguments: list[str]) -> int:
@@ -191,156 +228,6 @@ def _split(arguments: list[str]) -> None:
         format=options.format,
         unlabeled=options.unlabeled,
     )
-
-
-def parse_train(arguments: Sequence[str]) -> TrainConfig:
-    """Settings of a run: the defaults, then the recipe's, then those of the command line.
-
-    Args:
-        arguments: of `protoseg train`.
-
-    Raises:
-        ValueError: a setting does not exist or has a wrong type.
-        FileNotFoundError: there is no such recipe or run folder.
-    """
-    if any(argument in {"-h", "--help"} for argument in arguments):
-        print(train_help(), end="")
-        raise SystemExit(0)
-    import yaml
-    from jsonargparse import ArgumentParser, Namespace
-
-    words = _normalize(arguments)
-    parser = ArgumentParser(prog="protoseg train", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(TrainConfig, as_group=False)
-    resume = _value_of(words, "--resume")
-    if resume is not None:
-        return _parse_resume(parser, words, Path(resume))
-    recipe = find_recipe(_value_of(words, "--recipe") or TrainConfig.recipe)
-    try:
-        settings = yaml.safe_load(recipe.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{recipe} is not a YAML file of settings: {' '.join(str(error).split())}") from error
-    parsed: Namespace = _parse(parser, ["--config", str(recipe), *words])
-    written_for = str((settings or {}).get("method", TrainConfig.method))
-    config: TrainConfig = _instantiate(parser, parsed)
-    if config.method.partition("+")[0] != written_for.partition("+")[0]:
-        config = change_method(config, _instantiate(parser, _parse(parser, words)))
-    config = settle_method(config)
-    validate(config)
-    if not config.data:
-        raise ValueError("give the folder that holds images/ and masks/: protoseg train data/")
-    return config
-
-
-_RESUMABLE = {"--resume", "--workers", "--checkpoint_every"}
-"""What may change when a run goes on: nothing that changes its result."""
-
-
-def _parse_resume(parser: Any, words: list[str], run: Path) -> TrainConfig:
-    stored = run / "config.yaml"
-    if not stored.is_file():
-        raise FileNotFoundError(f"there is no run to go on with in {run} (no config.yaml)")
-    given = {word.split("=", 1)[0] for word in words if word.startswith("--")}
-    if changed := sorted(given - _RESUMABLE):
-        raise ValueError(
-            f"{', '.join(changed)} would change the run that --resume goes on with; give only "
-            f"{', '.join(sorted(option.replace('_', '-') for option in _RESUMABLE - {'--resume'}))}, or start a new run"
-        )
-    config: TrainConfig = _instantiate(parser, _parse(parser, ["--config", str(stored), *words]))
-    return config
-
-
-def _parse(parser: Any, words: list[str]) -> Any:
-    from jsonargparse import ArgumentError
-
-    try:
-        return parser.parse_args(words)
-    except (ArgumentError, argparse.ArgumentError) as error:
-        raise ValueError(f"{' '.join(str(error).split())}; protoseg train --help lists the settings") from error
-
-
-def _instantiate(parser: Any, parsed: Any) -> TrainConfig:
-    values = parser.instantiate(parsed)
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    return TrainConfig(**{name: value for name, value in vars(values).items() if name in names})
-
-
-def _normalize(arguments: Sequence[str]) -> list[str]:
-    """Accept the shell's spelling: a positional folder, dashes in names, flags without a value, --no-evaluate."""
-    flags = _flags()
-    words: list[str] = []
-    items = list(arguments)
-    while items:
-        item = items.pop(0)
-        if not item.startswith("--"):
-            if words and words[-1].startswith("--") and "=" not in words[-1]:
-                words.append(item)  # the value of the option before
-            elif "--data" in words:
-                raise ValueError(f"{item!r} is one word too many; protoseg train takes one folder")
-            else:
-                words += ["--data", item]
-            continue
-        name, equals, value = item[2:].partition("=")
-        name = name.replace("-", "_")
-        if name.startswith("no_") and name[3:] in flags:
-            words.append(f"--{name[3:]}=false")
-        elif name in flags and not equals and not (items and items[0].lower() in {"true", "false"}):
-            words.append(f"--{name}=true")
-        else:
-            words.append(f"--{name}{equals}{value}")
-    return words
-
-
-def _value_of(words: Sequence[str], option: str) -> str | None:
-    found = None
-    for i, word in enumerate(words):
-        if word == option and i + 1 < len(words):
-            found = words[i + 1]
-        elif word.startswith(f"{option}="):
-            found = word.partition("=")[2]
-    return found
-
-
-def _sections() -> list[tuple[str, Any]]:
-    """The flat settings, then each section with its prefix."""
-    config = TrainConfig()
-    nested = [field.name for field in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, field.name))]
-    return [("", config), *((f"{name}.", getattr(config, name)) for name in nested)]
-
-
-def _flags() -> set[str]:
-    return {
-        prefix + field.name
-        for prefix, section in _sections()
-        for field in dataclasses.fields(section)
-        if isinstance(getattr(section, field.name), bool)
-    }
-
-
-def train_help() -> str:
-    """All settings, one a line, with their defaults. The text comes from the docstrings of the settings."""
-    lines = ["usage: protoseg train DATA [--setting VALUE ...]", ""]
-    for prefix, section in _sections():
-        texts = _attribute_docs(section)
-        if prefix:
-            lines += ["", f"{(type(section).__doc__ or '').splitlines()[0]}"]
-        for field in dataclasses.fields(section):
-            default = getattr(section, field.name)
-            if field.name == "data" or dataclasses.is_dataclass(default):
-                continue
-            name = f"--{prefix}{field.name}" if prefix else f"--{field.name.replace('_', '-')}"
-            shown = "" if default in (None, [], {}) else f" [{default}]"
-            text = texts.get(field.name, "handed to the Lightning Trainer: --trainer.devices 2")
-            lines.append(f"  {name:<30} {text}{shown}")
-    lines += ["", "A flag takes no value; --no-NAME switches it off. Defaults are those without a recipe."]
-    return "\n".join(lines) + "\n"
-
-
-def _attribute_docs(section: Any) -> dict[str, str]:
-    lines = (type(section).__doc__ or "").splitlines()
-    pairs = (line.strip().split(": ", 1) for line in lines if line.startswith("        "))
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protoseg.settings import ClassesConfig, ModelConfig, OptimizerConfig, TrainConfig
+from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answers at once
     from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answe
     from protoseg.data.loader import Geometry
     from protoseg.data.splits import Partition
     from protoseg.engine.evaluate import Normalization
+    from protoseg.engine.inference import Inference
     from protoseg.functional.losses import SegmentationLoss
     from protoseg.methods.base import Method
     from protoseg.nn.prototype_head import PrototypeHead
@@ -475,6 +476,17 @@ def build_views(config: TrainConfig, normalization: Normalization) -> BatchViews
         cutmix_per=views.cutmix_per,
         seed=config.seed,
     )
+
+
+def build_inference(config: InferenceConfig) -> Inference:
+    """How the trained network sees an image.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    from protoseg.engine.inference import Inference
+
+    return Inference(config.window, config.stride, tuple(config.scales), config.flip)
 
 
 def build_geometry(config: TrainConfig, normalization: Normalization) -> Geometry:

@@ -23,6 +23,7 @@ from protoseg.config import (
     METHOD_OPTIONS,
     build_class_rules,
     build_geometry,
+    build_inference,
     build_method,
     build_network,
     build_normalization,
@@ -42,6 +43,7 @@ from protoseg.data.splits import Partition
 from protoseg.engine.checkpoint import save_model
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.evaluate import Normalization, evaluate, predict_image
+from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import IoU
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.pictures import colorize, sheet
@@ -81,6 +83,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     validate(config)
     normalization = build_normalization(config.model, data.report.kind)
     build_geometry(config, normalization)
+    build_inference(config.inference)
     torch.manual_seed(config.seed)
     # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
     goes_on = config.resume is not None and (Path(config.resume) / CHECKPOINT).is_file()
@@ -141,6 +144,7 @@ def _run_one(
     assert config.crop is not None
     assert config.batch is not None
     geometry = build_geometry(config, normalization)
+    inference = build_inference(config.inference)
     unlabeled = UnlabeledCrops(data.partition.unlabeled, geometry) if method.uses_unlabeled else None
     streams = StreamModule(
         LabeledCrops(data.partition.labeled, data.classes, geometry),
@@ -152,7 +156,8 @@ def _run_one(
     )
 
     def score(module: TrainingModule) -> float:
-        return evaluate(module.method.predictor, data.partition.evaluation, data.classes, normalization).mean
+        samples, network = data.partition.evaluation, module.method.predictor
+        return evaluate(network, samples, data.classes, normalization, inference=inference).mean
 
     fitted = fit(
         method,
@@ -186,13 +191,14 @@ def _run_one(
             evaluation,
             data.classes,
             normalization,
+            inference=inference,
             track=progress(f"scoring {title}", console),
         )
         result |= _score(data, iou)
         if baseline is not None:
             result["baseline"] = {key: baseline[key] for key in ("miou", "iou", "steps", "seconds")}
             result["gain"] = iou.mean - baseline["miou"]
-    _write_sheet(out, data, network, normalization, has_baseline=baseline is not None)
+    _write_sheet(out, data, network, normalization, inference, has_baseline=baseline is not None)
     _write_json(out / RESULT, result)
     return result
 
@@ -217,6 +223,8 @@ def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
         out = Path(config.resume)
         if _stored(out / SPLIT).get("hash") != partition.hash:
             raise ValueError(f"the images in {config.data} are not those that the run in {out} started with; start a new run")
+        if _is_main_process():
+            _note_moved(config, out / CONFIG)
         return out
     if not _is_main_process():
         if folder_name := os.environ.get("PROTOSEG_RUN_FOLDER") or config.out:
@@ -232,6 +240,14 @@ def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
     _write_json(out / SPLIT, _lists(partition))
     os.environ["PROTOSEG_RUN_FOLDER"] = str(out)  # for the processes that Lightning starts
     return out
+
+
+def _note_moved(config: TrainConfig, stored: Path) -> None:
+    """Write down where the images of a resumed run lie now: the next resume and `evaluate` look there."""
+    before = yaml.safe_load(stored.read_text())
+    after = before | {name: getattr(config, name) for name in ("data", "unlabeled", "labels", "holdout")}
+    if after != before:
+        stored.write_text(yaml.safe_dump(after, sort_keys=False))
 
 
 def _stored(path: Path) -> dict[str, Any]:
@@ -373,7 +389,15 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _write_sheet(out: Path, data: CheckedData, network: nn.Module, normalization: Normalization, *, has_baseline: bool) -> None:
+def _write_sheet(
+    out: Path,
+    data: CheckedData,
+    network: nn.Module,
+    normalization: Normalization,
+    inference: Inference,
+    *,
+    has_baseline: bool,
+) -> None:
     """predictions.png: image, truth, labels-only where it was trained, ours. Without evaluation images, unlabelled ones."""
     partition, classes = data.partition, data.classes
     scored = bool(partition.evaluation)
@@ -392,8 +416,9 @@ def _write_sheet(out: Path, data: CheckedData, network: nn.Module, normalization
                 image = read_image(sample.image, normalization.kind)
             except UnreadableImageError:  # training has counted it
                 continue
-        labels = [predict_image(net, image, normalization).label.to(torch.uint8).cpu().numpy() for net in networks.values()]
-        rows.append([to_rgb(image), *truth, *(colorize(label, classes) for label in labels)])
+        labels = [predict_image(net, image, normalization, inference).label.cpu() for net in networks.values()]
+        predicted = [colorize(label.to(torch.uint8).numpy(), classes) for label in labels]
+        rows.append([to_rgb(image), *truth, *predicted])
         if len(rows) == _SHEET_ROWS:
             break
     if rows:

@@ -189,6 +189,23 @@ class LossConfig:
 
 
 @dataclass
+class InferenceConfig:
+    """Scoring and predicting.
+
+    Attributes:
+        window: side of a sliding window; default the whole image at once
+        stride: between windows; default 2/3 of the window
+        scales: predictions at these sizes are averaged
+        flip: average with the mirrored image
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False
+
+
+@dataclass
 class TrainConfig:
     """A training run.
 
@@ -198,7 +215,7 @@ class TrainConfig:
         labels: masks to use: FILE, N or 1/8; default all
         unlabeled: one more folder of unlabelled images
         holdout: labelled images kept back to score on: FILE, N or 1/5
-        split: evaluation images: test or val
+        split: evaluation images: test or val; default test, else val
         method: prototype, supervised, fixmatch, ..., or METHOD+prototypes
         recipe: name or FILE of a YAML file of settings
         steps: optimizer steps; default by number of images
@@ -221,7 +238,7 @@ class TrainConfig:
     labels: str | None = None
     unlabeled: str | None = None
     holdout: str | None = None
-    split: Literal["test", "val"] = "test"
+    split: Literal["test", "val"] | None = None
     method: str = "prototype"
     recipe: str = "prototype"
     steps: int | None = None
@@ -244,6 +261,7 @@ class TrainConfig:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
 
     @property

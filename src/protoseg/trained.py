@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,19 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
-from rich.progress import track
+from rich.progress import track as rich_track
 from torch import nn
 
-from protoseg.config import build_class_rules, build_network
+from protoseg.config import build_class_rules, build_inference, build_network
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
 from protoseg.data.masks import describe
 from protoseg.engine.checkpoint import load_model_file, part
 from protoseg.engine.evaluate import Normalization, evaluate
+from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import predict
-from protoseg.settings import ClassesConfig, ModelConfig
+from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig
 from protoseg.summary import iou_table
 from protoseg.types import IGNORE_INDEX
 
@@ -39,12 +40,14 @@ class TrainedModel:
         network: in eval mode.
         classes: of its outputs.
         normalization: of its input.
+        inference: how it was told to see an image.
         header: everything else that the file says.
     """
 
     network: nn.Module
     classes: ClassTable
     normalization: Normalization
+    inference: Inference
     header: dict[str, Any]
 
 
@@ -61,6 +64,7 @@ def load_model(path: Path) -> TrainedModel:
         stored = header["normalization"]
         normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["dtype"])
         model = ModelConfig(**header["config"]["model"])
+        inference = build_inference(InferenceConfig(**header["config"].get("inference", {})))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
     network = build_network(model, len(classes), pretrained=False)
@@ -68,10 +72,18 @@ def load_model(path: Path) -> TrainedModel:
         network.load_state_dict(part(file.tensors, "network"))
     except RuntimeError as error:
         raise ValueError(f"the tensors in {path} do not fit its own description: {str(error).splitlines()[0]}") from error
-    return TrainedModel(network.eval(), classes, normalization, header)
+    return TrainedModel(network.eval(), classes, normalization, inference, header)
 
 
-def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console, format: str | None = None) -> IoU:
+def evaluate_run(
+    run: Path,
+    root: Path,
+    *,
+    split: Split | None,
+    console: Console,
+    format: str | None = None,
+    inference: Mapping[str, Any] | None = None,
+) -> IoU:
     """Score a trained model on a labelled folder and print the table.
 
     Args:
@@ -81,6 +93,7 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
             images all labelled ones are scored, but of the model's own training data only those that were held out.
         console: for the table.
         format: layout of the data set; recognised when left out.
+        inference: fields of `Inference` that differ from what the model was trained with.
 
     Raises:
         ValueError: no labelled image to score on, no class that the model knows, or a mask value that is none of them.
@@ -90,7 +103,9 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
     samples, where = _to_score(index, run, split, given=root)
     classes = _matched(model.classes, _classes_of(index, model), root)
     network = model.network.to(_device())
-    score = evaluate(network, samples, classes, model.normalization, track=progress("scoring", console))
+    seen = dataclasses.replace(model.inference, **(inference or {}))
+    track = progress("scoring", console)
+    score = evaluate(network, samples, classes, model.normalization, inference=seen, track=track)
     if moved := _moved(model.classes, classes):
         console.print(f"note: classes are matched by name; in these masks {moved}")
     console.print(f"{len(samples)} {where} of {root} ({index.format})")
@@ -109,6 +124,8 @@ def _to_score(index: DataIndex, run: Path, split: Split | None, *, given: Path) 
         if not samples:
             raise ValueError(f"there is no labelled image in the {chosen} part of {index.root}; choose another with --split")
         return samples, f"{chosen} images"
+    if split is not None:
+        raise ValueError(f"{index.root} has no {split} part, only labelled images; leave out --split to score on them")
     folder_of_run = run if run.is_dir() else run.parent
     if _trained_on(folder_of_run) != given.resolve():  # a zip file is unpacked elsewhere
         return labeled, "labelled images (no test/ or val/ there)"
@@ -170,7 +187,7 @@ def _moved(trained: ClassTable, here: ClassTable) -> str:
     return ""
 
 
-def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None:
+def predict_run(run: Path, images: Path, *, out: Path, console: Console, inference: Mapping[str, Any] | None = None) -> None:
     """Predict every image of a folder (or one file) and write pictures.
 
     Raises:
@@ -184,9 +201,8 @@ def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None
         samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
     require_empty(out, "-o")
     network = model.network.to(_device())
-    skipped, unplaced = predict(
-        network, samples, model.classes, model.normalization, out=out, track=progress("predicting", console)
-    )
+    seen, track = dataclasses.replace(model.inference, **(inference or {})), progress("predicting", console)
+    skipped, unplaced = predict(network, samples, model.classes, model.normalization, out=out, inference=seen, track=track)
     for error in skipped:
         console.print(f"warning: skipped, {error}")
     if unplaced:
@@ -210,7 +226,7 @@ def progress(text: str, console: Console) -> Callable[[Sequence[Sample]], Iterab
     """A progress bar for scoring and predicting; on anything but a terminal, nothing."""
     if not console.is_terminal:
         return iter
-    return lambda samples: track(samples, description=text, console=console, transient=True)
+    return lambda samples: rich_track(samples, description=text, console=console, transient=True)
 
 
 def _classes_from(stored: dict[str, Any]) -> ClassTable:

@@ -189,6 +189,13 @@ class TestEvaluation:
         assert make_partition(index).evaluation_name == "val"
         assert names(make_partition(index).evaluation) == ["val/v"]
 
+    def test_what_is_asked_for_has_to_be_there(self) -> None:
+        index = index_of(*TEN.samples, sample("val/v", "val"))
+        with pytest.raises(ValueError, match="no labelled test image"):
+            make_partition(index, split="test")
+        with pytest.raises(ValueError, match="both say which images"):
+            make_partition(index, split="val", holdout="2")
+
     def test_nothing_is_scored_on_images_that_train(self) -> None:
         assert make_partition(TEN).evaluation == ()
 

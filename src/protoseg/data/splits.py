@@ -47,7 +47,7 @@ def make_partition(
     *,
     labels: str | None = None,
     holdout: str | None = None,
-    split: Split = "test",
+    split: Split | None = None,
     seed: int = 0,
     classes_in: Callable[[Sample], frozenset[int]] | None = None,
 ) -> Partition:
@@ -59,7 +59,7 @@ def make_partition(
         holdout: labelled images to keep back for evaluation, given in the same three ways; None for none. Never trained on,
             not even as unlabelled images. A number of labels is the number left; a list of labels is the whole stock of
             masks, and the holdout comes out of it.
-        split: which evaluation images to score on where there is no holdout.
+        split: which evaluation images to score on; `test`, or `val` where there is no `test`, when left out.
         seed: of the draws.
         classes_in: the classes in a labelled image, so that a drawn holdout covers every class it can. It opens masks:
             only those of images that `labels` and `holdout` may choose from.
@@ -68,8 +68,11 @@ def make_partition(
         Partition with sorted lists.
 
     Raises:
-        FileNotFoundError, ValueError: a list file is missing or a line of it fits no image or two; too few masks.
+        FileNotFoundError, ValueError: a list file is missing or a line of it fits no image or two; too few masks; no image of
+            the split that was asked for.
     """
+    if holdout is not None and split is not None:
+        raise ValueError(f"--holdout {holdout} and --split {split} both say which images to score on; give one of them")
     train = index.of("train")
     masked = [sample for sample in train if sample.mask is not None]
     notes = list[str]()
@@ -137,14 +140,14 @@ def draw_labels(
     return chosen
 
 
-def _evaluation(index: DataIndex, split: Split) -> tuple[list[Sample], str]:
-    """The labelled images of a split; those of `val` where there is no `test`."""
-    candidates: tuple[Split, ...] = ("test", "val") if split == "test" else (split,)
+def _evaluation(index: DataIndex, split: Split | None) -> tuple[list[Sample], str]:
+    """The labelled images of a split; those of `val` where none is named and there is no `test`."""
+    candidates: tuple[Split, ...] = ("test", "val") if split is None else (split,)
     for candidate in candidates:
         if found := [sample for sample in index.of(candidate) if sample.mask is not None]:
             return found, candidate
-    if split != "test":
-        raise ValueError(f"there is no labelled {split} image in {index.root}; choose another --split")
+    if split is not None:
+        raise ValueError(f"there is no labelled {split} image in {index.root}; choose another --split, or leave it out")
     return [], ""
 
 

@@ -1,4 +1,4 @@
-"""Score a network on labelled images: whole images at their own size, one dataset-level confusion matrix.
+"""Score a network on labelled images at their own size: one dataset-level confusion matrix.
 
 I channels · C classes · H W image
 """
@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from protoseg.data.check import read_pair
 from protoseg.data.images import ImageArray, ImageKind, missing_pixels
 from protoseg.data.index import ClassTable, Sample
+from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import ConfusionMatrix, IoU, iou
-from protoseg.types import IGNORE_INDEX, SegOutput
+from protoseg.types import IGNORE_INDEX
+
+WHOLE = Inference()
+"""The image at its own size, in one piece."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,19 @@ class Prediction(NamedTuple):
     confidence: Tensor  # (H, W) softmax probability of that class
 
 
-@torch.no_grad()
-def predict_image(network: nn.Module, image: ImageArray, normalization: Normalization) -> Prediction:
-    """Predict one whole image at its own size.
+def predict_image(
+    network: nn.Module, image: ImageArray, normalization: Normalization, inference: Inference = WHOLE
+) -> Prediction:
+    """Predict one image at its own size.
 
     Args:
         network: in eval mode.
         image: (H, W, I), of the kind that the normalisation is for.
         normalization: as in training.
+        inference: how the network sees it.
     """
     device = next(network.parameters()).device
-    out: SegOutput = network(normalization(image, device))
-    confidence, label = out.logits[0].float().softmax(dim=0).max(dim=0)
+    confidence, label = inference(network, normalization(image, device)).max(dim=0)
     return Prediction(label, confidence)
 
 
@@ -65,6 +70,7 @@ def evaluate(
     classes: ClassTable,
     normalization: Normalization,
     *,
+    inference: Inference = WHOLE,
     track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
 ) -> IoU:
     """Score a network on labelled images, each counted once.
@@ -74,6 +80,7 @@ def evaluate(
         samples: labelled images.
         classes: of their masks.
         normalization: as in training.
+        inference: how the network sees an image.
         track: wraps the list, to show progress.
 
     Returns:
@@ -92,6 +99,7 @@ def evaluate(
         except ValueError as error:
             raise ValueError(f"{sample.mask}: {error} of this model") from error
         label[missing_pixels(image)] = IGNORE_INDEX
-        metric.update(predict_image(network, image, normalization).label, torch.from_numpy(label).to(metric.device))
+        prediction = predict_image(network, image, normalization, inference)
+        metric.update(prediction.label, torch.from_numpy(label).to(metric.device))
     network.train(training)
     return iou(metric.confusion)

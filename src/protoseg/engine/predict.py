@@ -15,7 +15,8 @@ from protoseg.data.geo import is_georeferenced, write_geo_mask
 from protoseg.data.images import read_image, to_rgb
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UnreadableImageError, write_mask
-from protoseg.engine.evaluate import Normalization, predict_image
+from protoseg.engine.evaluate import WHOLE, Normalization, predict_image
+from protoseg.engine.inference import Inference
 from protoseg.engine.pictures import gray, overlay
 
 
@@ -31,6 +32,7 @@ def predict(
     normalization: Normalization,
     *,
     out: Path,
+    inference: Inference = WHOLE,
     track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
 ) -> PredictReport:
     """Write `NAME.png` (mask values, with a palette), `NAME.overlay.jpg` and `NAME.confidence.png` below `out`.
@@ -43,6 +45,7 @@ def predict(
         classes: of the model.
         normalization: as in training.
         out: folder, made where it is missing.
+        inference: how the network sees an image.
         track: wraps the list, to show progress.
 
     Returns:
@@ -57,7 +60,7 @@ def predict(
         except UnreadableImageError as error:
             skipped.append(str(error))
             continue
-        prediction = predict_image(network, image, normalization)
+        prediction = predict_image(network, image, normalization, inference)
         label = prediction.label.cpu().numpy().astype(np.uint8)
         target = out / f"{sample.name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)

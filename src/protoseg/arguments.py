@@ -1,0 +1,206 @@
+"""What the words behind `protoseg train` say, and the text of its --help."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from protoseg.config import change_method, find_recipe, settle_method, validate
+from protoseg.settings import TrainConfig
+
+
+def parse_train(arguments: Sequence[str]) -> TrainConfig:
+    """Settings of a run: the defaults, then the recipe's, then those of the command line.
+
+    Args:
+        arguments: of `protoseg train`.
+
+    Raises:
+        ValueError: a setting does not exist or has a wrong type.
+        FileNotFoundError: there is no such recipe or run folder.
+    """
+    if any(argument in {"-h", "--help"} for argument in arguments):
+        print(train_help(), end="")
+        raise SystemExit(0)
+    import yaml
+    from jsonargparse import ArgumentParser, Namespace
+
+    words = _normalize(arguments)
+    parser = ArgumentParser(prog="protoseg train", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    resume = _value_of(words, "--resume")
+    if resume is not None:
+        return _parse_resume(parser, words, Path(resume))
+    recipe = find_recipe(_value_of(words, "--recipe") or TrainConfig.recipe)
+    try:
+        settings = yaml.safe_load(recipe.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{recipe} is not a YAML file of settings: {' '.join(str(error).split())}") from error
+    parsed: Namespace = _parse(parser, ["--config", str(recipe), *words])
+    written_for = str((settings or {}).get("method", TrainConfig.method))
+    config: TrainConfig = _instantiate(parser, parsed)
+    if config.method.partition("+")[0] != written_for.partition("+")[0]:
+        config = change_method(config, _instantiate(parser, _parse(parser, words)))
+    config = settle_method(config)
+    validate(config)
+    if not config.data:
+        raise ValueError("give the folder that holds images/ and masks/: protoseg train data/")
+    return config
+
+
+_RESUMABLE = ("--resume", "--workers", "--checkpoint_every")
+"""What may change when a run goes on: nothing that changes its result."""
+_MOVABLE = ("--data", "--unlabeled", "--labels", "--holdout")
+"""Where images and lists lie now; that they are the same images is checked by the run."""
+
+
+def _parse_resume(parser: Any, words: list[str], run: Path) -> TrainConfig:
+    stored = run / "config.yaml"
+    if not stored.is_file():
+        raise FileNotFoundError(f"there is no run to go on with in {run} (no config.yaml)")
+    given = {word.split("=", 1)[0] for word in words if word.startswith("--")}
+    if changed := sorted(given - {*_RESUMABLE, *_MOVABLE}):
+        raise ValueError(
+            f"{', '.join(changed)} would change the run that --resume goes on with; give only --checkpoint-every, --workers, "
+            f"or where images and lists lie now ({', '.join(_MOVABLE)}), or start a new run"
+        )
+    config: TrainConfig = _instantiate(parser, _parse(parser, ["--config", str(stored), *words]))
+    return config
+
+
+def _parse(parser: Any, words: list[str]) -> Any:
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(words)
+    except (ArgumentError, argparse.ArgumentError) as error:
+        raise ValueError(f"{_explain(' '.join(str(error).split()))}; protoseg train --help lists the settings") from error
+
+
+def _explain(error: str) -> str:
+    """What jsonargparse has to say, in our words: it speaks of Python's types."""
+    if unknown := re.match(r"unrecognized arguments: --(\S+)|Option '(\S+)' is not accepted", error):
+        name = str(unknown[1] or unknown[2]).partition("=")[0]
+        close = difflib.get_close_matches(name, _types(), n=1)
+        return f"there is no setting {name}" + (f"; did you mean {close[0]}?" if close else "")
+    wrong = re.match(r'Parser key "([\w.]+)":.*(?:Given value|Got value): (.*)$', error)
+    if wrong and (accepted := _accepted(_types().get(wrong[1], Any))):
+        return f"{wrong[1]} is {wrong[2]}; it must be {accepted}"
+    return error
+
+
+def _types() -> dict[str, Any]:
+    """Dotted name -> annotation of every setting."""
+    config = TrainConfig()
+    return {
+        prefix + name: hint
+        for prefix, section in _sections()
+        for name, hint in get_type_hints(type(section)).items()
+        if not dataclasses.is_dataclass(attrgetter(prefix + name)(config))
+    }
+
+
+def _accepted(hint: Any) -> str:
+    """`a whole number` for int, and so on; empty for what has no short name."""
+    if get_origin(hint) is Literal:
+        return " or ".join(get_args(hint))
+    if get_origin(hint) is list:
+        return {float: "a list of numbers, e.g. [0.5, 2.0]", str: "a list of names, e.g. [sky, road]"}.get(
+            get_args(hint)[0], "a list, e.g. [0, 1]"
+        )
+    if get_origin(hint) is dict:
+        return "a table, e.g. {car: [car, truck]}"
+    options = [option for option in get_args(hint) if option is not type(None)]
+    if options:
+        return " or ".join(_accepted(option) for option in options)
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, "")
+
+
+def _instantiate(parser: Any, parsed: Any) -> TrainConfig:
+    values = parser.instantiate(parsed)
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    return TrainConfig(**{name: value for name, value in vars(values).items() if name in names})
+
+
+def _normalize(arguments: Sequence[str]) -> list[str]:
+    """Accept the shell's spelling: a positional folder, dashes in names, flags without a value, --no-evaluate."""
+    flags = _flags()
+    words: list[str] = []
+    items = list(arguments)
+    while items:
+        item = items.pop(0)
+        if not item.startswith("--"):
+            if words and words[-1].startswith("--") and "=" not in words[-1]:
+                words.append(item)  # the value of the option before
+            elif "--data" in words:
+                raise ValueError(f"{item!r} is one word too many; protoseg train takes one folder")
+            else:
+                words += ["--data", item]
+            continue
+        name, equals, value = item[2:].partition("=")
+        name = name.replace("-", "_")
+        if name.startswith("no_") and name[3:] in flags:
+            words.append(f"--{name[3:]}=false")
+        elif name in flags and not equals and not (items and items[0].lower() in {"true", "false"}):
+            words.append(f"--{name}=true")
+        else:
+            words.append(f"--{name}{equals}{value}")
+    return words
+
+
+def _value_of(words: Sequence[str], option: str) -> str | None:
+    found = None
+    for i, word in enumerate(words):
+        if word == option and i + 1 < len(words):
+            found = words[i + 1]
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _sections() -> list[tuple[str, Any]]:
+    """The flat settings, then each section with its prefix."""
+    config = TrainConfig()
+    nested = [field.name for field in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, field.name))]
+    return [("", config), *((f"{name}.", getattr(config, name)) for name in nested)]
+
+
+def _flags() -> set[str]:
+    return {
+        prefix + field.name
+        for prefix, section in _sections()
+        for field in dataclasses.fields(section)
+        if isinstance(getattr(section, field.name), bool)
+    }
+
+
+def train_help() -> str:
+    """All settings, one a line, with their defaults. The text comes from the docstrings of the settings."""
+    lines = ["usage: protoseg train DATA [--setting VALUE ...]", ""]
+    for prefix, section in _sections():
+        texts = _attribute_docs(section)
+        if prefix:
+            lines.append((type(section).__doc__ or "").splitlines()[0])
+        for field in dataclasses.fields(section):
+            default = getattr(section, field.name)
+            if field.name == "data" or dataclasses.is_dataclass(default):
+                continue
+            name = f"--{prefix}{field.name}" if prefix else f"--{field.name.replace('_', '-')}"
+            shown = "" if default in (None, [], {}) else f" [{default}]"
+            text = texts.get(field.name, "handed to the Lightning Trainer: --trainer.devices 2")
+            lines.append(f"  {name:<30} {text}{shown}")
+    lines += ["", "A flag takes no value; --no-NAME switches it off. Defaults are those without a recipe."]
+    return "\n".join(lines) + "\n"
+
+
+def _attribute_docs(section: Any) -> dict[str, str]:
+    lines = (type(section).__doc__ or "").splitlines()
+    pairs = (line.strip().split(": ", 1) for line in lines if line.startswith("        "))
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
