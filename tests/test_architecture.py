@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "doctor": ("settings", "types", "functional", "data", "config"),
     "split": ("settings", "types", "data", "trained"),
     "arguments": ("settings", "config"),
-    "cli": ("arguments", "settings", "config", "run", "trained", "split", "doctor", "data"),
+    "cli": ("arguments", "settings", "config", "run", "trained", "split", "doctor", "data", "engine.collapse"),
     "__init__": ("settings", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""

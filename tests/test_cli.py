@@ -171,6 +171,22 @@ class TestParse:
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             parse_train(words)
 
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ("--model.width 8", r"--model\.width is for --model\.arch small_unet, not for deeplabv3plus; leave it out"),
+            ("--model.auxiliary", r"--model\.auxiliary is for --model\.arch paper_deeplabv3plus"),
+            ("--recipe demo --model.encoder resnet18", r"small_unet has an encoder of its own; leave out --model\.encoder"),
+        ],
+    )
+    def test_what_would_do_nothing_is_refused(self, words: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            parse_train(["data", *words.split()])
+
+    def test_a_recipe_may_hold_what_its_own_network_needs(self) -> None:
+        config = parse_train(["data", "--recipe", "demo", "--model.arch", "unet", "--model.encoder", "resnet18"])
+        assert (config.model.arch, config.model.encoder) == ("unet", "resnet18")
+
     def test_a_shortened_name_is_never_half_understood(self) -> None:
         """`--recip demo` may be refused, but not stored as the recipe `demo` without its settings."""
         try:

@@ -175,7 +175,7 @@ CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (copy_of_a_labelled_one, "note", "1 unlabelled images are the same picture as a labelled one"),
     (rare_class, "warning", "disc is rare: 0.00 % of the labelled pixels, in 1 of 6 images"),
     (mostly_ignored, "warning", "of the labelled pixels are ignored"),
-    (small_images, "note", "1 of 15 images are smaller than the crop (40 < 64 px)"),
+    (small_images, "note", "1 of 12 training images are smaller than the crop (40 < 64 px)"),
     (darker, "warning", "unlabelled images look different"),
     (sixteen_bits, "warning", "1 images have 1 channel of uint16 where 14 have 3 channels of uint8"),
     (binary_with_a_stray_mask, "warning", "255 counts as 'not labelled', but the masks look binary"),

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from protoseg.config import change_method, find_recipe, settle_method, validate
+from protoseg.config import OWN_NETWORKS, change_method, find_recipe, settle_method, validate
 from protoseg.settings import TrainConfig
 
 
@@ -50,9 +50,30 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
         config = change_method(config, _instantiate(parser, _parse(parser, words)))
     config = settle_method(config)
     validate(config)
+    _check_used(config.model.arch, _given(words))
     if not config.data:
         raise ValueError("give the folder that holds images/ and masks/: protoseg train data/")
     return config
+
+
+_ONLY_FOR = {
+    "--model.width": ("small_unet",),
+    "--model.features": ("small_unet",),
+    "--model.auxiliary": ("paper_deeplabv3plus",),
+}
+"""Settings that one network has alone."""
+
+
+def _check_used(arch: str, given: set[str]) -> None:
+    """Stop where a setting was given that the network has no use for: whoever gave it expects something.
+
+    A recipe may hold it all the same, for the network that it was written for.
+    """
+    for name in sorted(given & _ONLY_FOR.keys()):
+        if arch not in _ONLY_FOR[name]:
+            raise ValueError(f"{name} is for --model.arch {' or '.join(_ONLY_FOR[name])}, not for {arch}; leave it out")
+    if "--model.encoder" in given and arch in OWN_NETWORKS:
+        raise ValueError(f"{arch} has an encoder of its own; leave out --model.encoder, or choose another --model.arch")
 
 
 _RESUMABLE = ("--resume", "--workers", "--checkpoint_every")
@@ -65,7 +86,7 @@ def _parse_resume(parser: Any, words: list[str], run: Path) -> TrainConfig:
     stored = run / "config.yaml"
     if not stored.is_file():
         raise FileNotFoundError(f"there is no run to go on with in {run} (no config.yaml)")
-    given = {word.split("=", 1)[0] for word in words if word.startswith("--")}
+    given = _given(words)
     if changed := sorted(given - {*_RESUMABLE, *_MOVABLE}):
         raise ValueError(
             f"{', '.join(changed)} would change the run that --resume goes on with; give only --checkpoint-every, --workers, "
@@ -153,6 +174,11 @@ def _normalize(arguments: Sequence[str]) -> list[str]:
         else:
             words.append(f"--{name}{equals}{value}")
     return words
+
+
+def _given(words: Sequence[str]) -> set[str]:
+    """The options among words."""
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
 
 
 def _value_of(words: Sequence[str], option: str) -> str | None:

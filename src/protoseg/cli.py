@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process when left out.
 
     Returns:
-        Exit status: 0, 2 where the input was at fault, 1 where the doctor found an error.
+        Exit status: 0, 2 where the input was at fault, 1 where the doctor found an error or training collapsed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int | None]] = {
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _demo(arguments: list[str]) -> None:
+def _demo(arguments: list[str]) -> int:
     """Write the embedded data set, then train on it like on any other folder."""
     parser = argparse.ArgumentParser(
         prog="protoseg demo",
@@ -96,7 +96,7 @@ def _demo(arguments: list[str]) -> None:
 
     if not is_copy:
         write_demo(data, seed=options.seed)
-    _train(words)
+    return _train(words)
 
 
 def _free(path: Path) -> Path:
@@ -105,11 +105,18 @@ def _free(path: Path) -> Path:
     return next(c for c in candidates if not c.exists() and not c.with_name(f"{c.name}-data").exists())
 
 
-def _train(arguments: list[str]) -> None:
+def _train(arguments: list[str]) -> int:
+    """0, or 1 where training has collapsed."""
     config = parse_train(arguments)
+    from protoseg.engine.collapse import CollapseError
     from protoseg.run import train
 
-    train(config, console=_console())
+    try:
+        train(config, console=_console())
+    except CollapseError as error:
+        print(f"protoseg train: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _console() -> Console:

@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig, OptimizerConfig, TrainConfig
+from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig, OptimizerConfig, TrainConfig, ViewsConfig
 
 if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answers at once
     from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answe
     from protoseg.data.images import ImageKind
     from protoseg.data.index import DataIndex
     from protoseg.data.loader import Geometry
+    from protoseg.data.rare import RareCrops
     from protoseg.data.splits import Partition
     from protoseg.engine.evaluate import Normalization
     from protoseg.engine.inference import Inference
@@ -42,7 +43,7 @@ METHODS = {
     "prototype": "prototype.PrototypeConsistency",
 }
 """Name -> class in `protoseg.methods`."""
-_OWN_NETWORKS = {"small_unet", "paper_deeplabv3plus"}
+OWN_NETWORKS = {"small_unet", "paper_deeplabv3plus"}
 """Architectures that are not smp's."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -119,7 +120,13 @@ _RANGES: dict[str, tuple[str, ...]] = {
         *("consistency.warmup_steps", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip"),
         "loss.auxiliary_weight",
     ),
-    "from 0 to 1": ("consistency.threshold", "views.cutmix_probability", "loss.ohem_threshold", "loss.balance"),
+    "from 0 to 1": (
+        "consistency.threshold",
+        "views.cutmix_probability",
+        "views.rare_crops",
+        "loss.ohem_threshold",
+        "loss.balance",
+    ),
     "from 0 to below 1": ("prototypes.momentum", "consistency.ema_momentum", "optimizer.momentum"),
     "from 0 to 100": ("consistency.drop_percent",),
 }
@@ -220,6 +227,10 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
             f"{', '.join(found.classes.names)}"
         )
     config.consistency = dataclasses.replace(config.consistency, **_own_values(config))
+    if config.optimizer.lr is None:
+        config.optimizer = dataclasses.replace(
+            config.optimizer, lr=default_lr(config.optimizer.name, batch * config.accumulate)
+        )
     if config.consistency.warmup_steps is None:
         # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
         left = config.steps - (config.prototypes.delay if config.prototypes.per_class else 0)
@@ -239,7 +250,32 @@ def _own_values(config: TrainConfig) -> dict[str, Any]:
     if strange := [name for name in METHOD_OPTIONS if given[name] is not None and name not in known]:
         raise ValueError(f"{config.method} has no consistency.{strange[0]}; leave it out, or choose another --method")
     values = {name: known[name] for name in METHOD_OPTIONS if given[name] is None and name in known}
-    return values | ({"ema_momentum": method.own_momentum} if given["ema_momentum"] is None else {})
+    if given["ema_momentum"] is None:
+        assert config.batch is not None
+        values["ema_momentum"] = scaled_momentum(method.own_momentum, config.batch * config.accumulate)
+    return values
+
+
+def default_lr(optimizer: str, batch: int) -> float:
+    """The encoder's learning rate for a batch of so many labelled images, over all processes.
+
+    It grows with the square root of the batch for AdamW (Malladi et al., NeurIPS 2022, arXiv 2205.10287) and with the batch
+    for SGD (Goyal et al., arXiv 1706.02677), from 1e-4 at 8 images and from the paper's 1e-3 at 16.
+    """
+    return _rounded(1e-4 * (batch / 8) ** 0.5 if optimizer == "adamw" else 1e-3 * batch / 16)
+
+
+def scaled_momentum(momentum: float, batch: int) -> float:
+    """A paper's EMA momentum, for 16 labelled images, at another batch: a teacher that forgets over as many images.
+
+    The EMA scaling rule (Busbridge et al., NeurIPS 2023, arXiv 2307.13813).
+    """
+    return 1 - _rounded(1 - momentum ** (batch / 16))
+
+
+def _rounded(value: float) -> float:
+    """To three digits: what is printed and stored can be given again."""
+    return float(f"{value:.3g}")
 
 
 def default_crop(sizes: Iterable[tuple[int, int]]) -> int:
@@ -331,6 +367,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
     from protoseg.functional.random import generator
     from protoseg.methods.prototype_term import PrototypeTerm
     from protoseg.nn.balanced_loss import BalancedCrossEntropy
+    from protoseg.nn.class_thresholds import ClassThresholds
     from protoseg.nn.prototype_head import PrototypeHead
     from protoseg.nn.share_alignment import ShareAlignment
 
@@ -384,6 +421,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
         prototype_weight=prototypes.weight,
         prototype_delay=prototypes.delay,
         alignment=ShareAlignment(int(network.num_classes)) if consistency.align_shares else None,  # type: ignore[arg-type]
+        class_thresholds=ClassThresholds(int(network.num_classes)) if consistency.class_thresholds else None,  # type: ignore[arg-type]
         seed=config.seed,
         **own,
     )
@@ -407,14 +445,17 @@ def metric_fields(config: TrainConfig) -> tuple[str, ...]:
     fields = ["labeled", *(["auxiliary"] if config.model.auxiliary else [])]
     if config.prototypes.per_class:
         fields += ["prototype_labeled", *(["prototype_consistency"] if method.uses_unlabeled else []), "prototype_agreement"]
-    own = (*method.unlabeled_weights, "confident") if method.uses_unlabeled else ()
-    return ("loss", *(f"{name}{network}" for network in method.trained_names for name in fields), *own)
+    own = (*method.unlabeled_weights, "confident", "teacher_agreement", "pseudo_distance") if method.uses_unlabeled else ()
+    of_prototypes = ("prototype_entropy", "dead_prototypes") if config.prototypes.per_class else ()
+    shared = (f"{name}{network}" for network in method.trained_names for name in fields)
+    return ("loss", *shared, *own, *of_prototypes, "ema_distance")
 
 
 def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:
-    """The optimizer over the student: encoder at `lr`, everything else at `lr * head_factor`."""
+    """The optimizer over the student: encoder at `lr`, everything else at `lr * head_factor`. Expects a resolved config."""
     import torch
 
+    assert config.lr is not None
     encoder = list(method.encoder_parameters())
     ids = {id(parameter) for parameter in encoder}
     rest = [parameter for parameter in method.trained_parameters() if id(parameter) not in ids]
@@ -441,7 +482,7 @@ def build_normalization(config: ModelConfig, kind: ImageKind, statistics: Channe
     usual: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD)
     if not kind.is_photograph and statistics is not None:
         usual = statistics
-    elif (config.mean is None or config.std is None) and config.weights != "none" and config.arch not in _OWN_NETWORKS:
+    elif (config.mean is None or config.std is None) and config.weights != "none" and config.arch not in OWN_NETWORKS:
         from protoseg.nn.segmenter import encoder_statistics
 
         usual = encoder_statistics(config.encoder) or usual
@@ -476,6 +517,16 @@ def build_views(config: TrainConfig, normalization: Normalization) -> BatchViews
         cutmix_per=views.cutmix_per,
         seed=config.seed,
     )
+
+
+def build_rare_crops(config: ViewsConfig, found: LabelReport) -> RareCrops | None:
+    """Which labelled crops are drawn around rare classes; None where none is."""
+    from protoseg.data.rare import RareCrops
+
+    if not config.rare_crops:
+        return None
+    held = [fact.pixels(found.classes) for fact in found.facts if fact.role == "labeled"]
+    return RareCrops(held, len(found.classes), probability=config.rare_crops)
 
 
 def build_inference(config: InferenceConfig) -> Inference:

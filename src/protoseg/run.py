@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from protoseg.config import (
     build_normalization,
     build_optimizer,
     build_partition,
+    build_rare_crops,
     build_views,
     metric_fields,
     resolve,
@@ -37,6 +39,7 @@ from protoseg.config import (
 )
 from protoseg.data.check import CheckedData, check_labels, check_unlabeled, read_pair
 from protoseg.data.images import read_image, to_rgb
+from protoseg.data.index import Sample
 from protoseg.data.io import UnreadableImageError
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
 from protoseg.data.splits import Partition
@@ -74,7 +77,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     """
     config = settle_method(config)
     validate(config)
-    data = load_data(config)
+    data = load_data(config, track=progress("reading labelled images", console))
     if config.baseline and not data.partition.evaluation:
         raise ValueError(
             "--baseline compares two models on labelled images, and none are left; keep some back with --holdout 1/5"
@@ -115,14 +118,18 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     return result
 
 
-def load_data(config: TrainConfig) -> CheckedData:
+def load_data(config: TrainConfig, *, track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter) -> CheckedData:
     """List the images, divide them, and decode all labelled ones.
+
+    Args:
+        config: settings.
+        track: wraps a list of images, to show progress.
 
     Raises:
         ValueError, FileNotFoundError: see `open_dataset`, `make_partition` and `check_labels`.
     """
     index, partition = build_partition(config)
-    return CheckedData(index, partition, check_labels(index, partition, build_class_rules(config.classes)))
+    return CheckedData(index, partition, check_labels(index, partition, build_class_rules(config.classes), track=track))
 
 
 def _run_one(
@@ -147,7 +154,7 @@ def _run_one(
     inference = build_inference(config.inference)
     unlabeled = UnlabeledCrops(data.partition.unlabeled, geometry) if method.uses_unlabeled else None
     streams = StreamModule(
-        LabeledCrops(data.partition.labeled, data.classes, geometry),
+        LabeledCrops(data.partition.labeled, data.classes, geometry, rare=build_rare_crops(config.views, data.report)),
         unlabeled,
         batch=config.batch,
         seed=config.seed,
@@ -166,6 +173,7 @@ def _run_one(
         out=out,
         steps=config.steps,
         make_optimizer=lambda method: build_optimizer(config.optimizer, method),
+        class_names=data.classes.names,
         seed=config.seed,
         power=config.optimizer.power,
         lr_warmup=config.optimizer.warmup_steps,
@@ -174,6 +182,7 @@ def _run_one(
         fields=metric_fields(config),
         score=score if data.partition.evaluation else None,
         score_every=config.evaluate_every,
+        on_collapse=config.on_collapse,
         console=console,
         title=title,
         trainer_options=_trainer_options(config),
@@ -289,13 +298,19 @@ def _is_main_process() -> bool:
 def _check_batch(config: TrainConfig, network: nn.Module) -> None:
     """Stop where a process would get no whole share of the batch, or one image that BatchNorm cannot train on."""
     assert config.batch is not None
-    devices = config.trainer.get("devices", 1)
-    processes = int(os.environ.get("WORLD_SIZE", devices if isinstance(devices, int) else 1))
+    processes = _processes(config)
+    if processes > 1 and config.on_collapse == "rollback":
+        raise ValueError(f"--on-collapse rollback works in one process, not in {processes}; give stop or continue")
     if processes > 1 and config.batch % processes:
         raise ValueError(f"--batch {config.batch} does not divide over {processes} processes; give a multiple of {processes}")
     if config.batch == max(processes, 1):
         image = torch.zeros(1, int(network.in_channels), config.crop or 1, config.crop or 1)  # type: ignore[arg-type]
         copy.deepcopy(network).train()(image)
+
+
+def _processes(config: TrainConfig) -> int:
+    devices = config.trainer.get("devices", 1)
+    return int(os.environ.get("WORLD_SIZE", devices if isinstance(devices, int) else 1))
 
 
 def _uses_cuda(config: TrainConfig) -> bool:
@@ -363,6 +378,7 @@ def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: d
         "split": {"labels": config.labels or "all", "evaluation": partition.evaluation_name, "hash": partition.hash},
         "skipped": [path for path in fitted.skipped if not _is_image(path)],
         "other_kind": [path for path in fitted.skipped if _is_image(path)],
+        "events": list(fitted.events),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": header["versions"],
     }

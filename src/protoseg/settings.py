@@ -99,7 +99,8 @@ class ConsistencyConfig:
         rampup_steps: until the unsupervised loss has its weight (mean_teacher, cutmix_mt)
         weight: of the unsupervised losses
         align_shares: pseudo-labels get the class shares of the labels
-        ema_momentum: of the teacher; default the method's
+        class_thresholds: a lower threshold for classes that the teacher is less sure of
+        ema_momentum: of the teacher; default the method's, by batch
         warmup_steps: steps on labels only; default steps / 20, at least 500, at most half
     """
 
@@ -111,6 +112,7 @@ class ConsistencyConfig:
     rampup_steps: int | None = None
     weight: float = 1.0
     align_shares: bool = False
+    class_thresholds: bool = False
     ema_momentum: float | None = None
     warmup_steps: int | None = None
 
@@ -128,6 +130,7 @@ class ViewsConfig:
         cutmix_area: range of the box's share of the crop, e.g. [0.02, 0.4]; default half
         cutmix_per: one chance per batch or image
         label_padding: call padding class 0, as the paper's code base does
+        rare_crops: share of labelled crops drawn around rare classes
     """
 
     scale: list[float] = field(default_factory=lambda: [0.5, 2.0])
@@ -138,6 +141,7 @@ class ViewsConfig:
     cutmix_area: list[float] | None = None
     cutmix_per: Literal["batch", "image"] = "batch"
     label_padding: bool = False
+    rare_crops: float = 0.0
 
 
 @dataclass
@@ -146,7 +150,7 @@ class OptimizerConfig:
 
     Attributes:
         name: adamw or sgd
-        lr: learning rate of the encoder
+        lr: learning rate of the encoder; default by batch
         head_factor: the rest of the network learns this much faster
         baseline_lr: learning rate of the labels-only run; default lr
         weight_decay: weight decay
@@ -157,7 +161,7 @@ class OptimizerConfig:
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-4
+    lr: float | None = None
     head_factor: float = 10.0
     baseline_lr: float | None = None
     weight_decay: float = 1e-4
@@ -231,6 +235,7 @@ class TrainConfig:
         evaluate: score the trained model
         evaluate_every: also score every so many steps, for a curve
         baseline: also train on labels only, and compare
+        on_collapse: go on (continue), stop, or rollback to where all was well
     """
 
     data: str = ""
@@ -254,6 +259,7 @@ class TrainConfig:
     evaluate: bool = True
     evaluate_every: int = 0
     baseline: bool = False
+    on_collapse: Literal["continue", "stop", "rollback"] = "continue"
     classes: ClassesConfig = field(default_factory=ClassesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     prototypes: PrototypesConfig = field(default_factory=PrototypesConfig)

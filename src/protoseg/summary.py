@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from protoseg.config import OWN_NETWORKS
 from protoseg.data.check import CheckedData
 from protoseg.data.doctor import diagnose, left_out
 from protoseg.engine.metrics import IoU
@@ -33,7 +34,7 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     named = [f"{name} {100 * part:.1f} %" for name, part in zip(data.classes.names, share, strict=True)]
     table.add_row("classes", f"{len(named)}: " + ", ".join(named[:20]) + (" ..." if len(named) > 20 else ""))
     model = config.model
-    network = model.arch if model.arch in {"small_unet", "paper_deeplabv3plus"} else f"{model.arch} on {model.encoder}"
+    network = model.arch if model.arch in OWN_NETWORKS else f"{model.arch} on {model.encoder}"
     table.add_row("network", f"{network}, weights {model.weights}")
     method: str = config.full_method
     if config.prototypes.per_class:
@@ -45,6 +46,15 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     table.add_row("method", method)
     crops = f"{config.batch}" if config.method == "supervised" else f"{config.batch} + {config.batch}"
     table.add_row("training", f"{config.steps} steps of {crops} crops of {config.crop} px, seed {config.seed}")
+    optimizer, consistency = config.optimizer, config.consistency
+    rates = f"{optimizer.name}, {optimizer.lr:g}"
+    if optimizer.head_factor != 1:
+        rates += f" in the encoder and {optimizer.head_factor:g} times that elsewhere"
+    table.add_row("learning rate", rates)
+    teacher = f"EMA of momentum {consistency.ema_momentum:g}"
+    if config.method != "supervised":
+        teacher += f"; {consistency.warmup_steps} steps on labels before it teaches"
+    table.add_row("teacher", teacher)
     table.add_row("run folder", str(out))
     console.print(table)
     for note in report.notes:

@@ -71,6 +71,16 @@ class PseudoLabel(NamedTuple):
     valid: Tensor  # (B_u, H, W) bool, False on padding
 
 
+class Vitals(NamedTuple):
+    """What the health of a run is read from: counts of one batch, detached, on the device; of a part of its pixels."""
+
+    labeled: Tensor  # (C,) int64: labels of each class
+    pseudo: Tensor | None = None  # (C,) int64: pseudo-labels of each class, before mixing; None while there are none
+    agreeing: Tensor | None = None  # scalar: pixels of the first taught view that the student calls what its target says
+    compared: Tensor | None = None  # scalar: of so many
+    prototype_use: Tensor | None = None  # (C, K) int64: pixels that chose each prototype of their class
+
+
 @dataclass
 class StepOutput:
     """What a method returns for one batch.
@@ -80,9 +90,11 @@ class StepOutput:
         terms: the named, unweighted parts of the loss, detached scalars on the device.
         monitors: further detached scalars worth a look (share of confident pixels, ...).
         carry: what `after_step` needs from this forward pass, detached. Explicit, so that nothing hidden links the two.
+        vitals: what the health of the run is read from.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
     monitors: dict[str, Tensor] = field(default_factory=dict)
     carry: Any = None
+    vitals: Vitals | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from make_folder import cut_short, make_folder
+
+from protoseg.cli import main
 
 SETTINGS = (
     "--steps 6 --batch 4 --crop 32 --workers 0 --checkpoint-every 2 --log-every 1 --seed 3 --consistency.warmup_steps 2 "
-    "--consistency.threshold 0.1 --prototypes.grid 8 --model.arch small_unet --model.weights none --optimizer.lr 1e-3"
+    "--consistency.threshold 0.1 --prototypes.grid 8 --model.arch small_unet --model.weights none"
 ).split()
 
 LAUNCH = """
@@ -68,6 +72,20 @@ def test_processes_agree(states: list[dict[str, torch.Tensor]], part: str) -> No
     assert names
     for name in names:
         assert torch.equal(states[0][name], states[1][name]), name
+
+
+def test_the_number_of_processes_changes_no_setting(folder: Path, tmp_path: Path) -> None:
+    """Learning rate, EMA and warm-up follow the global batch."""
+    words = [*SETTINGS, "--trainer.accelerator", "cpu", "--out", str(tmp_path / "run")]
+    assert main(["train", str(folder / "set"), *words]) == 0
+    runs = folder / "run", tmp_path / "run"
+    both, one = (yaml.safe_load((run / "config.yaml").read_text()) for run in runs)
+    assert both["trainer"].pop("devices") == 2
+    assert {**both, "out": ""} == {**one, "out": ""}
+    assert (one["optimizer"]["lr"], one["consistency"]["ema_momentum"]) == (7.07e-5, 0.99749)
+    rates = [[row["lr"] for row in csv.DictReader((run / "metrics.csv").open())] for run in runs]
+    assert rates[0] == rates[1]
+    assert len(rates[0]) == 6
 
 
 def test_unreadable_images_of_all_processes_are_counted(folder: Path) -> None:

@@ -20,6 +20,7 @@ from protoseg.config import METHODS, method_class
 from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method
 from protoseg.methods.prototype_term import PrototypeTerm
+from protoseg.nn.class_thresholds import ClassThresholds
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.small_unet import SmallUNet
@@ -106,6 +107,20 @@ def test_loss_is_averaged_over_valid_pixels_not_over_confident_ones(name: str, m
             assert sums[-1] == pytest.approx([math.log(3) * share / SIDE] * len(sums[-1]), rel=1e-5)
     assert sums[1] == pytest.approx([value / 2 for value in sums[0]], rel=1e-5)
     assert min(sums[0]) > 0
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_class_may_have_a_threshold_of_its_own(name: str) -> None:
+    """Lower thresholds let more pixels teach, and follow how sure the labels are of each class."""
+    plain, own = make(name, threshold=0.9), make(name, threshold=0.9, class_thresholds=ClassThresholds(3, momentum=0.5))
+    labeled, unlabeled = labeled_batch(), unlabeled_batch(plain)
+    first = own(labeled, unlabeled, step=0)
+    assert first.loss.item() == pytest.approx(plain(labeled, unlabeled, step=0).loss.item())
+    own.after_step([first.carry], step=0)
+    assert own.class_thresholds is not None
+    assert own.class_thresholds.confidence.min() < 1
+    own.class_thresholds.confidence.copy_(torch.tensor([1.0, 0.1, 0.1]))
+    assert own(labeled, unlabeled, step=1).monitors["confident"] > first.monitors["confident"]
 
 
 @with_and_without
@@ -301,6 +316,31 @@ def run(method: Method, first: int, last: int, optimizer: torch.optim.Optimizer 
         method.after_step([out.carry], step=step)
         history.append({name: value.item() for name, value in out.terms.items()})
     return history
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+def test_vitals(name: str, prototypes: bool) -> None:
+    """What the health of a run is read from, counted again from every fourth pixel."""
+    method = make(name, prototypes=prototypes)
+    labeled, unlabeled = labeled_batch(), unlabeled_batch(method)
+    vitals = method(labeled, unlabeled if method.uses_unlabeled else None, step=0).vitals
+    assert vitals is not None
+    thin = labeled.mask[:, ::4, ::4]
+    assert vitals.labeled.tolist() == [int((thin == c).sum()) for c in range(3)]
+    if method.uses_unlabeled:
+        assert vitals.pseudo is not None
+        assert vitals.agreeing is not None
+        assert vitals.compared is not None
+        assert int(vitals.pseudo.sum()) == int(unlabeled.valid[:, ::4, ::4].sum())  # padding left out
+        assert 0 <= int(vitals.agreeing) <= int(vitals.compared) <= int(vitals.pseudo.sum())
+    else:
+        assert vitals.pseudo is None
+    assert (vitals.prototype_use is not None) == prototypes
+    if vitals.prototype_use is not None:
+        views = 1 + (method.num_strong if method.uses_unlabeled else 0) + (name == "unimatch")
+        assert vitals.prototype_use.shape == (3, K)
+        assert 0 < int(vitals.prototype_use.sum()) <= views * 2 * GRID**2
 
 
 @pytest.mark.parametrize("name", LEARNING)

@@ -89,20 +89,27 @@ def read_pair(sample: Sample, kind: ImageKind | None = None) -> tuple[ImageArray
     return image, mask
 
 
-def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | None = None) -> LabelReport:
+def check_labels(
+    index: DataIndex,
+    partition: Partition,
+    rules: ClassRules | None = None,
+    *,
+    track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
+) -> LabelReport:
     """Decode all labelled training and evaluation images, and check every mask value.
 
     Args:
         index: the data set.
         partition: of its images.
         rules: what the classes shall be.
+        track: wraps a list of images, to show progress.
 
     Raises:
         ValueError: the first fault, with the file's name and what to do.
     """
     facts, moments = list[Facts](), list[NDArray[np.float64]]()
     kind: ImageKind | None = None
-    for sample in partition.labeled:
+    for sample in track(partition.labeled):
         image, mask = read_pair(sample, kind)
         kind = kind_of(image)
         facts.append(facts_of(sample, "labeled", image, mask))
@@ -122,7 +129,7 @@ def check_labels(index: DataIndex, partition: Partition, rules: ClassRules | Non
     _check_several(pixels, classes, partition.labeled)
     sizes = Counter(fact.size for fact in facts)
     evaluation = list[Facts]()
-    for sample in partition.evaluation:
+    for sample in track(partition.evaluation):
         evaluation.append(facts_of(sample, "evaluation", *read_pair(sample, kind)))
         _check_values(evaluation[-1], classes)
     check_palettes(facts + evaluation, given)

@@ -334,13 +334,13 @@ def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
 
 
 def _crop(facts: Sequence[Facts], crop: int) -> Iterator[Finding]:
-    readable = [fact for fact in facts if fact.fault is None]
+    readable = [fact for fact in facts if fact.fault is None and fact.role != "evaluation"]  # those are never cropped
     small = [fact for fact in readable if min(fact.size) < crop]
     if small:
         smallest = min(min(fact.size) for fact in small)
         yield Finding(
             "warning" if len(small) > len(readable) / 2 else "note",
-            f"{len(small)} of {len(readable)} images are smaller than the crop ({smallest} < {crop} px) and are padded",
+            f"{len(small)} of {len(readable)} training images are smaller than the crop ({smallest} < {crop} px) and padded",
             f"--crop {max(32, smallest // 32 * 32)} wastes less",
             _files(small),
         )

@@ -18,6 +18,7 @@ from protoseg.data.check import read_pair
 from protoseg.data.images import PHOTOGRAPH, ImageArray, ImageKind, missing_pixels, read_image
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UInt8Array, UnreadableImageError
+from protoseg.data.rare import RareCrops, pixel_of
 from protoseg.data.sampler import Draw, StreamSampler
 from protoseg.data.views import CropView, crop_view
 from protoseg.functional.random import fold, generator
@@ -46,8 +47,11 @@ class Geometry:
     label_padding: bool = False
     kind: ImageKind = PHOTOGRAPH
 
-    def crop(self, image: ImageArray, mask: UInt8Array | None, seed: int) -> CropView:
-        """Cut one random view out of an image (H, W, I). 8-bit ones stay 8-bit, others become float, 1.0 the full scale."""
+    def crop(self, image: ImageArray, mask: UInt8Array | None, seed: int, *, around: tuple[int, int] | None = None) -> CropView:
+        """Cut one random view out of an image (H, W, I). 8-bit ones stay 8-bit, others become float, 1.0 the full scale.
+
+        A pixel (row, column) may be named that the view has to contain.
+        """
         fill = torch.tensor(self.fill)
         if image.dtype == np.uint8:
             pixels, fill = torch.from_numpy(image.copy()), (255 * fill).round().to(torch.uint8)
@@ -64,20 +68,25 @@ class Geometry:
             scale=self.scale,
             flip=self.flip,
             label_padding=self.label_padding,
+            around=around,
         )
 
 
 class LabeledCrops(Dataset[dict[str, Any]]):
-    """A crop of a labelled image for each draw."""
+    """A crop of a labelled image for each draw, now and then around a rare class."""
 
-    def __init__(self, samples: Sequence[Sample], classes: ClassTable, geometry: Geometry) -> None:
-        self.samples, self.classes, self.geometry = tuple(samples), classes, geometry
+    def __init__(
+        self, samples: Sequence[Sample], classes: ClassTable, geometry: Geometry, *, rare: RareCrops | None = None
+    ) -> None:
+        self.samples, self.classes, self.geometry, self.rare = tuple(samples), classes, geometry, rare
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        image, mask = read_pair(self.samples[draw.image], self.geometry.kind)
+        chosen, rare_class = (draw.image, None) if self.rare is None else self.rare.replace(draw)
+        image, mask = read_pair(self.samples[chosen], self.geometry.kind)
         label = self.classes.encode(mask)
         label[missing_pixels(image)] = IGNORE_INDEX
-        view = self.geometry.crop(image, label, draw.seed)
+        around = None if rare_class is None else pixel_of(torch.from_numpy(label), rare_class, seed=draw.seed)
+        view = self.geometry.crop(image, label, draw.seed, around=around)
         return {"image": view.image, "mask": view.mask, "seed": draw.seed}
 
 

@@ -33,6 +33,7 @@ def crop_view(
     scale: tuple[float, float] = (0.5, 2.0),
     flip: bool = True,
     label_padding: bool = False,
+    around: tuple[int, int] | None = None,
 ) -> CropView:
     """Scale by a random factor, crop at a random place, flip by chance; pad at the bottom and right where the image ends.
 
@@ -47,6 +48,7 @@ def crop_view(
         scale: range of the factor.
         flip: mirror left-right with probability 0.5.
         label_padding: call padding class 0 and valid, as the code base of the published numbers does.
+        around: (row, column) of a pixel that the crop has to contain; any place when left out.
 
     Returns:
         CropView.
@@ -54,7 +56,8 @@ def crop_view(
     factor, top, left, coin = _draw(generator, scale)
     height, width = image.shape[-2:]
     window_h, window_w = min(height, round(size / factor)), min(width, round(size / factor))
-    y, x = int(top * (height - window_h + 1)), int(left * (width - window_w + 1))
+    row, column = (None, None) if around is None else around
+    y, x = _place(top, height, window_h, row), _place(left, width, window_w, column)
     # Sides cut short by the image's end stay in proportion; whole ones are exactly the crop.
     out_h = size if window_h == round(size / factor) else min(size, max(1, round(window_h * factor)))
     out_w = size if window_w == round(size / factor) else min(size, max(1, round(window_w * factor)))
@@ -70,6 +73,14 @@ def crop_view(
     if flip and coin < 0.5:
         view, valid, label = view.flip(-1), valid.flip(-1), label.flip(-1) if mask is not None else label
     return CropView(view, label, valid)
+
+
+def _place(draw: float, side: int, window: int, pixel: int | None) -> int:
+    """Where a window starts along a side: anywhere, or anywhere around a pixel."""
+    first, last = 0, side - window
+    if pixel is not None:
+        first, last = max(0, pixel - window + 1), min(last, pixel)
+    return first + int(draw * (last - first + 1))
 
 
 def _draw(generator: torch.Generator, scale: tuple[float, float]) -> tuple[float, float, float, float]:

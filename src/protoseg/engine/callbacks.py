@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +16,12 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from protoseg.engine.collapse import Collapse, OnCollapse
+from protoseg.engine.health import Alarm
 from protoseg.engine.module import TrainingModule
+
+SHARES = "health.jsonl"
+"""For each row of the metrics: shares of classes among labels and pseudo-labels, and of the prototypes of each class."""
 
 
 class StepCallback(Callback):
@@ -42,17 +49,27 @@ class Checkpoint(StepCallback):
     Args:
         path: of the file.
         every: optimizer steps.
+        healthy: where the checkpoint before is kept while the run is well, to go back to; None to keep none.
     """
 
-    def __init__(self, path: Path, *, every: int) -> None:
+    def __init__(self, path: Path, *, every: int, healthy: Path | None = None) -> None:
         super().__init__()
-        self.path, self.every = path, every
+        self.path, self.every, self.healthy = path, every, healthy
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.healthy is not None and not self.healthy.is_file():
+            trainer.save_checkpoint(self.healthy)
 
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        if step % self.every == 0 or step == trainer.max_steps:
+        if (step % self.every == 0 or step == trainer.max_steps) and module.meter.is_finite("loss"):
             whole = self.path.with_suffix(".partial")
             trainer.save_checkpoint(whole)
             if trainer.is_global_zero:
+                if self.healthy is not None and self.path.is_file() and not module.health.since:
+                    old = self.healthy.with_suffix(".partial")
+                    shutil.copyfile(self.path, old)  # there is a whole last.ckpt at every moment
+                    old.replace(self.healthy)
                 whole.replace(self.path)
 
 
@@ -65,6 +82,7 @@ class MetricsLog(StepCallback):
         fields: columns after `step`, `seconds` and `images_per_second`.
         score: called with the step every `score_every` steps; its number goes into the column `miou`.
         score_every: optimizer steps, 0 for never.
+        on_collapse: what an alarm does beside a warning.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
         title: of the bar.
     """
@@ -77,11 +95,13 @@ class MetricsLog(StepCallback):
         fields: tuple[str, ...],
         score: Callable[[TrainingModule], float] | None = None,
         score_every: int = 0,
+        on_collapse: OnCollapse = "continue",
         console: Console,
         title: str,
     ) -> None:
         super().__init__()
         self.path, self.every, self.console, self.title = path, every, console, title
+        self.shares, self.on_collapse = path.with_name(SHARES), on_collapse
         self.score, self.score_every = score, score_every if score is not None else 0
         self.columns = ("step", "seconds", "images_per_second", "lr", *fields, *(("miou",) if self.score_every else ()))
         self.seconds = 0.0
@@ -102,6 +122,8 @@ class MetricsLog(StepCallback):
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
+        shares = [row for row in read_shares(self.shares) if row["step"] <= trainer.global_step]
+        self.shares.write_text("".join(json.dumps(row) + "\n" for row in shares))
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
             times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -132,14 +154,27 @@ class MetricsLog(StepCallback):
             "images_per_second": f"{images / elapsed:.1f}",
         }
         row["lr"] = f"{trainer.optimizers[0].param_groups[-1]['lr']:.6g}"
-        row |= {name: repr(value) for name, value in means.items()}
+        health = module.read_health(loss=means["loss"])
+        row |= {name: repr(value) for name, value in (means | health.scalars()).items()}
         if due and self.score is not None and trainer.is_global_zero:
             row["miou"] = repr(self.score(module))
         if trainer.is_global_zero:
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns, restval="").writerow(row)
+            with self.shares.open("a") as file:
+                shares = {"labeled": health.labeled, "pseudo": health.pseudo, "prototype_use": health.prototype_use}
+                file.write(json.dumps({"step": step, **shares}) + "\n")
             self._show(trainer, step, means, row)
+        for alarm in module.health.judge(health):
+            self._raise(alarm, module, step)
         self._since = time.perf_counter()  # scoring is not training time
+
+    def _raise(self, alarm: Alarm, module: TrainingModule, step: int) -> None:
+        self.console.print(f"warning: step {step}: {alarm.text}")
+        # A loss that is no number leaves nothing to continue with.
+        if self.on_collapse != "continue" or alarm.remedy == "learning rate":
+            raise Collapse(alarm, step)
+        module.events.append({"step": step, "alarm": alarm.text})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._stop()
@@ -174,6 +209,17 @@ class _BarAboveText(Progress):
         yield from super().get_renderables()
         for task in self.tasks:
             yield Text(task.fields["text"], style="dim", no_wrap=False, overflow="fold")  # whole on narrow terminals too
+
+
+def read_shares(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of shares, without one that a crash cut short; none where there is no file."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

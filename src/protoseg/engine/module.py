@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from protoseg.data.batch import BatchViews
+from protoseg.engine.health import Health, HealthMonitor
 from protoseg.functional.random import fold
 from protoseg.functional.schedules import poly
 from protoseg.methods.base import Method
@@ -28,6 +30,7 @@ class TrainingModule(L.LightningModule):
         make_optimizer: builds the optimizer over the student.
         total_steps: optimizer steps of the run, for the learning-rate schedule.
         labeled_pass: raw labelled batches for `method.before_step`, given the step.
+        class_names: of the C classes, for warnings.
         seed: of the run.
         power, lr_warmup: of the poly schedule.
     """
@@ -40,6 +43,7 @@ class TrainingModule(L.LightningModule):
         make_optimizer: Callable[[Method], Optimizer],
         total_steps: int,
         labeled_pass: Callable[[int], Any],
+        class_names: Sequence[str],
         seed: int = 0,
         power: float = 0.9,
         lr_warmup: int = 0,
@@ -49,6 +53,8 @@ class TrainingModule(L.LightningModule):
         self.make_optimizer, self.total_steps, self.labeled_pass = make_optimizer, total_steps, labeled_pass
         self.seed, self.power, self.lr_warmup = seed, power, lr_warmup
         self.meter = Meter()
+        self.health = HealthMonitor(class_names)
+        self.events: list[dict[str, Any]] = []
         self.skipped: set[str] = set()
         self._carries: list[Any] = []
         self._micro_step = 0
@@ -69,6 +75,9 @@ class TrainingModule(L.LightningModule):
         out: StepOutput = self.method(labeled, unlabeled, step=step)
         self._carries.append(out.carry)
         self._micro_step += 1
+        if out.vitals is not None:
+            unlabeled_images = 0 if unlabeled is None else len(unlabeled.weak) * self.trainer.world_size
+            self.health.add(out.vitals, images=unlabeled_images)
         self.meter.add({"loss": out.loss.detach(), **out.terms, **out.monitors}, images=_count(batch))
         return out.loss
 
@@ -81,7 +90,7 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.method)
-        schedule = LambdaLR(optimizer, lambda step: poly(step, self.total_steps, power=self.power, warmup=self.lr_warmup))
+        schedule = LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_end(self) -> None:
@@ -89,11 +98,34 @@ class TrainingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = _union(self.skipped)  # every process comes here, the first one writes
-        checkpoint["protoseg"] = {"meter": self.meter.state(), "skipped": sorted(self.skipped)}
+        checkpoint["protoseg"] = {
+            "meter": self.meter.state(),
+            "skipped": sorted(self.skipped),
+            "health": self.health.state(),
+            "events": self.events,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.meter.load(checkpoint["protoseg"]["meter"])
         self.skipped = set(checkpoint["protoseg"]["skipped"])
+        self.health.load(checkpoint["protoseg"]["health"], self.device)
+        self.events = list(checkpoint["protoseg"]["events"])
+        if raised := [event["threshold"] for event in self.events if "threshold" in event]:
+            self.method.threshold = raised[-1]
+        # What a run that ended in the middle of a step has left behind.
+        self._carries, self._micro_step = [], 0
+
+    def read_health(self, *, loss: float) -> Health:
+        """The state of the run as numbers; every process has to call it, and it waits for the device.
+
+        Args:
+            loss: mean since the last reading, of this process.
+        """
+        return self.health.read(loss=loss, ema_distance=self.method.ema_distance())
+
+    def _lr_factor(self, step: int) -> float:
+        halved = math.prod(event.get("lr_factor", 1.0) for event in self.events)
+        return halved * poly(step, self.total_steps, power=self.power, warmup=self.lr_warmup)
 
     def _labeled_batches(self) -> LabeledPass:
         def start() -> Any:
@@ -126,6 +158,15 @@ class Meter:
         result = dict(zip(self.total, values, strict=True))
         self.total, self.count, self.images = {}, {}, 0
         return result
+
+    def is_finite(self, name: str) -> bool:
+        """Whether a sum is a number, on every process. Every process has to call it, and it waits for the device."""
+        if name not in self.total:
+            return True
+        total = self.total[name].clone()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+        return math.isfinite(float(total))
 
     def state(self) -> dict[str, Any]:
         return {"total": self.total, "count": self.count, "images": self.images}

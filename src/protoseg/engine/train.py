@@ -6,7 +6,7 @@ import inspect
 import logging
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from torch.optim import Optimizer
 
 from protoseg.data.batch import BatchViews
 from protoseg.engine.callbacks import Checkpoint, MetricsLog, read_rows
+from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, describe, roll_back
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.module import TrainingModule
 from protoseg.methods.base import Method
 
-CHECKPOINT = "last.ckpt"
+CHECKPOINT, HEALTHY = "last.ckpt", "healthy.ckpt"
 METRICS = "metrics.csv"
 
 
@@ -36,6 +37,7 @@ class FitReport:
         steps: optimizer steps done.
         seconds: of training, resumed parts included, scoring not.
         skipped: unlabelled files that could not be read, sorted.
+        events: collapses, and what was done about each.
         is_main: False on all but the first process of a distributed run.
         device: on which it trained.
     """
@@ -43,6 +45,7 @@ class FitReport:
     steps: int
     seconds: float
     skipped: tuple[str, ...]
+    events: tuple[dict[str, Any], ...]
     is_main: bool
     device: torch.device
 
@@ -55,6 +58,7 @@ def fit(
     out: Path,
     steps: int,
     make_optimizer: Callable[[Method], Optimizer],
+    class_names: Sequence[str],
     seed: int = 0,
     power: float = 0.9,
     lr_warmup: int = 0,
@@ -63,6 +67,7 @@ def fit(
     fields: tuple[str, ...] = ("loss", "labeled"),
     score: Callable[[TrainingModule], float] | None = None,
     score_every: int = 0,
+    on_collapse: OnCollapse = "continue",
     console: Console,
     title: str,
     trainer_options: dict[str, Any] | None = None,
@@ -76,16 +81,22 @@ def fit(
         out: existing folder for `last.ckpt` and `metrics.csv`.
         steps: optimizer steps of the whole run.
         make_optimizer: builds the optimizer.
+        class_names: of the C classes, for warnings.
         seed: of the run.
         power, lr_warmup: of the learning-rate schedule.
         log_every, checkpoint_every, score_every: in optimizer steps.
         fields: names of the loss terms and monitors, the columns of the metrics file.
         score: dataset mIoU of the present predictor, for a curve.
+        on_collapse: what to do where the pseudo-labels collapse: go on with a warning, stop, or go back to the last healthy
+            checkpoint with a gentler setting, twice at most. A loss that is no number stops a run that would go on.
         console, title: of the progress display.
         trainer_options: handed to the Lightning Trainer (accelerator, devices, precision, accumulate_grad_batches, ...).
 
     Returns:
         FitReport.
+
+    Raises:
+        CollapseError: training has collapsed.
     """
     _quiet()
     module = TrainingModule(
@@ -94,6 +105,7 @@ def fit(
         make_optimizer=make_optimizer,
         total_steps=steps,
         labeled_pass=data.labeled_pass,
+        class_names=class_names,
         seed=seed,
         power=power,
         lr_warmup=lr_warmup,
@@ -104,6 +116,7 @@ def fit(
         fields=fields,
         score=score,
         score_every=score_every,
+        on_collapse=on_collapse,
         console=console,
         title=title,
     )
@@ -111,31 +124,44 @@ def fit(
     if options.get("strategy") == "ddp":
         # Buffers are kept equal by the method itself; sending the teacher with every forward pass would be waste.
         options["strategy"] = DDPStrategy(broadcast_buffers=False)
-    trainer = L.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[log, Checkpoint(out / CHECKPOINT, every=checkpoint_every)],
-        **options,
-    )
-    last = out / CHECKPOINT
+    last, healthy = out / CHECKPOINT, out / HEALTHY if on_collapse == "rollback" else None
     if last.is_file():
         check_checkpoint(last, module)
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
+    while True:
+        trainer = L.Trainer(
+            max_steps=steps,
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            callbacks=[log, Checkpoint(last, every=checkpoint_every, healthy=healthy)],
+            **options,
+        )
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+            break
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        except Collapse as collapse:
+            if healthy is None:
+                raise CollapseError(
+                    f"stopped at step {collapse.step}: {collapse}. --on-collapse rollback goes back and tries a gentler setting"
+                ) from collapse
+            event = roll_back(healthy, last, collapse, threshold=method.threshold)
+            console.print(f"back to step {event['back_to']} with {describe(event)}")
+    if healthy is not None and trainer.is_global_zero:
+        healthy.unlink(missing_ok=True)
     # From the file, because a run that was killed while it was scored trains no further step when it goes on.
     seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
-    return FitReport(trainer.global_step, seconds, tuple(sorted(module.skipped)), trainer.is_global_zero, device)
+    return FitReport(
+        trainer.global_step, seconds, tuple(sorted(module.skipped)), tuple(module.events), trainer.is_global_zero, device
+    )
 
 
 _INSTEAD = {

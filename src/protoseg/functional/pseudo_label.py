@@ -62,20 +62,26 @@ def entropy_drop(pseudo: PseudoLabel, logits: Tensor, *, percent: float) -> Pseu
     return pseudo._replace(label=torch.where(kept & pseudo.valid, pseudo.label, IGNORE_INDEX))
 
 
-def selected(pseudo: PseudoLabel, threshold: float) -> Tensor:
+def selected(pseudo: PseudoLabel, threshold: float | Tensor) -> Tensor:
     """The pixels that may teach: real (not padding), not dropped, and confident.
+
+    Args:
+        pseudo: pseudo-labels.
+        threshold: lowest confidence that counts, or (C,) one for each class.
 
     Returns:
         (B_u, H, W) bool.
     """
-    return pseudo.valid & (pseudo.label != IGNORE_INDEX) & (pseudo.confidence >= threshold)
+    known = pseudo.label != IGNORE_INDEX
+    lowest = threshold[torch.where(known, pseudo.label, 0)] if isinstance(threshold, Tensor) else threshold
+    return pseudo.valid & known & (pseudo.confidence >= lowest)
 
 
 def consistency_loss(
     logits: Tensor,
     target: PseudoLabel,
     *,
-    threshold: float,
+    threshold: float | Tensor,
     normalizer: Literal["valid", "selected"] = "valid",
 ) -> Tensor:
     """Cross-entropy of the student's strong view against the teacher's label, on confident pixels.
@@ -86,7 +92,7 @@ def consistency_loss(
     Args:
         logits: (B_u, C, H, W) of the student on the mixed strong view.
         target: pseudo-labels, mixed in the same way.
-        threshold: lowest confidence that counts, in [0, 1].
+        threshold: lowest confidence that counts, in [0, 1], or (C,) one for each class.
         normalizer: "valid" divides by all pixels that are not padding, "selected" by those that count.
 
     Returns:
@@ -97,7 +103,7 @@ def consistency_loss(
     return masked_mean(loss, weight, target.valid.sum() if normalizer == "valid" else None)
 
 
-def squared_consistency_loss(logits: Tensor, probability: Tensor, target: PseudoLabel, *, threshold: float) -> Tensor:
+def squared_consistency_loss(logits: Tensor, probability: Tensor, target: PseudoLabel, *, threshold: float | Tensor) -> Tensor:
     """Squared error of the student's probabilities against the teacher's, as in CutMix-Seg (arXiv 1906.01916).
 
     `mean over valid pixels of sum_c (p_c - q_c)^2`, times the share of valid pixels on which the teacher is sure.
@@ -106,7 +112,7 @@ def squared_consistency_loss(logits: Tensor, probability: Tensor, target: Pseudo
         logits: (B_u, C, H, W) of the student.
         probability: (B_u, C, H, W) of the teacher, mixed as the student's view is.
         target: confidence and valid pixels, mixed in the same way.
-        threshold: confidence from which the teacher is sure, in [0, 1].
+        threshold: confidence from which the teacher is sure, in [0, 1], or (C,) one for each class.
 
     Returns:
         Scalar; 0 when no pixel is valid or sure.

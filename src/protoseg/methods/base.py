@@ -17,6 +17,8 @@ from protoseg.functional.pseudo_label import consistency_loss, selected
 from protoseg.functional.schedules import ema_momentum
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm, prototype_losses
+from protoseg.methods.vitals import read_vitals
+from protoseg.nn.class_thresholds import ClassThresholds
 from protoseg.nn.distributed import average_buffers_
 from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.teacher import Teacher
@@ -49,6 +51,7 @@ class StepCarry(NamedTuple):
     prototypes: Sequence[Sequence[PrototypeCarry]] = ()  # of each trained network; none before they start
     labeled_count: Tensor | None = None  # (C,)
     pseudo_count: Tensor | None = None  # (C,)
+    confidence: Tensor | None = None  # (2, C) of `ClassThresholds.count`
     own: Any = None
 
 
@@ -64,6 +67,7 @@ class SharedOptions(TypedDict, total=False):
     prototype_weight: float
     prototype_delay: int
     alignment: ShareAlignment | None
+    class_thresholds: ClassThresholds | None
     seed: int
 
 
@@ -85,6 +89,7 @@ class Method(nn.Module):
         prototype_weight: of each of its losses, against the linear loss on the same pixels.
         prototype_delay: steps between the end of the warm-up and the start of the prototypes.
         alignment: of the shares of the classes among pseudo-labels; None for none.
+        class_thresholds: lower thresholds for classes that the teacher is less sure of; None for one threshold.
         seed: of the k-means start.
 
     Raises:
@@ -92,6 +97,8 @@ class Method(nn.Module):
     """
 
     uses_unlabeled = True
+    threshold: float | None = None
+    """Lowest confidence that counts; None for a method without one."""
     own_momentum = 0.99
     """Of the teacher, in the paper."""
     trained_names: ClassVar[tuple[str, ...]] = ("",)
@@ -110,6 +117,7 @@ class Method(nn.Module):
         self.labeled_loss = options.get("labeled_loss", cross_entropy)
         self.ema_momentum, self.warmup_steps = options.get("ema_momentum", self.own_momentum), options.get("warmup_steps", 0)
         self.prototypes, self.alignment = options.get("prototypes"), options.get("alignment")
+        self.class_thresholds = options.get("class_thresholds")
         delay = options.get("prototype_delay", 0)
         self.prototype_start, self.seed = self.warmup_steps + delay, options.get("seed", 0)
         self.prototype_weight = options.get("prototype_weight", 1.0)
@@ -158,8 +166,12 @@ class Method(nn.Module):
                 monitors[f"prototype_agreement{name}"] = losses.agreement
                 prototypes.append(losses.carries)
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        carry = StepCarry(tuple(prototypes), *self._counts(labeled, lessons[0].pseudo), lessons[0].carry)
-        return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, carry)
+        pseudo = lessons[0].pseudo
+        sure = None if self.class_thresholds is None or pseudo is None else self.class_thresholds.count(pseudo)
+        carry = StepCarry(tuple(prototypes), *self._counts(labeled, pseudo), sure, lessons[0].carry)
+        per_class = 0 if self.prototypes is None else self.prototypes.head.per_class
+        vitals = read_vitals(lessons[0], labeled, prototypes[0] if prototypes else (), per_class=per_class)
+        return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, carry, vitals)
 
     def trained(self) -> tuple[Trained, ...]:
         """The networks that the optimizer trains, the one that ships first."""
@@ -178,7 +190,7 @@ class Method(nn.Module):
         return logits if self.alignment is None else self.alignment(logits)
 
     def learn_views(
-        self, views: Mapping[str, tuple[SegOutput, PseudoLabel]], *, threshold: float
+        self, views: Mapping[str, tuple[SegOutput, PseudoLabel]], *, threshold: float | Tensor
     ) -> tuple[dict[str, Tensor], list[Taught]]:
         """The consistency loss of each view with its target, by the loss's name, and what the prototype term needs of them."""
         weights, terms, taught = self.weights(), dict[str, Tensor](), list[Taught]()
@@ -186,6 +198,11 @@ class Method(nn.Module):
             terms[name] = consistency_loss(view.logits, target, threshold=threshold)
             taught.append(Taught(view, target, selected(target, threshold), target.valid, weights[name]))
         return terms, taught
+
+    def thresholds(self) -> float | Tensor:
+        """Lowest confidence that counts, or (C,) one for each class where that is asked for."""
+        assert self.threshold is not None
+        return self.threshold if self.class_thresholds is None else self.threshold * self.class_thresholds()
 
     def before_step(self, labeled: LabeledPass, *, step: int) -> None:
         """Prepare for a step: start the prototypes from labelled features. Called before each optimizer step."""
@@ -212,6 +229,10 @@ class Method(nn.Module):
             for carry in carries:
                 assert carry.labeled_count is not None
                 self.alignment.update(carry.labeled_count, carry.pseudo_count)
+        if self.class_thresholds is not None:
+            for carry in carries:
+                if carry.confidence is not None:
+                    self.class_thresholds.update(carry.confidence)
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
         """What the optimizer trains."""
@@ -220,6 +241,13 @@ class Method(nn.Module):
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Those that start from pre-trained weights and usually get the lower learning rate."""
         return chain.from_iterable(cast(SegmentationNetwork, part.network).encoder_parameters() for part in self.trained())
+
+    @torch.no_grad()
+    def ema_distance(self) -> float:
+        """How far the teacher's parameters are from the student's, relative to their length. Waits for the device."""
+        pairs = zip(self.teacher.network.parameters(), self.student.parameters(), strict=True)
+        apart, length = zip(*(((t - s).float().pow(2).sum(), s.float().pow(2).sum()) for t, s in pairs), strict=True)
+        return float((torch.stack(apart).sum() / torch.stack(length).sum().clamp(min=1e-12)).sqrt())
 
     def prototype_state(self) -> dict[str, Tensor]:
         """Prototypes to ship beside the predictor; none for a method that keeps none."""

@@ -60,7 +60,7 @@ class CrossPseudoSupervision(Method):
     ) -> Lesson:
         mixed, target = cutmix(unlabeled.strong[0], pseudo, unlabeled.box[0])
         seen, strong = together(network, labeled.image, mixed)
-        terms, taught = self.learn_views({name: (strong, target)}, threshold=self.threshold)
+        terms, taught = self.learn_views({name: (strong, target)}, threshold=self.thresholds())
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(taught[0].confident, target.valid)})
 
 

@@ -53,7 +53,7 @@ class FixMatch(Method):
             seen, strong = together(self.student, labeled.image, mixed)
         else:
             strong = self.student(mixed)
-        terms, taught = self.learn_views({"consistency": (strong, target)}, threshold=self.threshold)
+        terms, taught = self.learn_views({"consistency": (strong, target)}, threshold=self.thresholds())
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(taught[0].confident, target.valid)})
 
     def _look(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> tuple[SegOutput | None, Tensor]:

@@ -49,8 +49,8 @@ class MeanTeacher(Method):
         image, probability, target = self.mix(unlabeled, logits.softmax(dim=1), pseudo)
         seen, view = together(self.student, labeled.image, image)
         ramp = sigmoid_rampup(step - self.warmup_steps, self.rampup_steps)
-        loss = ramp * squared_consistency_loss(view.logits, probability, target, threshold=self.threshold)
-        confident = selected(target, self.threshold)
+        loss = ramp * squared_consistency_loss(view.logits, probability, target, threshold=self.thresholds())
+        confident = selected(target, self.thresholds())
         taught = Taught(view, target, confident, target.valid, self.weights()["consistency"])
         return Lesson(seen, {"consistency": loss}, [taught], pseudo, {"confident": confident_share(confident, target.valid)})
 

@@ -66,7 +66,7 @@ class PrototypeConsistency(Method):
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
         pseudo = self._teach(unlabeled, step)
         mixed, target = cutmix(unlabeled.strong[0], pseudo, unlabeled.box[0])
-        confident = selected(target, self.threshold)  # (B_u, H, W)
+        confident = selected(target, self.thresholds())  # (B_u, H, W)
         seen, strong = together(self.student, labeled.image, mixed)  # one pass: BatchNorm sees both halves
         averaged = target.valid if self.normalizer == "valid" else None
         taught = Taught(strong, target, confident, averaged, self.weights()["consistency"])
@@ -83,7 +83,7 @@ class PrototypeConsistency(Method):
 
     def _consistency(self, logits: Tensor, pseudo: PseudoLabel) -> Tensor:
         if self.selection == "threshold":
-            return consistency_loss(logits, pseudo, threshold=self.threshold, normalizer=self.normalizer)
+            return consistency_loss(logits, pseudo, threshold=self.thresholds(), normalizer=self.normalizer)
         # U2PL: the mean over kept pixels, times valid / kept.
         kept = selected(pseudo, 0.0).sum()
         scale = pseudo.valid.sum() / kept.clamp(min=1)

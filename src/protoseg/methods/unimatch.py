@@ -53,8 +53,8 @@ class UniMatch(Method):
         targets = [*(target for _, target in mixed), pseudo]
 
         named = dict(zip(self.unlabeled_weights, zip(views, targets, strict=True), strict=True))
-        terms, taught = self.learn_views(named, threshold=self.threshold)
-        confident = selected(pseudo, self.threshold)
+        terms, taught = self.learn_views(named, threshold=self.thresholds())
+        confident = selected(pseudo, self.thresholds())
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(confident, pseudo.valid)})
 
 

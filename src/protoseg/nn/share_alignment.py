@@ -14,8 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from protoseg.functional.counts import class_counts
 from protoseg.nn.distributed import all_reduce_sum_
-from protoseg.types import IGNORE_INDEX
 
 
 class ShareAlignment(nn.Module):
@@ -64,10 +64,7 @@ class ShareAlignment(nn.Module):
         Returns:
             (C,) float64.
         """
-        keep = label != IGNORE_INDEX if valid is None else (label != IGNORE_INDEX) & valid
-        slot = torch.where(keep, label, self.num_classes).flatten()
-        count = torch.zeros(self.num_classes + 1, dtype=torch.float64, device=label.device)
-        return count.index_add_(0, slot, torch.ones_like(slot, dtype=torch.float64))[:-1]
+        return class_counts(label, self.num_classes, keep=valid).double()
 
     @torch.no_grad()
     def update(self, labeled: Tensor, pseudo: Tensor | None) -> None:

@@ -1,0 +1,226 @@
+"""Is a run well? Running shares of classes and prototypes, and the alarms that they raise.
+
+C classes · K prototypes per class
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from protoseg.types import Vitals
+
+HORIZON = 256
+"""Unlabelled images over which the running shares forget, and after which they are judged first."""
+LASTING = 4 * HORIZON
+"""Unlabelled images over which a state has to last before it is called a collapse: young teachers name few classes."""
+SWALLOWED = 0.1
+"""One class has swallowed the rest where all others together keep less than this part of their share of the labels."""
+GONE, ALIVE = 0.02, 0.2
+"""A class has disappeared where it keeps less than GONE of its share of the labels, after it has had ALIVE of it."""
+RARE = 1e-3
+"""Classes with a smaller share of the labels are not missed: chance takes them away and brings them back."""
+DEAD = 0.05
+"""A prototype is dead where fewer of its class's pixels choose it than this part of an even share."""
+
+
+class Alarm(NamedTuple):
+    """Something that ruins a run.
+
+    Attributes:
+        kind: which rule, and of which class.
+        text: what happened, and the likely cause.
+        remedy: what to change before another try.
+    """
+
+    kind: str
+    text: str
+    remedy: Literal["learning rate", "threshold"]
+
+
+@dataclass(frozen=True)
+class Health:
+    """The state of a run at one step, as numbers.
+
+    Attributes:
+        labeled: (C,) share of each class among the labels so far.
+        pseudo: (C,) running share among the pseudo-labels; empty while there are none.
+        images: unlabelled images that the running shares have seen.
+        agreement: of student and pseudo-labels on the first view that learns from them; NaN while there are none.
+        prototype_use: (C, K) running share of each prototype among the pixels of its class; empty without prototypes.
+        ema_distance: of the teacher's parameters from the student's, relative to their length.
+        loss: mean since the last reading, over all processes.
+    """
+
+    labeled: tuple[float, ...]
+    pseudo: tuple[float, ...]
+    images: float
+    agreement: float
+    prototype_use: tuple[tuple[float, ...], ...]
+    ema_distance: float
+    loss: float
+
+    @property
+    def distance(self) -> float:
+        """Total variation between the shares among labels and pseudo-labels, in [0, 1]; NaN while there are none."""
+        if not self.pseudo:
+            return math.nan
+        return sum(abs(a - b) for a, b in zip(self.labeled, self.pseudo, strict=True)) / 2
+
+    @property
+    def prototype_entropy(self) -> float:
+        """Of the choice between the prototypes of a class, 1 where all are chosen alike; mean over the classes in use."""
+        rows = [row for row in self.prototype_use if sum(row) > 0 and len(row) > 1]
+        entropy = [-sum(p * math.log(p) for p in row if p > 0) / math.log(len(row)) for row in rows]
+        return sum(entropy) / len(entropy) if entropy else math.nan
+
+    @property
+    def dead_prototypes(self) -> float:
+        """Share of the prototypes of the classes in use that hardly any pixel chooses."""
+        used = [p * len(row) for row in self.prototype_use if sum(row) > 0 for p in row]
+        return sum(p < DEAD for p in used) / len(used) if used else math.nan
+
+    def scalars(self) -> dict[str, float]:
+        """What a log line shows of it: whatever there is."""
+        values = {
+            "pseudo_distance": self.distance,
+            "teacher_agreement": self.agreement,
+            "prototype_entropy": self.prototype_entropy,
+            "dead_prototypes": self.dead_prototypes,
+            "ema_distance": self.ema_distance,
+        }
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+class HealthMonitor:
+    """Keep running shares on the device, and judge them when asked.
+
+    Each process keeps its own; a reading is over all of them, so that all judge alike. A checkpoint holds the first one's.
+
+    Args:
+        names: of the C classes, for the texts.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.labeled: Tensor | None = None  # (C,) pixels so far
+        self.pseudo: Tensor | None = None  # (C,) running share
+        self.prototype_use: Tensor | None = None  # (C, K) running pixels
+        self.agreeing: Tensor | None = None  # (2,) agreeing and compared pixels since the last reading
+        self.images = 0.0
+        self.alive: set[int] = set()  # classes that pseudo-labels have known
+        self.since: dict[str, float] = {}  # kind -> images seen when what may become an alarm began
+        self.raised: set[str] = set()
+
+    def add(self, vitals: Vitals, *, images: int) -> None:
+        """Take in one batch.
+
+        Args:
+            vitals: of this process.
+            images: unlabelled images in the batch, over all processes.
+        """
+        labeled = vitals.labeled.double()
+        self.labeled = labeled if self.labeled is None else self.labeled + labeled
+        if vitals.pseudo is None:
+            return
+        new = min(1.0, images / HORIZON)
+        share = vitals.pseudo / vitals.pseudo.sum().clamp(min=1).double()
+        self.pseudo = share if self.pseudo is None else torch.lerp(self.pseudo, share, new)
+        if vitals.prototype_use is not None:
+            use = vitals.prototype_use.double()
+            self.prototype_use = use if self.prototype_use is None else torch.lerp(self.prototype_use, use, new)
+        if vitals.agreeing is not None and vitals.compared is not None:
+            now = torch.stack([vitals.agreeing, vitals.compared]).double()
+            self.agreeing = now if self.agreeing is None else self.agreeing + now
+        self.images += images
+
+    def read(self, *, loss: float, ema_distance: float) -> Health:
+        """Fetch the numbers, over all processes: this waits for the device."""
+        labeled, pseudo, use, agreed = (
+            torch.zeros(0) if tensor is None else _summed(tensor)
+            for tensor in (self.labeled, self.pseudo, self.prototype_use, self.agreeing)
+        )
+        agreeing, compared = agreed.tolist() if len(agreed) else (0.0, 0.0)
+        self.agreeing = None
+        pseudo = pseudo / pseudo.sum().clamp(min=1e-12)
+        total = use.sum(dim=-1, keepdim=True)
+        return Health(
+            tuple((labeled / labeled.sum().clamp(min=1)).tolist()),
+            tuple(pseudo.tolist()),
+            self.images,
+            agreeing / compared if compared else math.nan,
+            tuple(tuple(row) for row in (use / total.clamp(min=1e-12)).tolist()),
+            ema_distance,
+            float(_summed(torch.tensor(loss, device=labeled.device))) / _processes(),
+        )
+
+    def judge(self, health: Health) -> list[Alarm]:
+        """The alarms that this state raises, each once."""
+        doubts = {alarm.kind: alarm for alarm in (self._pseudo_labels(health) if health.images >= HORIZON else ())}
+        self.since = {kind: self.since.get(kind, health.images) for kind in doubts}
+        lasting = [alarm for kind, alarm in doubts.items() if health.images - self.since[kind] >= LASTING]
+        new = [alarm for alarm in (*self._loss(health.loss), *lasting) if alarm.kind not in self.raised]
+        self.raised.update(alarm.kind for alarm in new)
+        return new
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        tensors = {name: getattr(self, name) for name in ("labeled", "pseudo", "prototype_use", "agreeing")}
+        others = {"images": self.images, "alive": sorted(self.alive), "raised": sorted(self.raised), "since": dict(self.since)}
+        return tensors | others
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take back what `state` gave."""
+        for name in ("labeled", "pseudo", "prototype_use", "agreeing"):
+            setattr(self, name, None if state[name] is None else state[name].to(device))
+        self.images, self.since = state["images"], dict(state["since"])
+        self.alive, self.raised = set(state["alive"]), set(state["raised"])
+
+    def _loss(self, loss: float) -> list[Alarm]:
+        if math.isfinite(loss):
+            return []
+        text = f"the loss is {loss}: the network's numbers ran away, most often from too high a learning rate"
+        return [Alarm("loss", text, "learning rate")]
+
+    def _pseudo_labels(self, health: Health) -> list[Alarm]:
+        largest = max(range(len(self.names)), key=lambda c: health.pseudo[c])
+        others, labeled = 1 - health.pseudo[largest], 1 - health.labeled[largest]
+        if others < SWALLOWED * labeled:
+            text = (
+                f"{self.names[largest]!r} makes up {100 * (1 - others):.1f} % of the pseudo-labels, but only "
+                f"{100 * (1 - labeled):.1f} % of the labels: the teacher's mistakes confirm themselves; "
+                "a higher threshold lets fewer of them teach"
+            )
+            return [Alarm("swallowed", text, "threshold")]
+        alarms = []
+        for c, (share, of_labels) in enumerate(zip(health.pseudo, health.labeled, strict=True)):
+            if of_labels < RARE:
+                continue
+            if share >= ALIVE * of_labels:
+                self.alive.add(c)
+            if c in self.alive and share < GONE * of_labels:
+                text = (
+                    f"{self.names[c]!r} has disappeared from the pseudo-labels ({100 * share:.2f} % of them, "
+                    f"{100 * of_labels:.2f} % of the labels): its pixels are taught to be something else; a higher threshold, "
+                    "--loss.balance or more labels of it may hold it"
+                )
+                alarms.append(Alarm(f"disappeared: {self.names[c]}", text, "threshold"))
+        return alarms
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    """Over all processes; a copy."""
+    total = tensor.clone()
+    if _processes() > 1:
+        dist.all_reduce(total)
+    return total

@@ -1,0 +1,175 @@
+"""Runs that collapse: a warning, a stop, or the way back to where all was well."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from make_folder import TINY, make_folder
+
+from protoseg.cli import main
+from protoseg.engine import health
+from protoseg.engine.module import TrainingModule
+from protoseg.methods.prototype import PrototypeConsistency
+from protoseg.types import PseudoLabel
+
+STEPS = [*TINY, "--steps", "10", "--consistency.warmup_steps", "1", "--log-every", "1", "--checkpoint-every", "2"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "data", train=6, labeled=3, test=1)
+
+
+@pytest.fixture
+def swallow(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[PrototypeConsistency, int], bool]], None]:
+    """Make a teacher call everything the first class, wherever the given rule holds; a few images are enough to be judged."""
+    monkeypatch.setattr(health, "HORIZON", 4)
+    monkeypatch.setattr(health, "LASTING", 4)
+    teach = PrototypeConsistency._teach
+
+    def apply(where: Callable[[PrototypeConsistency, int], bool]) -> None:
+        def swallowed(self: PrototypeConsistency, unlabeled: Any, step: int) -> PseudoLabel:
+            pseudo = teach(self, unlabeled, step)
+            spread = torch.arange(pseudo.label.numel()).view_as(pseudo.label) % 3
+            return pseudo._replace(label=torch.zeros_like(spread) if where(self, step) else spread)
+
+        monkeypatch.setattr(PrototypeConsistency, "_teach", swallowed)
+
+    return apply
+
+
+def run_away(monkeypatch: pytest.MonkeyPatch, where: Callable[[TrainingModule], bool]) -> None:
+    training_step = TrainingModule.training_step
+
+    def step(self: TrainingModule, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        loss = training_step(self, batch, batch_idx)
+        if where(self):
+            self.meter.total["loss"] *= torch.nan
+            return loss * torch.nan
+        return loss
+
+    monkeypatch.setattr(TrainingModule, "training_step", step)
+
+
+def result(out: Path) -> dict[str, Any]:
+    return json.loads((out / "result.json").read_text())  # type: ignore[no-any-return]
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_loss_that_runs_away_stops(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["train", str(data), *STEPS, "--optimizer.lr", "1e30", "--out", str(out)]) == 1
+    captured = capsys.readouterr()
+    assert "warning: step" in captured.out
+    assert "too high a learning rate" in captured.out
+    assert "protoseg train: stopped at step" in captured.err
+    assert "--on-collapse rollback" in captured.err
+    assert not (out / "result.json").exists()
+
+
+def test_stops_at_the_third_time(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--optimizer.lr", "1e30", "--on-collapse", "rollback", "--out", str(tmp_path / "out")]
+    assert main(["train", str(data), *STEPS, *words]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count("back to step 0 with 0.5 times the learning rate") == 2
+    assert "training has collapsed 3 times" in captured.err
+
+
+def test_goes_back_and_halves_the_learning_rate(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(data), *STEPS, "--out", str(tmp_path / "plain")]) == 0
+    run_away(monkeypatch, lambda module: module.global_step == 4 and not module.events)
+    out = tmp_path / "out"
+    assert main(["train", str(data), *STEPS, "--on-collapse", "rollback", "--out", str(out)]) == 0, capsys.readouterr().err
+    assert "back to step 2 with 0.5 times the learning rate" in capsys.readouterr().out
+    (event,) = result(out)["events"]
+    assert (event["step"], event["back_to"], event["lr_factor"]) == (5, 2, 0.5)
+    assert "the loss is nan" in event["alarm"]
+    plain, again = rows(tmp_path / "plain"), rows(out)
+    assert [int(row["step"]) for row in again] == list(range(1, 11))
+    rates = [(float(a["lr"]), float(b["lr"])) for a, b in zip(plain, again, strict=True)]
+    assert all(a == pytest.approx(b, rel=1e-4) for a, b in rates[:2])
+    assert all(a == pytest.approx(2 * b, rel=1e-4) for a, b in rates[2:-1])
+    assert plain[1]["labeled"] == again[1]["labeled"]
+    assert plain[3]["labeled"] != again[3]["labeled"]
+    assert not (out / "healthy.ckpt").exists()
+    state = torch.load(out / "last.ckpt", weights_only=True)
+    assert state["protoseg"]["events"] == [event]
+
+
+def test_a_run_killed_after_it_went_back_goes_on_alike(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        run_away(patch, lambda module: module.global_step == 4 and not module.events)
+        words = [*STEPS, "--on-collapse", "rollback"]
+        assert main(["train", str(data), *words, "--out", str(tmp_path / "whole")]) == 0
+
+        class KilledError(Exception):
+            pass
+
+        step = TrainingModule.training_step
+
+        def die(self: TrainingModule, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+            if self.global_step == 7:
+                raise KilledError
+            return step(self, batch, batch_idx)
+
+        patch.setattr(TrainingModule, "training_step", die)
+        with pytest.raises(KilledError):
+            main(["train", str(data), *words, "--out", str(tmp_path / "killed")])
+    monkeypatch.delenv("PROTOSEG_RUN_FOLDER", raising=False)
+    assert main(["train", "--resume", str(tmp_path / "killed")]) == 0, capsys.readouterr().err
+    whole, resumed = rows(tmp_path / "whole"), rows(tmp_path / "killed")
+    for name in whole[0].keys() - {"seconds", "images_per_second"}:
+        assert [row[name] for row in whole] == [row[name] for row in resumed], name
+    assert result(tmp_path / "whole")["events"] == result(tmp_path / "killed")["events"]
+
+
+def test_a_class_that_swallows_the_rest_is_called_out(  # type: ignore[no-untyped-def]
+    data: Path, tmp_path: Path, swallow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swallow(lambda method, step: True)
+    assert main(["train", str(data), *STEPS, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("the teacher's mistakes confirm themselves") == 1
+    (event,) = result(tmp_path / "out")["events"]
+    assert "'class 0' makes up 100.0 % of the pseudo-labels" in event["alarm"]
+    assert "back_to" not in event
+    last = rows(tmp_path / "out")[-1]
+    shares = json.loads((tmp_path / "out/health.jsonl").read_text().splitlines()[-1])
+    assert shares["pseudo"] == [1, 0, 0]
+    assert sum(shares["labeled"]) == pytest.approx(1)
+    assert float(last["pseudo_distance"]) == pytest.approx(1 - shares["labeled"][0])
+    assert len(shares["prototype_use"]) == 3
+
+
+def test_goes_back_with_a_higher_threshold(  # type: ignore[no-untyped-def]
+    data: Path, tmp_path: Path, swallow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swallow(lambda method, step: method.threshold < 0.9)
+    words = ["--consistency.threshold", "0.8", "--on-collapse", "rollback", "--out", str(tmp_path / "out")]
+    assert main(["train", str(data), *STEPS, *words]) == 0, capsys.readouterr().err
+    assert "with a threshold of 0.9" in capsys.readouterr().out
+    (event,) = result(tmp_path / "out")["events"]
+    assert event["threshold"] == pytest.approx(0.9)
+
+
+def test_stops_where_it_is_told_to(  # type: ignore[no-untyped-def]
+    data: Path, tmp_path: Path, swallow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swallow(lambda method, step: True)
+    assert main(["train", str(data), *STEPS, "--on-collapse", "stop", "--out", str(tmp_path / "out")]) == 1
+    assert "stopped at step" in capsys.readouterr().err
+    assert (tmp_path / "out/last.ckpt").is_file()
