@@ -40,7 +40,7 @@ ONLY_IN = {
     "lightning": ("engine",),
     "torchmetrics": ("engine",),
     "segmentation_models_pytorch": ("nn.segmenter",),
-    "timm": ("nn.segmenter",),
+    "timm": ("nn.segmenter", "nn.vit"),
     "sklearn": ("data.demo",),
     "jsonargparse": ("arguments",),
 }
@@ -54,6 +54,7 @@ TORCH_ALONE = (
     "nn.teacher",
     "nn.distributed",
     "nn.deeplabv3plus",
+    "nn.dpt",
     "nn.small_unet",
     "nn.batchnorm",
 )

@@ -35,6 +35,7 @@ from protoseg.engine.checkpoint import load_model_file
 from protoseg.engine.evaluate import evaluate
 from protoseg.engine.inference import Inference
 from protoseg.nn.segmenter import create_segmenter
+from protoseg.nn.vit import create_dino_dpt
 from protoseg.settings import TrainConfig
 from protoseg.trained import evaluate_run, load_model
 
@@ -591,6 +592,69 @@ def test_every_method_trains_and_goes_on(method: str, tmp_path: Path, monkeypatc
     assert json.loads((tmp_path / "whole/result.json").read_text())["method"] == named
     rows = list(csv.DictReader((tmp_path / "resumed" / "metrics.csv").open()))
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_vit_trains_layer_by_layer_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DPT with the method that was made for it, at a crop and at image sizes that are no multiples of a patch."""
+    data = make_folder(tmp_path / "data", train=6, labeled=3, test=1, size=(40, 48))
+    words = ["train", str(data), *TINY, "--model.arch", "dino_dpt", "--model.encoder", "tu-test_vit", "--crop", "40"]
+    words += [
+        "--method",
+        "unimatch_v2+prototypes",
+        "--steps",
+        "3",
+        "--checkpoint-every",
+        "1",
+        "--consistency.warmup_steps",
+        "1",
+    ]
+    words += ["--consistency.threshold", "0", "--optimizer.layer_decay", "0.75", "--optimizer.lr", "1e-3"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    on_step = MetricsLog.on_step
+
+    def break_off(self: MetricsLog, trainer: Any, module: Any, step: int) -> None:
+        on_step(self, trainer, module, step)
+        if step == 2:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "on_step", break_off)
+        with pytest.raises(RuntimeError, match="power cut"):
+            main([*words, "--out", str(tmp_path / "resumed")])
+    assert main(["train", "--resume", str(tmp_path / "resumed")]) == 0
+
+    whole, resumed = (load_model_file(tmp_path / name).tensors for name in ("whole", "resumed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    for name in ("whole", "resumed"):
+        state = torch.load(tmp_path / name / "last.ckpt", weights_only=True)["optimizer_states"][0]
+        factors = [*(0.75**i for i in range(6, -1, -1)), 10]  # the embedding, six blocks, the rest
+        assert [group["initial_lr"] for group in state["param_groups"]] == pytest.approx([1e-3 * factor for factor in factors])
+    model = load_model(tmp_path / "whole")
+    with torch.no_grad():
+        assert model.network(torch.randn(1, 3, 37, 53)).logits.shape == (1, 3, 37, 53)
+    assert all(torch.equal(value, whole[f"network.{name}"]) for name, value in model.network.state_dict().items())
+
+
+def test_a_frozen_encoder_ships_as_it_came(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_folder(tmp_path / "data", train=4, labeled=2)
+    start = create_dino_dpt("tu-test_vit", num_classes=2).encoder.state_dict()
+    save_file(start, tmp_path / "start.safetensors")
+    words = [*TINY, "--model.arch", "dino_dpt", "--model.encoder", "tu-test_vit", "--model.freeze_encoder"]
+    words += [
+        "--model.weights",
+        str(tmp_path / "start.safetensors"),
+        "--method",
+        "unimatch_v2",
+        "--consistency.warmup_steps",
+        "0",
+    ]
+    assert main(["train", str(data), *words, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "dino_dpt on tu-test_vit" in printed
+    assert "encoder frozen" in printed
+    tensors = load_model_file(tmp_path / "out").tensors
+    assert all(torch.equal(tensors[f"network.encoder.{name}"], value) for name, value in start.items())
 
 
 def test_a_broken_unlabelled_image_is_warned_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

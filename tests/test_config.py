@@ -59,7 +59,7 @@ def found(sizes: dict[tuple[int, int], int] | None = None, kind: ImageKind = PHO
 
 class TestRecipes:
     def test_the_published_and_the_default_ones_are_there(self) -> None:
-        assert {"prototype", "demo", "paper_voc", "paper_cityscapes"} <= set(NAMES)
+        assert {"prototype", "demo", "paper_voc", "paper_cityscapes", "dinov2"} <= set(NAMES)
 
     @pytest.mark.parametrize("name", NAMES)
     def test_every_line_of_a_recipe_counts(self, name: str) -> None:
@@ -166,6 +166,7 @@ class TestNormalization:
             ("xception", 0.5, 0.5),
             ("dpn68", 124 / 255, 1 / (0.0167 * 255)),
             ("mobilenet_v2", 0.485, 0.229),
+            ("dinov2_small", 0.485, 0.229),
         ],
     )
     def test_the_encoders_own(self, encoder: str, mean: float, std: float) -> None:

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from protoseg.methods.prototype_term import PrototypeTerm
     from protoseg.methods.supervised import Supervised
     from protoseg.nn.deeplabv3plus import DeepLabV3Plus
+    from protoseg.nn.dpt import DinoDPT
     from protoseg.nn.prototype_head import PrototypeHead
     from protoseg.nn.segmenter import Segmenter, create_segmenter
     from protoseg.nn.teacher import Teacher
+    from protoseg.nn.vit import create_dino_dpt
     from protoseg.run import train
     from protoseg.settings import TrainConfig
     from protoseg.trained import load_model
@@ -23,8 +25,10 @@ _HOME = {
     "PrototypeTerm": "methods.prototype_term",
     "Supervised": "methods.supervised",
     "DeepLabV3Plus": "nn.deeplabv3plus",
+    "DinoDPT": "nn.dpt",
     "PrototypeHead": "nn.prototype_head",
     "Segmenter": "nn.segmenter",
+    "create_dino_dpt": "nn.vit",
     "create_segmenter": "nn.segmenter",
     "Teacher": "nn.teacher",
     "load_model": "trained",
@@ -32,6 +36,7 @@ _HOME = {
 }
 __all__ = [
     "DeepLabV3Plus",
+    "DinoDPT",
     "PrototypeConsistency",
     "PrototypeHead",
     "PrototypeTerm",
@@ -39,6 +44,7 @@ __all__ = [
     "Supervised",
     "Teacher",
     "TrainConfig",
+    "create_dino_dpt",
     "create_segmenter",
     "load_model",
     "train",

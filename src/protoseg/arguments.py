@@ -58,7 +58,7 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
 
 _ONLY_FOR = {
     "--model.width": ("small_unet",),
-    "--model.features": ("small_unet",),
+    "--model.features": ("small_unet", "dino_dpt"),
     "--model.auxiliary": ("paper_deeplabv3plus",),
 }
 """Settings that one network has alone."""
@@ -209,7 +209,7 @@ def _flags() -> set[str]:
 
 def train_help() -> str:
     """All settings, one a line, with their defaults. The text comes from the docstrings of the settings."""
-    lines = ["usage: protoseg train DATA [--setting VALUE ...]", ""]
+    lines = ["usage: protoseg train DATA [--setting VALUE ...]"]
     for prefix, section in _sections():
         texts = _attribute_docs(section)
         if prefix:
@@ -222,7 +222,7 @@ def train_help() -> str:
             shown = "" if default in (None, [], {}) else f" [{default}]"
             text = texts.get(field.name, "handed to the Lightning Trainer: --trainer.devices 2")
             lines.append(f"  {name:<30} {text}{shown}")
-    lines += ["", "A flag takes no value; --no-NAME switches it off. Defaults are those without a recipe."]
+    lines.append("A flag takes no value; --no-NAME switches it off. Defaults are those without a recipe.")
     return "\n".join(lines) + "\n"
 
 

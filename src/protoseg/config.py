@@ -44,7 +44,7 @@ METHODS = {
 }
 """Name -> class in `protoseg.methods`."""
 OWN_NETWORKS = {"small_unet", "paper_deeplabv3plus"}
-"""Architectures that are not smp's."""
+"""Architectures that bring their own encoder."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -120,6 +120,7 @@ _RANGES: dict[str, tuple[str, ...]] = {
         *("consistency.warmup_steps", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip"),
         "loss.auxiliary_weight",
     ),
+    "above 0, at most 1": ("optimizer.layer_decay",),
     "from 0 to 1": (
         "consistency.threshold",
         "views.cutmix_probability",
@@ -141,6 +142,7 @@ def validate(config: TrainConfig) -> None:
     holds: dict[str, Callable[[float], bool]] = {
         "above 0": lambda value: value > 0,
         "0 or more": lambda value: value >= 0,
+        "above 0, at most 1": lambda value: 0 < value <= 1,
         "from 0 to 1": lambda value: 0 <= value <= 1,
         "from 0 to below 1": lambda value: 0 <= value < 1,
         "from 0 to 100": lambda value: 0 <= value <= 100,
@@ -163,6 +165,8 @@ def validate(config: TrainConfig) -> None:
                 f"prototypes.delay is {delay}, after {warmup} steps of warm-up: prototypes never start in {steps} steps; "
                 "give a smaller delay, or more --steps"
             )
+    if config.model.freeze_encoder and config.optimizer.layer_decay != 1:
+        raise ValueError("model.freeze_encoder leaves no block for optimizer.layer_decay to slow down; leave one of them out")
     if config.loss.name == "ohem" and (config.loss.balance or config.loss.class_weights):
         raise ValueError("loss.name ohem has its own way with rare classes; leave out loss.balance and loss.class_weights")
     if config.loss.class_weights is not None and not all(weight >= 0 for weight in config.loss.class_weights):
@@ -334,6 +338,7 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
     from protoseg.nn.deeplabv3plus import DeepLabV3Plus
     from protoseg.nn.segmenter import create_segmenter, named_state
     from protoseg.nn.small_unet import SmallUNet
+    from protoseg.nn.vit import create_dino_dpt
     from protoseg.nn.weights import adapt_first_layer, load_encoder, read_state
 
     weights = config.weights if pretrained and config.weights != "none" else None
@@ -341,14 +346,33 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
     if config.arch == "small_unet":
         if weights is not None:
             raise ValueError("there are no pre-trained weights for small_unet; give --model.weights none")
+        if config.freeze_encoder:
+            raise ValueError(
+                "small_unet starts from nothing, so no encoder is worth freezing; leave out --model.freeze_encoder"
+            )
         return SmallUNet(num_classes, in_channels=in_channels, width=config.width, feature_channels=config.features)
     if config.arch == "paper_deeplabv3plus":
-        network = DeepLabV3Plus(num_classes, in_channels=in_channels, auxiliary=config.auxiliary, freeze_bn=config.freeze_bn)
+        network = DeepLabV3Plus(
+            num_classes,
+            in_channels=in_channels,
+            auxiliary=config.auxiliary,
+            freeze_bn=config.freeze_bn,
+            freeze_encoder=config.freeze_encoder,
+        )
         if weights is not None:
             # timm's resnet101s has the same deep stem and the same tensor names.
             state = named_state("resnet101s") if weights == "imagenet" else read_state(Path(weights))
             load_encoder(network.encoder, adapt_first_layer(state, network.encoder), source=weights)
         return network
+    if config.arch == "dino_dpt":
+        return create_dino_dpt(
+            config.encoder,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            weights=weights,
+            feature_channels=config.features,
+            freeze_encoder=config.freeze_encoder,
+        )
     return create_segmenter(
         config.arch,
         config.encoder,
@@ -356,6 +380,7 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
         in_channels=in_channels,
         weights=weights,
         freeze_bn=config.freeze_bn,
+        freeze_encoder=config.freeze_encoder,
     )
 
 
@@ -452,17 +477,38 @@ def metric_fields(config: TrainConfig) -> tuple[str, ...]:
 
 
 def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:
-    """The optimizer over the student: encoder at `lr`, everything else at `lr * head_factor`. Expects a resolved config."""
+    """The optimizer over what learns of the student, by `parameter_groups`. Expects a resolved config."""
     import torch
 
     assert config.lr is not None
-    encoder = list(method.encoder_parameters())
-    ids = {id(parameter) for parameter in encoder}
-    rest = [parameter for parameter in method.trained_parameters() if id(parameter) not in ids]
-    groups = [{"params": encoder, "lr": config.lr}, {"params": rest, "lr": config.lr * config.head_factor}]
+    groups = parameter_groups(config, method)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def parameter_groups(config: OptimizerConfig, method: Method) -> list[dict[str, Any]]:
+    """Parameters and their learning rates: the encoder's `lr`, and last everything else at `lr * head_factor`.
+
+    With `layer_decay` d below 1 the encoder's N blocks are a group each: the last learns at `lr`, the i-th at
+    `lr * d ** (N - i)`, and what comes before the first, as if it were the 0-th, at `lr * d ** N`.
+
+    Raises:
+        ValueError: `layer_decay` on an encoder without such blocks.
+    """
+    assert config.lr is not None
+    layers = [list(method.encoder_parameters())]
+    if config.layer_decay != 1:
+        from protoseg.nn.vit import vit_layers
+
+        each = [vit_layers(part.network) for part in method.trained()]
+        layers = [[p for layer in same_depth for p in layer] for same_depth in zip(*each, strict=True)]
+    inside = {id(parameter) for layer in layers for parameter in layer}
+    rates = [config.lr * config.layer_decay ** (len(layers) - 1 - depth) for depth in range(len(layers))]
+    layers.append([parameter for parameter in method.trained_parameters() if id(parameter) not in inside])
+    rates.append(config.lr * config.head_factor)
+    groups = [{"params": [p for p in layer if p.requires_grad], "lr": rate} for layer, rate in zip(layers, rates, strict=True)]
+    return [group for group in groups if group["params"]]  # none of a frozen encoder
 
 
 def build_normalization(config: ModelConfig, kind: ImageKind, statistics: ChannelStatistics | None = None) -> Normalization:

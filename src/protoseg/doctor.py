@@ -160,9 +160,10 @@ def _memory(config: TrainConfig, num_classes: int, kind: ImageKind, crop: int) -
     two = saved_bytes(network, torch.zeros(2, kind.channels, crop, crop, device="meta"))
     per_image = saved_bytes(network, torch.zeros(3, kind.channels, crop, crop, device="meta")) - two
     parameters = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     batch = config.batch or _BATCH
     images = 2 * batch if config.method != "supervised" else batch
-    fixed = 4 * parameters * 5  # weights, gradients, two moments of AdamW, teacher
+    fixed = 4 * (2 * parameters + 3 * trained)  # weights and teacher; gradients and two moments of AdamW
     total = (fixed + images * per_image) / 2**30
     return Finding(
         "note",

@@ -33,6 +33,7 @@ from protoseg.config import (
     build_rare_crops,
     build_views,
     metric_fields,
+    parameter_groups,
     resolve,
     settle_method,
     validate,
@@ -101,6 +102,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
         for note in check_unlabeled(data.partition.unlabeled, data.report.kind):
             console.print(f"warning: {note}")
     _check_batch(config, network)
+    parameter_groups(config.optimizer, method)
     check_trainer_options(config.trainer)
     # Whatever cannot work has stopped by now; only from here on something is written.
     out = _open_run_folder(config, data.partition)

@@ -12,15 +12,16 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        arch: smp architecture, paper_deeplabv3plus or small_unet
-        encoder: smp encoder, or tu-NAME for one of timm
+        arch: smp architecture, dino_dpt, paper_deeplabv3plus or small_unet
+        encoder: of smp, tu-NAME of timm, or dinov2_small, dinov3_base, ... (dino_dpt)
         weights: of the encoder: FILE, imagenet or none
         mean: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
         std: of each channel
         freeze_bn: keep the encoder's BatchNorm statistics
+        freeze_encoder: train the rest of the network only
         auxiliary: second head (paper_deeplabv3plus only)
         width: channels of the first level (small_unet only)
-        features: channels of the features (small_unet only); default width
+        features: channels of the features (small_unet and dino_dpt)
     """
 
     arch: str = "deeplabv3plus"
@@ -29,6 +30,7 @@ class ModelConfig:
     mean: list[float] | None = None
     std: list[float] | None = None
     freeze_bn: bool = False
+    freeze_encoder: bool = False
     auxiliary: bool = False
     width: int = 24
     features: int | None = None
@@ -152,6 +154,7 @@ class OptimizerConfig:
         name: adamw or sgd
         lr: learning rate of the encoder; default by batch
         head_factor: the rest of the network learns this much faster
+        layer_decay: each block of a ViT learns at this share of the next one's rate, 1 = off
         baseline_lr: learning rate of the labels-only run; default lr
         weight_decay: weight decay
         momentum: of SGD
@@ -163,6 +166,7 @@ class OptimizerConfig:
     name: Literal["adamw", "sgd"] = "adamw"
     lr: float | None = None
     head_factor: float = 10.0
+    layer_decay: float = 1.0
     baseline_lr: float | None = None
     weight_decay: float = 1e-4
     momentum: float = 0.9

@@ -35,7 +35,7 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     table.add_row("classes", f"{len(named)}: " + ", ".join(named[:20]) + (" ..." if len(named) > 20 else ""))
     model = config.model
     network = model.arch if model.arch in OWN_NETWORKS else f"{model.arch} on {model.encoder}"
-    table.add_row("network", f"{network}, weights {model.weights}")
+    table.add_row("network", f"{network}, weights {model.weights}" + (", encoder frozen" if model.freeze_encoder else ""))
     method: str = config.full_method
     if config.prototypes.per_class:
         method += f", {config.prototypes.per_class} prototypes per class"

@@ -244,11 +244,26 @@ def test_encoder_that_does_not_exist_or_fit(arch: str, encoder: str) -> None:
     one_sentence(error)
 
 
-@pytest.mark.parametrize("encoder", ["tu-test_vit", "tu-vit_tiny_patch16_224", "tu-deit_tiny_patch16_224"])
-def test_plain_vit_outside_dpt_names_dpt(encoder: str) -> None:
-    with pytest.raises(ValueError, match="dpt") as error:
+@pytest.mark.parametrize("encoder", ["tu-test_vit", "tu-deit_tiny_patch16_224", "tu-vit_small_patch14_dinov2", "dinov3_small"])
+def test_plain_vit_elsewhere_names_its_architecture(encoder: str) -> None:
+    with pytest.raises(ValueError, match=f"{encoder} is a plain ViT.* use --model.arch dino_dpt") as error:
         create_segmenter("unet", encoder, num_classes=2)
     one_sentence(error)
+
+
+def test_patches_that_smps_dpt_cannot_take_name_ours() -> None:
+    with pytest.raises(ValueError, match=r"dpt cannot be built on .*Use --model.arch dino_dpt") as error:
+        create_segmenter("dpt", "tu-vit_small_patch14_dinov2", num_classes=2, **NARROW_DPT)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("encoder", ["tu-levit_128", "tu-xcit_nano_12_p16_224", "tu-beit_base_patch16_224"])
+def test_transformers_that_no_architecture_takes(encoder: str) -> None:
+    """Neither smp's DPT nor ours can be built on them, so neither is advised."""
+    with pytest.raises(ValueError, match=f"{encoder} has no feature pyramid.*another --model.encoder") as error:
+        create_segmenter("unet", encoder, num_classes=2)
+    one_sentence(error)
+    assert "use --model.arch" not in str(error.value)
 
 
 @pytest.mark.parametrize("encoder", ["tu-mobilevit_xxs", "tu-efficientvit_b0"])
@@ -259,9 +274,14 @@ def test_names_with_vit_are_not_always_plain_vits(encoder: str) -> None:
         assert network(torch.randn(1, 3, 70, 90)).logits.shape == (1, CLASSES, 70, 90)
 
 
-def test_encoder_of_one_image_size_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="tu-coat_lite_tiny") as error:
-        create_segmenter("fpn", "tu-coat_lite_tiny", num_classes=2)
+@pytest.mark.parametrize(
+    ("encoder", "side"),
+    [("tu-coat_lite_tiny", 224), ("tu-swin_tiny_patch4_window7_224", 224), ("tu-maxvit_nano_rw_256", 256)],
+)
+def test_encoder_of_one_image_size_is_refused_in_words(encoder: str, side: int) -> None:
+    """Also where its size is one of those that are tried, as for the last one."""
+    with pytest.raises(ValueError, match=f"{encoder} takes images of {side} px alone.*choose another --model.encoder") as error:
+        create_segmenter("fpn", encoder, num_classes=2)
     one_sentence(error)
 
 

@@ -26,12 +26,12 @@ from protoseg.types import LabeledBatch, LabeledPass, Perturb, PseudoLabel, SegO
 
 
 class SegmentationNetwork(Protocol):
-    """What a method asks of a network; `Segmenter`, `DeepLabV3Plus` and `SmallUNet` are such networks."""
+    """What a method asks of a network; `Segmenter`, `DinoDPT`, `DeepLabV3Plus` and `SmallUNet` are such networks."""
 
     num_classes: int
     in_channels: int
     feature_channels: int
-    stride: int
+    stride: float
 
     def __call__(self, image: Tensor, *, perturb: Perturb | None = None) -> SegOutput: ...
     def encoder_parameters(self) -> Iterator[nn.Parameter]: ...

@@ -129,6 +129,7 @@ class DeepLabV3Plus(nn.Module):
         layers: blocks per encoder stage; the default is ResNet-101.
         auxiliary: add the head on layer3 that the paper uses on Cityscapes.
         freeze_bn: keep the encoder's BatchNorm layers on their running statistics.
+        freeze_encoder: keep the whole encoder as it is: its parameters get no gradient.
         dropout: of the decoder's Dropout2d layers.
     """
 
@@ -143,11 +144,13 @@ class DeepLabV3Plus(nn.Module):
         layers: tuple[int, int, int, int] = (3, 4, 23, 3),
         auxiliary: bool = False,
         freeze_bn: bool = False,
+        freeze_encoder: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.num_classes, self.in_channels, self.freeze_bn = num_classes, in_channels, freeze_bn
-        self.encoder = DilatedResNet(layers, in_channels=in_channels)
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.freeze_bn, self.freeze_encoder = freeze_bn, freeze_encoder
+        self.encoder = DilatedResNet(layers, in_channels=in_channels).requires_grad_(not freeze_encoder)
         self.aspp = ASPP(2048)
         self.project = nn.Sequential(*_conv_bn_relu(self.aspp.out_channels, 256, 3, bias=False), nn.Dropout2d(dropout))
         self.low = nn.Sequential(*_conv_bn_relu(256, 256, 1))
@@ -166,7 +169,9 @@ class DeepLabV3Plus(nn.Module):
 
     def train(self, mode: bool = True) -> DeepLabV3Plus:
         super().train(mode)
-        if self.freeze_bn:
+        if self.freeze_encoder:
+            self.encoder.eval()
+        elif self.freeze_bn:
             freeze_statistics(self.encoder)
         return self
 

@@ -1,4 +1,4 @@
-"""Any segmentation-models-pytorch network as `image -> SegOutput(logits, features)`. The only file that knows smp and timm.
+"""Any segmentation-models-pytorch network as `image -> SegOutput(logits, features)`. The only file that knows smp.
 
 B images · I image channels · C classes · D feature channels · H W image · h w feature map
 """
@@ -18,7 +18,16 @@ from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
 from protoseg.nn.batchnorm import explain_batch_of_one, freeze_statistics
-from protoseg.nn.weights import adapt_first_layer, load_encoder, read_state
+from protoseg.nn.vit import is_plain_vit, timm_name
+from protoseg.nn.weights import (
+    adapt_first_layer,
+    first_line,
+    is_download_error,
+    is_file_name,
+    load_encoder,
+    read_state,
+    unreachable,
+)
 from protoseg.types import Perturb, SegOutput
 
 
@@ -31,6 +40,7 @@ class Segmenter(nn.Module):
         network: a model of segmentation-models-pytorch without activation and without `aux_params`. It is taken over: its
             `segmentation_head` moves to `self.head`.
         freeze_bn: keep the encoder's BatchNorm layers on their running statistics (their scale and shift still learn).
+        freeze_encoder: keep the whole encoder as it is: its parameters get no gradient.
 
     Attributes:
         num_classes, in_channels: C and I.
@@ -40,7 +50,7 @@ class Segmenter(nn.Module):
         ValueError: the model is not of a kind that can be tapped; the message says why.
     """
 
-    def __init__(self, network: SegmentationModel, *, freeze_bn: bool = False) -> None:
+    def __init__(self, network: SegmentationModel, *, freeze_bn: bool = False, freeze_encoder: bool = False) -> None:
         super().__init__()
         if not isinstance(network, SegmentationModel):
             raise ValueError(f"Segmenter wraps a segmentation_models_pytorch model, got {type(network).__name__}")
@@ -53,7 +63,10 @@ class Segmenter(nn.Module):
         self.head: nn.Module = network.segmentation_head
         network.segmentation_head = nn.Identity()
         self.network = network
-        self.freeze_bn = freeze_bn
+        self.freeze_bn, self.freeze_encoder = freeze_bn, freeze_encoder
+        # With nothing that needs a gradient below the decoder, torch keeps no graph of the encoder's pass either.
+        if freeze_encoder:
+            network.encoder.requires_grad_(False)
         self.in_channels, self.divisor = _input_channels(network.encoder), int(network.encoder.output_stride)
         if isinstance(network, smp.DPT):
             self.divisor *= 2  # its coarsest map is halved once more, and doubled again
@@ -66,7 +79,9 @@ class Segmenter(nn.Module):
 
     def train(self, mode: bool = True) -> Segmenter:
         super().train(mode)
-        if self.freeze_bn:
+        if self.freeze_encoder:
+            self.encoder.eval()
+        elif self.freeze_bn:
             freeze_statistics(self.encoder)
         return self
 
@@ -114,7 +129,8 @@ class Segmenter(nn.Module):
     def _dry_run(self) -> tuple[int, int, int, int]:
         """Smallest side, feature channels, stride and classes, read off forward passes in eval mode (BatchNorm stays as it is).
 
-        The first side that works counts: some decoders pool further than the encoder and need a larger image.
+        The first side that works counts: some decoders pool further than the encoder and need a larger image. If that is not
+        the first one, the next larger side has to work too: some encoders take images of one size alone.
         """
         training, parameter = self.training, next(self.parameters())
         self.eval()
@@ -127,7 +143,13 @@ class Segmenter(nn.Module):
                     break
                 except (RuntimeError, AssertionError, ValueError) as error:
                     if side == sides[-1]:
-                        raise ValueError(f"it fails on images of {sides[0]} to {side} px ({_first_line(error)})") from error
+                        raise ValueError(f"it fails on images of {sides[0]} to {side} px ({first_line(error)})") from error
+            if side > sides[0]:
+                larger = side + self.divisor
+                try:
+                    self.network(parameter.new_zeros(1, self.in_channels, larger, larger))
+                except (RuntimeError, AssertionError, ValueError) as error:
+                    raise ValueError(f"it fails on images of {larger} px, not of {side} px ({first_line(error)})") from error
         finally:
             super().train(training)
         if logits.shape[-1] != side:
@@ -145,6 +167,7 @@ def create_segmenter(
     in_channels: int = 3,
     weights: str | Path | None = None,
     freeze_bn: bool = False,
+    freeze_encoder: bool = False,
     **options: Any,
 ) -> Segmenter:
     """Build any architecture and encoder of segmentation-models-pytorch by name.
@@ -155,7 +178,7 @@ def create_segmenter(
         num_classes: C.
         in_channels: I. For another number than 3, pre-trained first-layer filters are repeated over the channels and scaled.
         weights: `imagenet` or another name that smp knows, the path of a local file, or None for a random start.
-        freeze_bn: see Segmenter.
+        freeze_bn, freeze_encoder: see Segmenter.
         options: handed to the smp architecture.
 
     Returns:
@@ -170,9 +193,9 @@ def create_segmenter(
     if arch not in architectures:
         raise ValueError(
             f"there is no architecture {arch!r}; choose one of {', '.join(architectures)}, or protoseg's own "
-            "paper_deeplabv3plus or small_unet"
+            "dino_dpt, paper_deeplabv3plus or small_unet"
         )
-    state = None if weights is None or not _is_file_name(weights) else read_state(Path(weights))
+    state = None if weights is None or not is_file_name(weights) else read_state(Path(weights))
     name = None if state is not None or weights is None else str(weights)
     if arch == "dpt":
         options.setdefault("dynamic_img_size", True)  # or a ViT takes one image size only
@@ -180,26 +203,40 @@ def create_segmenter(
         network = smp.create_model(
             arch, encoder_name=encoder, encoder_weights=name, in_channels=in_channels, classes=num_classes, **options
         )
-        segmenter = Segmenter(network, freeze_bn=freeze_bn)
+        segmenter = Segmenter(network, freeze_bn=freeze_bn, freeze_encoder=freeze_encoder)
     except Exception as error:  # smp and timm raise anything from KeyError to AssertionError for a pair that does not fit
-        if name is not None and _is_download_error(error):
-            raise _unreachable(encoder, name, error) from error
+        if name is not None and is_download_error(error):
+            raise unreachable(encoder, name, error) from error
         if "Wrong pretrained weights" in str(error):
             known = ", ".join(smp.encoders.encoders[encoder]["pretrained_settings"]) if encoder in smp.encoders.encoders else ""
             raise ValueError(
                 f"{encoder} has no weights named {name!r}; give --model.weights {known or 'imagenet'}, a FILE, or none"
             ) from error
-        if "downsampling pattern" in str(error):
-            raise ValueError(
-                f"{encoder} is a plain ViT, which has no feature pyramid for {arch}; use --model.arch dpt"
-            ) from error
-        raise ValueError(
-            f"{arch} cannot be built on {encoder}: {_first_line(error)}. Choose another --model.arch or --model.encoder, "
-            "e.g. deeplabv3plus on resnet50"
-        ) from error
+        raise ValueError(_misfit(arch, encoder, error)) from error
     if state is not None:
         load_encoder(segmenter.encoder, adapt_first_layer(state, segmenter.encoder), source=str(weights))
     return segmenter
+
+
+def _misfit(arch: str, encoder: str, error: Exception) -> str:
+    """Why an architecture and an encoder do not go together, and what to choose instead."""
+    known = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
+    if is_plain_vit(encoder) and arch == "dpt":
+        return f"dpt cannot be built on {encoder}: {first_line(error)}. Use --model.arch dino_dpt, which is for every plain ViT"
+    if is_plain_vit(encoder):
+        return f"{encoder} is a plain ViT, which has no feature pyramid for {arch}; use --model.arch dino_dpt"
+    other = "another --model.encoder, e.g. resnet50 or tu-convnext_tiny"
+    if "downsampling pattern" in str(error):
+        return f"{encoder} has no feature pyramid, which {arch} needs, and dino_dpt is not for it either; choose {other}"
+    if known is not None and known.fixed_input_size and "it fails on images" in str(error):
+        return (
+            f"{encoder} takes images of {known.input_size[-1]} px alone, and protoseg predicts images of any size; "
+            f"choose {other}"
+        )
+    return (
+        f"{arch} cannot be built on {encoder}: {first_line(error)}. Choose another --model.arch or --model.encoder, "
+        "e.g. deeplabv3plus on resnet50"
+    )
 
 
 def _input_channels(encoder: nn.Module) -> int:
@@ -207,42 +244,6 @@ def _input_channels(encoder: nn.Module) -> int:
         if isinstance(module, nn.Conv2d):
             return module.in_channels
     raise ValueError("the encoder has no convolution, so its number of input channels is unknown")
-
-
-def _is_file_name(weights: str | Path) -> bool:
-    if isinstance(weights, Path) or "/" in weights or Path(weights).is_file():
-        return True
-    return not {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}.isdisjoint(Path(weights).suffixes)
-
-
-_DOWNLOAD_ERRORS = {
-    *("LocalEntryNotFoundError", "OfflineModeIsEnabled", "HfHubHTTPError", "HTTPError", "HTTPStatusError", "ProxyError"),
-    *("ConnectionError", "TimeoutError", "TransportError", "RequestException", "MaxRetryError", "URLError", "SSLError"),
-}
-"""Names, not classes: they belong to whichever of requests, httpx and urllib3 the installed hub client uses."""
-
-
-def _is_download_error(error: BaseException) -> bool:
-    return any(cls.__name__ in _DOWNLOAD_ERRORS for e in _chain(error) for cls in type(e).__mro__)
-
-
-def _unreachable(encoder: str, weights: str, error: Exception) -> ConnectionError:
-    return ConnectionError(
-        f"the {weights} weights of {encoder} could not be downloaded ({type(error).__name__}); "
-        "give a local file with --model.weights FILE, or start from random with --model.weights none"
-    )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -255,13 +256,14 @@ def encoder_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ..
     """Mean and standard deviation of the pixels, in [0, 1], that an encoder's ImageNet weights were trained on.
 
     Args:
-        encoder: of smp, or `tu-NAME` of timm.
+        encoder: of smp, `tu-NAME` of timm, or the short name of a DINO.
 
     Returns:
         None where they are ImageNet's own, or unknown.
     """
-    if encoder.startswith("tu-"):
-        known = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+    name = timm_name(encoder)
+    if name is not None:
+        known = timm.get_pretrained_cfg(name)
         return None if known is None else (tuple(known.mean), tuple(known.std))
     return next((own for name, own in _OWN_STATISTICS.items() if encoder.startswith(name)), None)
 
@@ -275,6 +277,6 @@ def named_state(timm_name: str) -> dict[str, Tensor]:
     try:
         return timm.create_model(timm_name, pretrained=True).state_dict()
     except Exception as error:
-        if not _is_download_error(error):
+        if not is_download_error(error):
             raise
-        raise _unreachable(timm_name, "imagenet", error) from error
+        raise unreachable(timm_name, "imagenet", error) from error

@@ -1,7 +1,8 @@
-"""Pre-trained encoder weights from a local file: safetensors or a torch state dict, never unpickled code."""
+"""Pre-trained encoder weights: from a local file (safetensors or a torch state dict, never unpickled code), or by a name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -95,6 +96,46 @@ def adapt_first_layer(state: dict[str, Tensor], encoder: nn.Module) -> dict[str,
         filters = state[name]
         adapted[name] = filters.sum(dim=1, keepdim=True) if channels == 1 else filters[:, repeated] * (3 / channels)
     return adapted
+
+
+def is_file_name(weights: str | Path) -> bool:
+    """Whether weights are a file rather than a name of some that are known."""
+    if isinstance(weights, Path) or "/" in weights or Path(weights).is_file():
+        return True
+    return not {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}.isdisjoint(Path(weights).suffixes)
+
+
+_DOWNLOAD_ERRORS = {
+    *("LocalEntryNotFoundError", "OfflineModeIsEnabled", "HfHubHTTPError", "HTTPError", "HTTPStatusError", "ProxyError"),
+    *("ConnectionError", "TimeoutError", "TransportError", "RequestException", "MaxRetryError", "URLError", "SSLError"),
+}
+"""Names, not classes: they belong to whichever of requests, httpx and urllib3 the installed hub client uses."""
+
+
+def is_download_error(error: BaseException) -> bool:
+    """Whether an error of smp or timm comes from the network."""
+    return any(cls.__name__ in _DOWNLOAD_ERRORS for e in _chain(error) for cls in type(e).__mro__)
+
+
+def unreachable(encoder: str, weights: str, error: Exception) -> ConnectionError:
+    """What to say where named weights could not be downloaded."""
+    return ConnectionError(
+        f"the {weights} weights of {encoder} could not be downloaded ({type(error).__name__}); "
+        "give a local file with --model.weights FILE, or start from random with --model.weights none"
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def first_line(error: BaseException) -> str:
+    """Kind and first line of an error, short enough for a sentence."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
 def _strip(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
