@@ -319,7 +319,7 @@ def test_numbers_out_of_range(
     def fit(*_: object, **__: object) -> None:
         raise AssertionError("it trains")
 
-    monkeypatch.setattr("protoseg.run.fit", fit)
+    monkeypatch.setattr("protoseg.stage.fit", fit)
     last = name.rpartition(".")[2].replace("-", "_")
     error = refuse("train", data, *TINY, f"--{name}", value, "--out", tmp_path / "run", names="")
     assert last in error.replace("-", "_") or last.replace("_", " ") in error

@@ -38,6 +38,7 @@ METHODS = {
     "cutmix_mt": "cutmix_mt.CutMixMT",
     "fixmatch": "fixmatch.FixMatch",
     "cps": "cps.CrossPseudoSupervision",
+    "self_training": "self_training.SelfTraining",
     "unimatch": "unimatch.UniMatch",
     "unimatch_v2": "unimatch_v2.UniMatchV2",
     "prototype": "prototype.PrototypeConsistency",
@@ -48,7 +49,7 @@ OWN_NETWORKS = {"small_unet", "paper_deeplabv3plus"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-METHOD_OPTIONS = ("threshold", "selection", "normalizer", "drop_percent", "labels_from", "rampup_steps")
+METHOD_OPTIONS = ("threshold", "selection", "normalizer", "drop_percent", "labels_from", "rampup_steps", "reliable_first")
 """Settings of `consistency` that not every method has; where they are None, the method's own values count."""
 
 
@@ -238,7 +239,7 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
     if config.consistency.warmup_steps is None:
         # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
         left = config.steps - (config.prototypes.delay if config.prototypes.per_class else 0)
-        warmup = max(0, min(max(500, config.steps // 20), left // 2))
+        warmup = max(0, min(max(500, config.steps // 20), left // 2)) if method_class(config.method).needs_warmup else 0
         config.consistency = dataclasses.replace(config.consistency, warmup_steps=warmup)
     return config
 

@@ -99,6 +99,7 @@ class ConsistencyConfig:
         drop_percent: of pixels dropped by entropy at first (prototype)
         labels_from: ema or self (fixmatch)
         rampup_steps: until the unsupervised loss has its weight (mean_teacher, cutmix_mt)
+        reliable_first: true: learn from the more reliable half first (self_training)
         weight: of the unsupervised losses
         align_shares: pseudo-labels get the class shares of the labels
         class_thresholds: a lower threshold for classes that the teacher is less sure of
@@ -112,6 +113,7 @@ class ConsistencyConfig:
     drop_percent: float | None = None
     labels_from: Literal["ema", "self"] | None = None
     rampup_steps: int | None = None
+    reliable_first: bool | None = None
     weight: float = 1.0
     align_shares: bool = False
     class_thresholds: bool = False

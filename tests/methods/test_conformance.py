@@ -29,8 +29,8 @@ from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, UnlabeledBat
 SIDE, GRID, K, WIDTH = 32, 4, 2, 4
 NAMES = sorted(METHODS)
 LEARNING = [name for name in NAMES if method_class(name).uses_unlabeled]
-OWN_TEACHER = {"unimatch", "cps"}
-"""Methods whose labels come from the networks that are trained."""
+OWN_TEACHER = {"unimatch", "cps", "self_training"}
+"""Methods whose labels come from the networks that are trained, or from a finished one."""
 
 
 def make(name: str, *, classes: int = 3, prototypes: bool = False, **options: Any) -> Method:

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+from safetensors.torch import save_file
 
 from protoseg.engine.collapse import Collapse, OnCollapse
 from protoseg.engine.health import Alarm
@@ -71,6 +72,31 @@ class Checkpoint(StepCallback):
                     shutil.copyfile(self.path, old)  # there is a whole last.ckpt at every moment
                     old.replace(self.healthy)
                 whole.replace(self.path)
+
+
+class Snapshots(StepCallback):
+    """Keep the weights of what would ship, at some steps.
+
+    Args:
+        folder: where `snapshot-STEP.safetensors` go.
+        steps: at which.
+    """
+
+    def __init__(self, folder: Path, steps: Iterable[int]) -> None:
+        super().__init__()
+        self.folder, self.steps = folder, frozenset(steps)
+
+    def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        if step in self.steps and trainer.is_global_zero:
+            state = {name: tensor.cpu().contiguous() for name, tensor in module.method.predictor.state_dict().items()}
+            target = snapshot(self.folder, step)
+            save_file(state, target.with_suffix(".partial"))
+            target.with_suffix(".partial").replace(target)
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """The file of the weights of a step."""
+    return folder / f"snapshot-{step}.safetensors"
 
 
 class MetricsLog(StepCallback):

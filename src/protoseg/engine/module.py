@@ -124,7 +124,7 @@ class TrainingModule(L.LightningModule):
         return self.health.read(loss=loss, ema_distance=self.method.ema_distance())
 
     def _lr_factor(self, step: int) -> float:
-        halved = math.prod(event.get("lr_factor", 1.0) for event in self.events)
+        halved: float = math.prod(event.get("lr_factor", 1.0) for event in self.events)
         return halved * poly(step, self.total_steps, power=self.power, warmup=self.lr_warmup)
 
     def _labeled_batches(self) -> LabeledPass:

@@ -19,7 +19,7 @@ from rich.console import Console
 from torch.optim import Optimizer
 
 from protoseg.data.batch import BatchViews
-from protoseg.engine.callbacks import Checkpoint, MetricsLog, read_rows
+from protoseg.engine.callbacks import Checkpoint, MetricsLog, Snapshots, read_rows
 from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, describe, roll_back
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.module import TrainingModule
@@ -71,6 +71,7 @@ def fit(
     console: Console,
     title: str,
     trainer_options: dict[str, Any] | None = None,
+    snapshots: Sequence[int] = (),
 ) -> FitReport:
     """Train, or go on from `out/last.ckpt` where there is one.
 
@@ -90,6 +91,7 @@ def fit(
         on_collapse: what to do where the pseudo-labels collapse: go on with a warning, stop, or go back to the last healthy
             checkpoint with a gentler setting, twice at most. A loss that is no number stops a run that would go on.
         console, title: of the progress display.
+        snapshots: steps whose weights are kept, as `snapshot-STEP.safetensors`.
         trainer_options: handed to the Lightning Trainer (accelerator, devices, precision, accumulate_grad_batches, ...).
 
     Returns:
@@ -137,7 +139,7 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            callbacks=[log, Checkpoint(last, every=checkpoint_every, healthy=healthy)],
+            callbacks=[log, Snapshots(out, snapshots), Checkpoint(last, every=checkpoint_every, healthy=healthy)],
             **options,
         )
         try:

@@ -97,6 +97,8 @@ class Method(nn.Module):
     """
 
     uses_unlabeled = True
+    needs_warmup = True
+    """Whether it labels with what it is still learning, and so has to learn from labels alone first."""
     threshold: float | None = None
     """Lowest confidence that counts; None for a method without one."""
     own_momentum = 0.99

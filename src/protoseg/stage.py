@@ -1,0 +1,287 @@
+"""One model of a run: train it to its last step, save it, score it, describe it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from protoseg.config import (
+    build_geometry,
+    build_inference,
+    build_optimizer,
+    build_rare_crops,
+    build_views,
+    metric_fields,
+)
+from protoseg.data.check import CheckedData, read_pair
+from protoseg.data.images import read_image, to_rgb
+from protoseg.data.io import UnreadableImageError
+from protoseg.data.loader import LabeledCrops, UnlabeledCrops
+from protoseg.engine.checkpoint import save_model
+from protoseg.engine.datamodule import StreamModule
+from protoseg.engine.evaluate import Normalization, evaluate, predict_image
+from protoseg.engine.inference import Inference
+from protoseg.engine.metrics import IoU
+from protoseg.engine.module import TrainingModule
+from protoseg.engine.pictures import colorize, sheet
+from protoseg.engine.train import FitReport, fit
+from protoseg.methods.base import Method
+from protoseg.settings import TrainConfig
+from protoseg.trained import load_model, progress
+
+MODEL, RESULT, BASELINE = "model.safetensors", "result.json", "baseline"
+_SHEET_ROWS = 6
+_PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "trainer"}
+"""Settings that say where things lie on one machine: of no use to whoever gets the model file."""
+
+
+def train_one(
+    config: TrainConfig,
+    data: CheckedData,
+    method: Method,
+    normalization: Normalization,
+    out: Path,
+    console: Console,
+    *,
+    title: str,
+    baseline: dict[str, Any] | None = None,
+    snapshots: Sequence[int] = (),
+) -> dict[str, Any] | None:
+    """Train, save, score and describe one model, or go on with it, or read what it said when it was finished.
+
+    Args:
+        config: resolved.
+        data: images and classes.
+        method: at its start.
+        normalization: of the images.
+        out: folder for everything that it leaves.
+        console: for everything that is printed.
+        title: of the progress display.
+        baseline: result of the labels-only model, to compare with.
+        snapshots: steps at which the weights are kept beside the rest.
+
+    Returns:
+        What `result.json` holds; None on all but the first process of a distributed run.
+    """
+    if (out / RESULT).is_file():
+        return stored_json(out / RESULT)
+    out.mkdir(parents=True, exist_ok=True)
+    assert config.steps is not None
+    assert config.crop is not None
+    assert config.batch is not None
+    geometry = build_geometry(config, normalization)
+    inference = build_inference(config.inference)
+    unlabeled = UnlabeledCrops(data.partition.unlabeled, geometry) if method.uses_unlabeled else None
+    streams = StreamModule(
+        LabeledCrops(data.partition.labeled, data.classes, geometry, rare=build_rare_crops(config.views, data.report)),
+        unlabeled,
+        batch=config.batch,
+        seed=config.seed,
+        workers=config.workers or 0,
+        accumulate=config.accumulate,
+    )
+
+    def score(module: TrainingModule) -> float:
+        samples, network = data.partition.evaluation, module.method.predictor
+        return evaluate(network, samples, data.classes, normalization, inference=inference).mean
+
+    fitted = fit(
+        method,
+        streams,
+        build_views(config, normalization),
+        out=out,
+        steps=config.steps,
+        make_optimizer=lambda method: build_optimizer(config.optimizer, method),
+        class_names=data.classes.names,
+        seed=config.seed,
+        power=config.optimizer.power,
+        lr_warmup=config.optimizer.warmup_steps,
+        log_every=config.log_every or 50,
+        checkpoint_every=config.checkpoint_every,
+        fields=metric_fields(config),
+        score=score if data.partition.evaluation else None,
+        score_every=config.evaluate_every,
+        on_collapse=config.on_collapse,
+        console=console,
+        title=title,
+        trainer_options=_trainer_options(config),
+        snapshots=snapshots,
+    )
+    if not fitted.is_main:
+        return None
+    network = method.predictor
+    header = _header(config, data, normalization)
+    save_model(out / MODEL, network.state_dict(), method.prototype_state(), header)
+    result = _result(config, data, fitted, header)
+    evaluation = data.partition.evaluation
+    if evaluation and config.evaluate:
+        iou = evaluate(
+            network.to(fitted.device),
+            evaluation,
+            data.classes,
+            normalization,
+            inference=inference,
+            track=progress(f"scoring {title}", console),
+        )
+        result |= _score(data, iou)
+        if baseline is not None:
+            result["baseline"] = {key: baseline[key] for key in ("miou", "iou", "steps", "seconds")}
+            result["gain"] = iou.mean - baseline["miou"]
+    _write_sheet(out, data, network, normalization, inference, has_baseline=baseline is not None)
+    write_json(out / RESULT, result)
+    return result
+
+
+def stored_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}); the run cannot go on from it, start a new one") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not what protoseg writes; the run cannot go on from it, start a new one")
+    return content
+
+
+def uses_cuda(config: TrainConfig) -> bool:
+    return torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in {"auto", "gpu", "cuda"}
+
+
+def _trainer_options(config: TrainConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {"accumulate_grad_batches": config.accumulate}
+    if config.optimizer.clip > 0:
+        options["gradient_clip_val"] = config.optimizer.clip
+    if uses_cuda(config):
+        options["precision"] = "bf16-mixed"
+    options |= config.trainer
+    if options.get("devices", 1) not in (1, "1") and "strategy" not in options:
+        options["strategy"] = "ddp"
+    return options
+
+
+def _header(config: TrainConfig, data: CheckedData, normalization: Normalization) -> dict[str, Any]:
+    classes = data.classes
+    return {
+        "config": {key: value for key, value in config.to_dict().items() if key not in _PRIVATE}
+        | {"model": {**config.to_dict()["model"], "weights": Path(config.model.weights).name}},
+        "classes": {
+            "names": classes.names,
+            "values": classes.values,
+            "colors": classes.colors,
+            "ignored": classes.ignored,
+        },
+        "normalization": dataclasses.asdict(normalization),
+        "crop": config.crop,
+        "recipe": config.recipe,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    packages = ("protoseg", "torch", "torchvision", "lightning", "segmentation-models-pytorch", "timm")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout, with `-dirty` where files differ from it; None for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
+def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: dict[str, Any]) -> dict[str, Any]:
+    partition = data.partition
+    return {
+        "method": config.full_method,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "steps": fitted.steps,
+        "seconds": round(fitted.seconds, 1),
+        "labeled": len(partition.labeled),
+        "unlabeled": len(partition.unlabeled),
+        "split": {"labels": config.labels or "all", "evaluation": partition.evaluation_name, "hash": partition.hash},
+        "skipped": [path for path in fitted.skipped if not _is_image(path)],
+        "other_kind": [path for path in fitted.skipped if _is_image(path)],
+        "events": list(fitted.events),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": header["versions"],
+    }
+
+
+def _is_image(path: str) -> bool:
+    """Whether a file that was skipped can be read, and so is of another kind than the labelled images."""
+    try:
+        read_image(Path(path))
+    except UnreadableImageError:
+        return False
+    return True
+
+
+def _score(data: CheckedData, iou: IoU) -> dict[str, Any]:
+    # JSON has no NaN: a class absent from the evaluation images has no IoU.
+    per_class = {name: None if value != value else value for name, value in zip(data.classes.names, iou.per_class, strict=True)}
+    return {"evaluated": len(data.partition.evaluation), "miou": iou.mean, "iou": per_class}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _write_sheet(
+    out: Path,
+    data: CheckedData,
+    network: nn.Module,
+    normalization: Normalization,
+    inference: Inference,
+    *,
+    has_baseline: bool,
+) -> None:
+    """predictions.png: image, truth, labels-only where it was trained, ours. Without evaluation images, unlabelled ones."""
+    partition, classes = data.partition, data.classes
+    scored = bool(partition.evaluation)
+    samples = partition.evaluation or partition.unlabeled or partition.labeled
+    networks = {"ours" if has_baseline else "prediction": network.eval()}
+    if has_baseline:
+        networks = {"labels only": load_model(out / BASELINE).network.to(next(network.parameters()).device), **networks}
+    rows = []
+    for sample in samples[:: max(1, len(samples) // _SHEET_ROWS)]:
+        truth = []
+        if scored:
+            image, mask = read_pair(sample, normalization.kind)
+            truth = [colorize(classes.encode(mask), classes)]
+        else:
+            try:
+                image = read_image(sample.image, normalization.kind)
+            except UnreadableImageError:  # training has counted it
+                continue
+        labels = [predict_image(net, image, normalization, inference).label.cpu() for net in networks.values()]
+        predicted = [colorize(label.to(torch.uint8).numpy(), classes) for label in labels]
+        rows.append([to_rgb(image), *truth, *predicted])
+        if len(rows) == _SHEET_ROWS:
+            break
+    if rows:
+        sheet(out / "predictions.png", rows, ["image", *(["truth"] if scored else []), *networks], classes)
