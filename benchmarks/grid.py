@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protoseg.config import find_recipe
+from protoseg.config import recipe_files
 
 
 def arguments(description: str, results: Path) -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def run(
         cell: what else tells these cells from others in the results file.
     """
     methods = options.methods.split(",") if options.methods else list(METHODS)
-    content = find_recipe(recipe).read_bytes()
+    content = b"".join(file.read_bytes() for file in recipe_files(recipe))
     cell |= {"recipe": f"{recipe}@{hashlib.sha256(content).hexdigest()[:8]}"}
     if extra:
         cell["settings"] = " ".join(extra)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from protoseg.config import (
     find_recipe,
     method_class,
     metric_fields,
+    read_recipe,
+    recipe_files,
     resolve,
     validate,
 )
@@ -73,7 +76,55 @@ class TestRecipes:
                 else:
                     assert getattr(settings, key) == value, key
 
-        compare(yaml.safe_load((RECIPES / f"{name}.yaml").read_text()), config)
+        compare(read_recipe(name), config)
+
+    @pytest.mark.parametrize(
+        ("family", "labels", "epoch", "steps"),
+        [
+            *(("voc", n, e, 80 * e) for n, e in {92: 656, 183: 650, 366: 638, 732: 616, 1464: 570}.items()),
+            *(("voc_blended_u2pl", n, e, 80 * e) for n, e in {662: 620, 1323: 579, 2646: 496, 5291: 331}.items()),
+            *(("voc_blended_cps", n, e, 80 * e) for n, e in {662: 620, 1323: 579, 2646: 496, 5291: 331}.items()),
+            *(("cityscapes", n, e, 200 * e) for n, e in {186: 174, 372: 163, 744: 139, 1488: 93}.items()),
+        ],
+    )
+    def test_every_setting_of_the_paper(self, family: str, labels: int, epoch: int, steps: int) -> None:
+        """The authors' configuration files, number by number; an epoch is one pass of the unlabelled list, 16 at a time."""
+        config = recipe(f"paper_{family}_{labels}")
+        city = family == "cityscapes"
+        assert (config.steps, config.consistency.warmup_steps, config.batch) == (steps, epoch, 16)
+        assert (config.method, config.crop) == ("prototype", 769 if city else 513)
+        assert (config.model.arch, config.model.auxiliary) == ("paper_deeplabv3plus", city)
+        optimizer = config.optimizer
+        assert (optimizer.name, optimizer.momentum, optimizer.power, optimizer.warmup_steps) == ("sgd", 0.9, 0.9, 0)
+        rates = optimizer.lr, optimizer.head_factor, optimizer.weight_decay
+        assert rates == ((1e-2, 1, 5e-4) if city else (1e-3, 10, 1e-4))
+        loss = config.loss
+        assert (loss.name, loss.ohem_threshold, loss.ohem_min_kept, loss.auxiliary_weight) == ("ohem", 0.7, 50_000, 0.4)
+        consistency = config.consistency
+        assert (consistency.threshold, consistency.ema_momentum, consistency.weight) == (0.65 if city else 0.8, 0.99, 1)
+        term = config.prototypes
+        assert (term.per_class, term.temperature, term.momentum) == (3 if city else 4, 0.1, 0.99)
+        assert (term.weight, term.grid) == (1, 32)
+        views = config.views
+        assert (views.scale, views.flip, views.color, views.cutmix_probability) == ([0.5, 2.0], True, False, 0.5)
+        window = (769, 513) if city else (None, None)
+        assert (config.inference.window, config.inference.stride, config.inference.flip) == (*window, False)
+
+    def test_a_recipe_extends_another(self, tmp_path: Path) -> None:
+        (tmp_path / "far.yaml").write_text("steps: 7\ncrop: 64\nprototypes: {grid: 8, weight: 0.5}\n")
+        (tmp_path / "near.yaml").write_text("extends: far\nsteps: 9\nprototypes: {weight: 0.25}\n")
+        config = parse_train(["data", "--recipe", str(tmp_path / "near.yaml"), "--crop", "32"])
+        assert (config.steps, config.crop, config.prototypes.grid, config.prototypes.weight) == (9, 32, 8, 0.25)
+        assert [file.name for file in recipe_files(str(tmp_path / "near.yaml"))] == ["far.yaml", "near.yaml"]
+        (tmp_path / "far.yaml").write_text("extends: near\n")
+        with pytest.raises(ValueError, match="extends itself"):
+            read_recipe(str(tmp_path / "near.yaml"))
+        (tmp_path / "far.yaml").write_text("extends: nowhere\n")
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            read_recipe(str(tmp_path / "near.yaml"))
+        (tmp_path / "far.yaml").write_text("just words\n")
+        with pytest.raises(ValueError, match=r"far\.yaml is not a YAML file of settings"):
+            read_recipe(str(tmp_path / "near.yaml"))
 
     @pytest.mark.parametrize("name", NAMES)
     def test_imagenet_for_real_data_and_none_in_the_demo(self, name: str) -> None:
@@ -82,7 +133,7 @@ class TestRecipes:
     def test_the_demo_compares_and_the_others_only_when_asked(self) -> None:
         assert [name for name in NAMES if recipe(name).baseline] == ["demo"]
 
-    def test_find(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    def test_find(self, tmp_path: Path) -> None:
         assert find_recipe("demo") == RECIPES / "demo.yaml"
         own = tmp_path / "own.yaml"
         own.write_text("steps: 3\n")

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from protoseg.config import OWN_NETWORKS, change_method, find_recipe, settle_method, validate
+from protoseg.config import OWN_NETWORKS, change_method, read_recipe, settle_method, validate
 from protoseg.settings import TrainConfig
 
 
@@ -38,13 +38,9 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     resume = _value_of(words, "--resume")
     if resume is not None:
         return _parse_resume(parser, words, Path(resume))
-    recipe = find_recipe(_value_of(words, "--recipe") or TrainConfig.recipe)
-    try:
-        settings = yaml.safe_load(recipe.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{recipe} is not a YAML file of settings: {' '.join(str(error).split())}") from error
-    parsed: Namespace = _parse(parser, ["--config", str(recipe), *words])
-    written_for = str((settings or {}).get("method", TrainConfig.method))
+    settings = read_recipe(_value_of(words, "--recipe") or TrainConfig.recipe)
+    parsed: Namespace = _parse(parser, ["--config", yaml.safe_dump(settings), *words])
+    written_for = str(settings.get("method", TrainConfig.method))
     config: TrainConfig = _instantiate(parser, parsed)
     if config.method.partition("+")[0] != written_for.partition("+")[0]:
         config = change_method(config, _instantiate(parser, _parse(parser, words)))

@@ -109,6 +109,59 @@ def find_recipe(name: str) -> Path:
     raise FileNotFoundError(f"there is no recipe {name!r}; choose one of {names}, or give a YAML file")
 
 
+def recipe_files(name: str) -> list[Path]:
+    """The files of a recipe: its own, and before it those that it `extends`, the furthest first.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: one of them is no YAML mapping, or extends itself.
+    """
+    files = [find_recipe(name)]
+    while (parent := read_yaml(files[0]).get("extends")) is not None:
+        beside = files[0].parent / f"{parent}.yaml"
+        file = beside if beside.is_file() else find_recipe(str(parent))
+        if file in files:
+            raise ValueError(f"{file} extends itself")
+        files.insert(0, file)
+    return files
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """All settings of a recipe, those of what it extends included.
+
+    Raises:
+        FileNotFoundError, ValueError: see `recipe_files`.
+    """
+    settings: dict[str, Any] = {}
+    for file in recipe_files(name):
+        settings = _laid_over(settings, read_yaml(file))
+    settings.pop("extends", None)
+    return settings
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A file of settings.
+
+    Raises:
+        ValueError: it is none.
+    """
+    import yaml
+
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a YAML file of settings: {' '.join(str(error).split())}") from error
+    if settings is not None and not isinstance(settings, dict):
+        raise ValueError(f"{file} is not a YAML file of settings: it holds no `name: value`")
+    return settings or {}
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two levels of settings, section by section."""
+    sections = {key: {**below[key], **value} for key, value in above.items() if isinstance(value, dict) and key in below}
+    return below | above | sections
+
+
 _RANGES: dict[str, tuple[str, ...]] = {
     "above 0": (
         *("steps", "crop", "batch", "accumulate", "checkpoint_every", "log_every", "model.width", "model.features"),
