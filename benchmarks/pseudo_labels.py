@@ -14,16 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as V
 
 from protoseg.arguments import parse_train
 from protoseg.data.check import read_pair
 from protoseg.data.index import Sample
-from protoseg.engine.checkpoint import load_model_file, part
-from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.run import load_data
-from protoseg.trained import TrainedModel, load_model
+from protoseg.trained import TrainedModel, by_prototypes, load_model
 from protoseg.types import IGNORE_INDEX
 
 _IMAGES = 32
@@ -37,12 +34,13 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.9, help="lowest confidence that counts; default 0.9")
     options = parser.parse_args()
     data, model = load_data(parse_train(["--resume", str(options.run)])), load_model(options.run)
-    prototypes = prototype_head(options.run, model) if options.head == "prototype" else None
+    if options.head == "prototype":
+        model = by_prototypes(model, options.run)
     pool = [sample for sample in data.partition.unlabeled if sample.mask is not None]
     size = len(model.classes)
     every, confident = np.zeros((size, size)), np.zeros((size, size))  # rows: truth, columns: label
     for sample in pool[:: max(1, len(pool) // _IMAGES)]:
-        truth, label, confidence = predict(model, prototypes, sample, options.scale)
+        truth, label, confidence = predict(model, sample, options.scale)
         known = truth != IGNORE_INDEX
         every += count(truth[known], label[known], size)
         sure = known & (confidence >= options.threshold)
@@ -61,34 +59,14 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
 
 
-def prototype_head(run: Path, model: TrainedModel) -> PrototypeHead:
-    """The prototypes of a run."""
-    state = part(load_model_file(run).tensors, "prototypes")
-    if not state:
-        raise SystemExit(f"{run} was trained without prototypes")
-    settings = model.header["config"]["prototypes"]
-    classes, per_class, channels = state["prototype"].shape
-    options = {name: settings[name] for name in ("temperature", "class_prior") if name in settings}
-    head = PrototypeHead(channels, classes, per_class=per_class, **options)
-    head.load_state_dict(state)
-    return head
-
-
 @torch.no_grad()
-def predict(
-    model: TrainedModel, prototypes: PrototypeHead | None, sample: Sample, scale: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def predict(model: TrainedModel, sample: Sample, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Truth, label and confidence of each pixel of a scaled image, (h, w) each."""
     image, mask = read_pair(sample, model.normalization.kind)
     pixels = model.normalization(image, torch.device("cpu"))  # (1, I, H, W)
     truth = torch.from_numpy(model.classes.encode(mask)).long()
     size = [round(side * scale) for side in truth.shape]
-    out = model.network(V.resize(pixels, size, antialias=True))
-    logits = out.logits
-    if prototypes is not None:  # each pixel's feature is compared, as in training
-        dense = F.interpolate(out.features, out.covers, mode="bilinear", align_corners=out.align_corners)
-        logits = prototypes(dense[..., : size[0], : size[1]])
-    confidence, label = logits.softmax(dim=1).max(dim=1)
+    confidence, label = model.network(V.resize(pixels, size, antialias=True)).logits.softmax(dim=1).max(dim=1)
     truth = V.resize(truth[None], size, interpolation=V.InterpolationMode.NEAREST_EXACT)
     return truth[0], label[0], confidence[0]
 

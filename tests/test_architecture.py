@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "settings": (),
     "config": ("settings", "types", "functional", "nn", "methods", "data", "engine"),
     "summary": ("settings", "types", "data", "engine", "config"),
-    "trained": ("settings", "types", "data", "engine", "config", "summary"),
+    "trained": ("settings", "types", "nn", "data", "engine", "config", "summary"),
     "stage": ("settings", "types", "methods", "data", "engine", "config", "trained"),
     "self_training": ("settings", "methods", "data", "engine", "config", "trained", "stage"),
     "run": ("settings", "methods", "data", "engine", "config", "summary", "trained", "stage", "self_training"),

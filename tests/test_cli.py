@@ -37,7 +37,7 @@ from protoseg.engine.inference import Inference
 from protoseg.nn.segmenter import create_segmenter
 from protoseg.nn.vit import create_dino_dpt
 from protoseg.settings import TrainConfig
-from protoseg.trained import evaluate_run, load_model
+from protoseg.trained import by_prototypes, evaluate_run, load_model
 
 COMMANDS = ("demo", "train", "evaluate", "predict")
 
@@ -456,6 +456,20 @@ class TestEvaluate:
         for wrong, said in (["--stride", "20"], "give a window too"), (["--scales", "1;2"], "takes numbers such as"):
             assert main([*words, *wrong]) == 2
             assert said in capsys.readouterr().err
+
+    def test_by_prototypes(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        linear = evaluate_run(run.out, run.data, split=None, console=Console(quiet=True))
+        nearest = evaluate_run(run.out, run.data, split=None, console=Console(quiet=True), head="prototype")
+        assert nearest.per_class != linear.per_class
+        model = by_prototypes(load_model(run.out), run.out)
+        samples = open_dataset(run.data).of("test")
+        assert evaluate(model.network, samples, model.classes, model.normalization).per_class == nearest.per_class
+        assert main(["evaluate", str(run.out), str(run.data), "--head", "prototype"]) == 0
+        assert f"{100 * nearest.mean:.1f}" in capsys.readouterr().out
+        words = [str(run.data / "images/test"), "-o", str(tmp_path / "out"), "--head", "prototype"]
+        assert main(["predict", str(run.out), *words]) == 0
+        assert main(["evaluate", str(run.out / "baseline"), str(run.data), "--head", "prototype"]) == 2
+        assert "was trained without prototypes" in capsys.readouterr().err
 
     def test_a_model_sees_images_as_its_run_did(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -143,6 +143,7 @@ def _evaluate(arguments: list[str]) -> None:
         console=_console(),
         format=options.format,
         inference=_inference_of(options),
+        head=options.head,
     )
 
 
@@ -152,6 +153,7 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window", type=int, help="side of a sliding window in pixels, 0 for the whole image at once")
     group.add_argument("--stride", type=int, help="pixels between windows; default 2/3 of the window")
     group.add_argument("--scales", help="average predictions at these sizes, e.g. 0.75,1,1.25")
+    group.add_argument("--head", choices=("linear", "prototype"), default="linear", help="which predictor; default linear")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
 
 
@@ -187,7 +189,9 @@ def _predict(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     from protoseg.trained import predict_run
 
-    predict_run(options.run, options.images, out=options.out, console=_console(), inference=_inference_of(options))
+    predict_run(
+        options.run, options.images, out=options.out, console=_console(), inference=_inference_of(options), head=options.head
+    )
 
 
 def _doctor(arguments: list[str]) -> int:

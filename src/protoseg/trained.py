@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -24,10 +24,13 @@ from protoseg.engine.evaluate import Normalization, evaluate
 from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import predict
+from protoseg.nn.prototype_head import PrototypeHead
+from protoseg.nn.prototype_predictor import PrototypePredictor
 from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig
 from protoseg.summary import iou_table
 from protoseg.types import IGNORE_INDEX
 
+Head = Literal["linear", "prototype"]
 CONFIG, SPLIT = "config.yaml", "split.json"
 """Files of a run folder: its settings, and which image stood where."""
 
@@ -75,6 +78,33 @@ def load_model(path: Path) -> TrainedModel:
     return TrainedModel(network.eval(), classes, normalization, inference, header)
 
 
+def by_prototypes(model: TrainedModel, path: Path) -> TrainedModel:
+    """The same model, which answers by its prototypes instead of by its linear classifier.
+
+    Args:
+        model: of `load_model`.
+        path: what it was read from.
+
+    Raises:
+        ValueError: it was trained without prototypes.
+    """
+    state = part(load_model_file(path).tensors, "prototypes")
+    if not state:
+        raise ValueError(f"{path} was trained without prototypes; leave out --head prototype")
+    settings = model.header["config"]["prototypes"]
+    classes, per_class, channels = state["prototype"].shape
+    head = PrototypeHead(
+        channels,
+        classes,
+        per_class=per_class,
+        temperature=settings["temperature"],
+        class_prior=settings["class_prior"],
+        unit_features=settings["unit_features"],
+    )
+    head.load_state_dict(state)
+    return dataclasses.replace(model, network=PrototypePredictor(model.network, head).eval())
+
+
 def evaluate_run(
     run: Path,
     root: Path,
@@ -83,6 +113,7 @@ def evaluate_run(
     console: Console,
     format: str | None = None,
     inference: Mapping[str, Any] | None = None,
+    head: Head = "linear",
 ) -> IoU:
     """Score a trained model on a labelled folder and print the table.
 
@@ -94,11 +125,12 @@ def evaluate_run(
         console: for the table.
         format: layout of the data set; recognised when left out.
         inference: fields of `Inference` that differ from what the model was trained with.
+        head: which of the two predictors answers.
 
     Raises:
         ValueError: no labelled image to score on, no class that the model knows, or a mask value that is none of them.
     """
-    model = load_model(run)
+    model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run)
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
     classes = _matched(model.classes, _classes_of(index, model), root)
@@ -187,13 +219,21 @@ def _moved(trained: ClassTable, here: ClassTable) -> str:
     return ""
 
 
-def predict_run(run: Path, images: Path, *, out: Path, console: Console, inference: Mapping[str, Any] | None = None) -> None:
+def predict_run(
+    run: Path,
+    images: Path,
+    *,
+    out: Path,
+    console: Console,
+    inference: Mapping[str, Any] | None = None,
+    head: Head = "linear",
+) -> None:
     """Predict every image of a folder (or one file) and write pictures.
 
     Raises:
         FileExistsError: the output folder holds something.
     """
-    model = load_model(run)
+    model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run)
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]
     else:
