@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from protoseg.config import recipe_files
 
 
@@ -26,7 +28,7 @@ def arguments(description: str, results: Path) -> argparse.ArgumentParser:
     """Options that all grids share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated; default 0,1,2")
-    parser.add_argument("--methods", default=None, help="comma-separated; default all")
+    parser.add_argument("--methods", default=None, help="comma-separated: names of --method, or the default three")
     parser.add_argument("--results", type=Path, default=results, help=f"JSON lines file of finished cells; default {results}")
     parser.add_argument("--runs", type=Path, default=None, help="keep the run folders here; default a temporary folder")
     parser.add_argument("--table", action="store_true", help="only print the table of the finished cells")
@@ -38,7 +40,8 @@ METHODS = {
     "CutMix teacher": ["--prototypes.per_class", "0"],
     "prototypes": [],
 }
-"""The three contestants: what each adds to the common settings."""
+"""The three contestants: what each adds to the common settings. Any other name is one of --method."""
+TERM = "+prototypes"
 
 
 def run(
@@ -68,11 +71,19 @@ def run(
     if not options.table:
         for seed in (int(text) for text in options.seeds.split(",")):
             for method in methods:
-                words = [*common(seed), "--recipe", recipe, "--seed", str(seed), *METHODS[method], *extra]
+                words = [
+                    *common(seed),
+                    "--recipe",
+                    recipe,
+                    "--seed",
+                    str(seed),
+                    *METHODS.get(method, ["--method", method]),
+                    *extra,
+                ]
                 run_cell({"method": method, "seed": seed, **cell}, words, options.results, options.runs, hide=hide)
     rows = [row for row in read(options.results) if is_cell(row, cell)]
     if rows:
-        print(table(rows, methods), class_table(rows, methods), sep="\n\n")
+        print(table(rows, methods), class_table(rows, methods), term_table(rows, methods), sep="\n\n")
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -147,6 +158,31 @@ def table(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
         seeds = ", ".join(str(row["seed"]) for row in cells)
         lines.append(f"| {method} | {seeds} | {spread(scores)} | {difference} | {cells[0]['steps']} | {seconds:.0f} |")
     return "\n".join(lines)
+
+
+def term_table(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
+    """Markdown: what the prototype term adds to each method, paired by seed, with a 95 % t-interval over seeds."""
+    by = {(row["method"], row["seed"]): row for row in rows}
+    pairs = [(method.removesuffix(TERM), method) for method in methods if method.endswith(TERM)]
+    if "CutMix teacher" in methods and "prototypes" in methods:
+        pairs.append(("CutMix teacher", "prototypes"))
+    lines = ["| method | seeds | the term adds | 95 % interval | |", "|---|---|---|---|---|"]
+    for base, termed in pairs:
+        seeds = sorted(seed for name, seed in by if name == termed and (base, seed) in by)
+        gains = [100 * (by[termed, seed]["miou"] - by[base, seed]["miou"]) for seed in seeds]
+        if len(gains) < 2:
+            continue
+        low, high = t_interval(gains)
+        verdict = "not shown" if low <= 0 <= high else ("helps" if low > 0 else "hurts")
+        shown = ", ".join(str(seed) for seed in seeds)
+        lines.append(f"| {base} | {shown} | {spread(gains, signed=True)} | {low:+.1f} to {high:+.1f} | {verdict} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean, by Student's t over two values or more."""
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values) - half, statistics.mean(values) + half
 
 
 def class_table(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:

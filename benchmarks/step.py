@@ -65,6 +65,7 @@ class Step:
         config = parse_train(words)
         own = {"warmup_steps": 0, "ema_momentum": 0.99}
         config = dataclasses.replace(config, steps=1000, consistency=dataclasses.replace(config.consistency, **own))
+        config.optimizer.lr = config.optimizer.lr or 1e-4
         torch.manual_seed(0)
         self.method = build_method(config, build_network(config.model, _CLASSES)).to(device).train()
         self.optimizer = build_optimizer(config.optimizer, self.method)

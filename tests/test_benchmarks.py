@@ -36,6 +36,22 @@ def test_which_row_is_a_tuned_cell() -> None:
     assert not grid.is_cell(CELL, tuned)
 
 
+@pytest.mark.parametrize(
+    ("gains", "line"),
+    [
+        # By hand: a mean of 3, a deviation of 2.1602 and t(0.975, 3) = 3.1824.
+        ([1.0, 2.0, 3.0, 6.0], "| m | 0, 1, 2, 3 | +3.0 \u00b1 2.2 | -0.4 to +6.4 | not shown |"),
+        ([2.0, 2.1, 2.2], "| m | 0, 1, 2 | +2.1 \u00b1 0.1 | +1.9 to +2.3 | helps |"),
+        ([-2.0, -2.1, -2.2], "| m | 0, 1, 2 | -2.1 \u00b1 0.1 | -2.3 to -1.9 | hurts |"),
+    ],
+)
+def test_what_the_term_adds(gains: list[float], line: str) -> None:
+    rows = [{"method": "m", "seed": seed, "miou": 0.5} for seed in range(5)]
+    rows += [{"method": "m+prototypes", "seed": seed, "miou": 0.5 + gain / 100} for seed, gain in enumerate(gains)]
+    assert grid.term_table(rows, ["m", "m+prototypes"]).splitlines()[2:] == [line]
+    assert grid.term_table(rows, ["m"]) == ""
+
+
 def test_table_pairs_by_seed() -> None:
     rows = [
         {"method": method, "seed": seed, "miou": miou, "steps": 9, "seconds": 2.0, "iou": {"a": miou, "b": None}}
