@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from protoseg.data.check import binary_doubt
-from protoseg.data.duplicates import RESAVED, near_pairs
+from protoseg.data.duplicates import Look, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.masks import describe
@@ -198,31 +198,28 @@ def _last_band(facts: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
-    hashes: dict[Role, dict[str, int]] = {"labeled": {}, "unlabeled": {}, "evaluation": {}}
+    looks: dict[Role, dict[str, Look]] = {"labeled": {}, "unlabeled": {}, "evaluation": {}}
     image_of = {fact.sample.name: str(fact.sample.image) for fact in facts}
     for fact in facts:
-        if fact.hash is not None:
-            hashes[fact.role][fact.sample.name] = fact.hash
-    leaks = near_pairs(hashes["evaluation"], hashes["labeled"] | hashes["unlabeled"])
+        if fact.look is not None:
+            looks[fact.role][fact.sample.name] = fact.look
+    leaks, twice, copies = find_doubles(**looks)
     if leaks:
-        count = len({pair.first for pair in leaks})
         yield Finding(
             "warning",
-            f"{count} of {len(hashes['evaluation'])} evaluation images look nearly the same as a training image, "
+            f"{len(leaks)} of {len(looks['evaluation'])} evaluation images look nearly the same as a training image, "
             f"e.g. {image_of[leaks[0].first]} and {image_of[leaks[0].second]}",
             "a score on them is too good: take one of each pair away, or divide videos and scenes as a whole",
             tuple(image_of[pair.first] for pair in leaks),
         )
-    same = [pair for pair in near_pairs(hashes["labeled"], hashes["labeled"]) if pair.bits == 0 and pair.first < pair.second]
-    if same:
+    if twice:
         yield Finding(
             "note",
-            f"{len(same)} pairs of labelled images are the same picture, e.g. {image_of[same[0].first]} and "
-            f"{image_of[same[0].second]}",
+            f"{len(twice)} pairs of labelled images are the same picture, e.g. {image_of[twice[0].second]} and "
+            f"{image_of[twice[0].first]}",
             "a second mask of one picture teaches little; label another image instead",
-            tuple(image_of[pair.second] for pair in same),
+            tuple(image_of[pair.first] for pair in twice),
         )
-    copies = [pair for pair in near_pairs(hashes["unlabeled"], hashes["labeled"]) if pair.bits <= RESAVED]
     if copies:
         yield Finding(
             "note",

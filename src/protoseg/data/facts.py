@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from protoseg.data.duplicates import perceptual_hash
+from protoseg.data.duplicates import Look, look_at
 from protoseg.data.images import ImageArray, ImageKind, kind_of, nodata_of, orientation_of, read_image, to_rgb
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.masks import MaskArray, count_values
@@ -33,7 +33,7 @@ class Facts:
     size: tuple[int, int] = (0, 0)
     mask_size: tuple[int, int] | None = None
     kind: ImageKind | None = None
-    hash: int | None = None
+    look: Look | None = None
     orientation: int = 1  # of EXIF, asked of images with masks alone
     missing: float = 0.0  # share of the pixel values that are no numbers
     nodata: tuple[float, float] | None = None  # a declared value for no data that the image's type cannot mark, and its share
@@ -71,13 +71,13 @@ def facts_of(sample: Sample, role: Role, image: ImageArray, mask: MaskArray | No
         sample: the image.
         role: that it plays.
         image, mask: its content.
-        thorough: look at the picture too, for its hash and its colour.
+        thorough: look at the picture too, for its copies and its colour.
     """
-    color, found = (0.0, 0.0, 0.0), None
+    color, look = (0.0, 0.0, 0.0), None
     if thorough:
         rgb = to_rgb(image)
         red, green, blue = (rgb[::4, ::4].mean(axis=(0, 1)) / 255).tolist()  # every fourth pixel tells the mean well enough
-        color, found = (red, green, blue), perceptual_hash(image)
+        color, look = (red, green, blue), look_at(image)
     return Facts(
         sample,
         role,
@@ -87,7 +87,7 @@ def facts_of(sample: Sample, role: Role, image: ImageArray, mask: MaskArray | No
         orientation=1 if mask is None else orientation_of(sample.image),
         missing=float(1 - np.isfinite(image).mean()) if image.dtype == np.float32 else 0.0,
         nodata=_nodata(sample, image),
-        hash=found,
+        look=look,
         color=color,
         values={} if mask is None else count_values(mask),
     )
