@@ -55,7 +55,7 @@ def look_at(image: ImageArray) -> Look:
         image: (H, W, I).
     """
     digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return Look(digest.digest(), perceptual_hash(image))
 
 
