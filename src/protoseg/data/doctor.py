@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from protoseg.data.check import binary_doubt
+from protoseg.data.check import binary_doubt, stray_values
 from protoseg.data.duplicates import Look, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.index import ClassTable, DataIndex
@@ -35,6 +35,7 @@ class Finding:
         advice: what to try next.
         files: those it is about.
         details: what was found in them, one line each, where that differs.
+        no_files: why none is named, where none is.
     """
 
     severity: Severity
@@ -42,6 +43,11 @@ class Finding:
     advice: str
     files: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+    no_files: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.files) == bool(self.no_files):
+            raise ValueError(f"a finding names files or says why it names none: {self.title}")
 
 
 def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | None = None) -> list[Finding]:
@@ -91,6 +97,17 @@ def class_rows(facts: Sequence[Facts], classes: ClassTable) -> list[tuple[str, f
     pixels = class_pixels((fact for fact in facts if fact.role == "labeled"), classes)
     shares = pixels / max(1, pixels.sum())
     return [(name, float(shares[c]), images["labeled"][c], images["evaluation"][c]) for c, name in enumerate(classes.names)]
+
+
+def ignored_shares(facts: Sequence[Facts], classes: ClassTable) -> tuple[float, dict[str, float]]:
+    """Share of the pixels that are labelled as "ignored": of all labelled images, and of each by its file."""
+    ignored, pixels = dict[str, int](), dict[str, int]()
+    for fact in facts:
+        if fact.role == "labeled" and fact.values:
+            image = str(fact.sample.image)
+            ignored[image], pixels[image] = fact.ignored(classes), sum(fact.values.values())
+    shares = {image: ignored[image] / pixels[image] for image in ignored}
+    return sum(ignored.values()) / max(1, sum(pixels.values())), shares
 
 
 def _files(facts: Iterable[Facts]) -> tuple[str, ...]:
@@ -231,20 +248,23 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
-    parts = [np.array([f.color for f in facts if f.role == role and f.fault is None]) for role in ("labeled", "unlabeled")]
-    if min(len(part) for part in parts) < 3:
+    parts = {role: [f for f in facts if f.role == role and f.fault is None] for role in ("labeled", "unlabeled")}
+    if min(len(part) for part in parts.values()) < 3:
         return
-    labeled, unlabeled = parts
+    labeled, unlabeled = (np.array([fact.color for fact in part]) for part in parts.values())
     spread = np.maximum(np.sqrt((labeled.var(axis=0) + unlabeled.var(axis=0)) / 2), 0.02)
     distance = np.abs(labeled.mean(axis=0) - unlabeled.mean(axis=0)) / spread
     if distance.max() > COLOR_DISTANCE:
-        what = ("red", "green", "blue")[int(distance.argmax())]
+        channel = int(distance.argmax())
+        color = ("red", "green", "blue")[channel]
+        each = np.abs(unlabeled - labeled.mean(axis=0))[:, channel] / spread[channel]
+        far = _files(parts["unlabeled"][i] for i in np.argsort(-each, kind="stable") if each[i] > COLOR_DISTANCE)
         yield Finding(
             "warning",
-            f"unlabelled images look different: their mean {what} is {distance.max():.1f} standard deviations away from that "
-            "of the labelled ones",
+            f"unlabelled images look different: their mean {color} is {distance.max():.1f} standard deviations away from that "
+            f"of the labelled ones, farthest in {far[0]}",
             "pseudo-labels are made by what was learned on the labelled images; label a few of the others too",
-            _files(f for f in facts if f.role == "unlabeled" and f.fault is None),
+            far,
         )
 
 
@@ -269,10 +289,14 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
     labeled = [fact for fact in facts if fact.role == "labeled"]
     for c, (name, share, images, scored) in enumerate(class_rows(facts, classes)):
         if images == 0:
+            holding = _files(fact for fact in facts if fact.role == "evaluation" and c in fact.pixels(classes))
             yield Finding(
                 "warning" if scored else "note",
-                f"no labelled image holds {name}" + (f", but {scored} evaluation images do" if scored else ""),
+                f"no labelled image holds {name}"
+                + (f", but {scored} evaluation images do, e.g. {holding[0]}" if scored else ""),
                 "label an image that shows it, or leave it out with --classes.ignore or --classes.merge",
+                holding,
+                no_files="" if scored else "no image with a mask holds this class",
             )
         elif share < RARE_SHARE or images < min(RARE_IMAGES, len(labeled)):
             yield Finding(
@@ -284,49 +308,50 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
 
 
 def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
-    total = known = 0
-    empty = []
-    for fact in facts:
-        if fact.role == "labeled" and fact.values:
-            held = sum(fact.pixels(classes).values())
-            total, known = total + sum(fact.values.values()), known + held
-            if held == 0:
-                empty.append(fact)
-    if total > known:
+    labeled = [fact for fact in facts if fact.role == "labeled" and fact.values]
+    share, _ = ignored_shares(labeled, classes)
+    if share:
         yield Finding(
-            "warning" if 1 - known / total > IGNORED_SHARE else "note",
-            f"{100 * (1 - known / total):.1f} % of the labelled pixels are ignored",
+            "warning" if share > IGNORED_SHARE else "note",
+            f"{100 * share:.1f} % of the labelled pixels are ignored",
             "look whether 'ignored' is meant: background is a class of its own unless it is really unknown",
-            _masks(f for f in facts if f.role == "labeled" and sum(f.pixels(classes).values()) < sum(f.values.values())),
+            _masks(fact for fact in labeled if fact.ignored(classes)),
         )
-    if empty:
+    if empty := [fact for fact in labeled if not fact.pixels(classes)]:
         yield Finding("warning", f"{len(empty)} labelled masks are ignored everywhere", "they teach nothing", _masks(empty))
 
 
 def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
-    found = {value for fact in facts if fact.role == "labeled" for value in fact.values}
+    labeled = [fact for fact in facts if fact.role == "labeled"]
+    found = {value for fact in labeled for value in fact.values}
     first = [values[0] for values in classes.values]
-    if doubt := binary_doubt([fact for fact in facts if fact.role == "labeled"], classes):
-        yield Finding("warning", doubt, "look at one of these masks, then decide which of the two holds")
+    if doubt := binary_doubt(labeled, classes):
+        stray = _masks(fact for fact in labeled if stray_values(fact))
+        yield Finding("warning", doubt, "look at one of these masks, then decide which of the two holds", stray)
     if IGNORE_INDEX in first and len(classes) > 2:
+        white = _masks(fact for fact in facts if IGNORE_INDEX in fact.values)
         yield Finding(
             "warning",
             "the mask value 255 is a class here",
             "in most data sets it means 'not labelled'; see --classes.ids",
-            _masks(fact for fact in facts if IGNORE_INDEX in fact.values),
+            white,
+            no_files="" if white else "no mask holds it",
         )
     if 0 in classes.ignored and 0 in found and 255 in found:
         yield Finding(
             "note",
             "both 0 and 255 are ignored",
             "0 is often the background: a class of its own, if it is known to be nothing else",
+            _masks(fact for fact in labeled if 0 in fact.values),
         )
     numbers = [value for value in first if value < 256]
-    if len(numbers) >= 3 and len(numbers) == len(first) and min(np.diff(sorted(numbers))) > 10:
+    holding = _masks(fact for fact in facts if not fact.values.keys().isdisjoint(numbers))
+    if len(numbers) >= 3 and len(numbers) == len(first) and min(np.diff(sorted(numbers))) > 10 and holding:
         yield Finding(
             "warning",
             f"the mask values {', '.join(map(str, sorted(numbers)))} are far apart, as in pictures of masks",
             "if they come from a picture for the eye, export class numbers instead; if they are meant, name the classes",
+            holding,
         )
 
 
@@ -347,4 +372,5 @@ def _crop(facts: Sequence[Facts], crop: int) -> Iterator[Finding]:
             "note",
             f"most images are more than four times as large as the crop of {crop} px, which so sees little of the surroundings",
             "give a larger --crop if memory allows, or smaller images",
+            _files(large),
         )

@@ -54,6 +54,11 @@ class Facts:
                 held[label] += count
         return held
 
+    def ignored(self, classes: ClassTable) -> int:
+        """Pixels of the mask that count as not labelled; those of unknown values do not."""
+        known = classes.class_of
+        return sum(count for value, count in self.values.items() if known.get(value) == IGNORE_INDEX)
+
 
 def class_pixels(facts: Iterable[Facts], classes: ClassTable) -> NDArray[np.int64]:
     """(C,) pixels of each class in all masks."""
