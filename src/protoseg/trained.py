@@ -19,6 +19,7 @@ from protoseg.config import build_class_rules, build_network
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
 from protoseg.data.masks import describe
+from protoseg.data.palettes import check_palettes, mask_facts
 from protoseg.engine.checkpoint import load_model_file, part
 from protoseg.engine.evaluate import Normalization, evaluate
 from protoseg.engine.metrics import IoU
@@ -83,16 +84,20 @@ def evaluate_run(run: Path, root: Path, *, split: Split | None, console: Console
         format: layout of the data set; recognised when left out.
 
     Raises:
-        ValueError: no labelled image to score on, no class that the model knows, or a mask value that is none of them.
+        ValueError: no labelled image to score on, no class that the model knows, a mask value that is none of them, or a
+            palette that contradicts the colours of the classes.
     """
     model = load_model(run)
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
     classes = _matched(model.classes, _classes_of(index, model), root)
+    notes = check_palettes(mask_facts(samples), classes)
     network = model.network.to(_device())
     score = evaluate(network, samples, classes, model.normalization, track=progress("scoring", console))
     if moved := _moved(model.classes, classes):
-        console.print(f"note: classes are matched by name; in these masks {moved}")
+        notes += (f"classes are matched by name; in these masks {moved}",)
+    for note in notes:
+        console.print(f"note: {note}")
     console.print(f"{len(samples)} {where} of {root} ({index.format})")
     console.print(iou_table(classes.names, {"IoU": score}))
     return score

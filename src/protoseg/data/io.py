@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -102,34 +104,32 @@ def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int
     image.save(path)
 
 
-def open_image(path: Path) -> tuple[Image.Image, str]:
-    """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2.
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file that Pillow knows, of which only the header has been read.
 
     Raises:
         UnreadableImageError: missing, truncated, or not an image.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            stored = _raw_mode(image)
-            image.load()
-            return image, stored
+            yield image
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path} does not exist") from error
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
 
 
-def size_in_header(path: Path) -> tuple[int, int]:
-    """(H, W) of an image file that Pillow knows, without decoding it.
+def open_image(path: Path) -> tuple[Image.Image, str]:
+    """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2.
 
     Raises:
-        UnreadableImageError: missing, or not an image.
+        UnreadableImageError: missing, truncated, or not an image.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+    with opened(path) as image:
+        stored = _raw_mode(image)
+        image.load()
+    return image, stored
 
 
 def _raw_mode(image: Image.Image) -> str:
