@@ -16,7 +16,6 @@ from protoseg.data.index import EXTRA, DataIndex, Sample, Split
 from protoseg.data.io import read_lines
 from protoseg.functional.random import generator
 
-
 _FLAGS = frozenset({"-1", "0", "1"})  # behind the names in VOC's lists of one class: absent, difficult, present
 
 
@@ -259,8 +258,8 @@ def _names_another_mask(second: str, image: Sample, index: DataIndex, where: str
         return False
     if not Path(second).suffix:
         raise ValueError(
-            f"{where} begins with the image {image.name}, but {second!r} after it is no mask; write the name alone, or the path "
-            f"of its mask behind it ({own})"
+            f"{where} begins with the image {image.name}, but {second!r} after it is no mask; write the name alone, or the "
+            f"path of its mask behind it ({own})"
         )
     stems = {Path(text).stem.split("_gtFine_")[0] for text in (own, image.image.stem)}
     if index.format == "folder" or Path(second).stem.split("_gtFine_")[0] not in stems:
