@@ -487,6 +487,11 @@ class TestPredict:
                 union[c] += ((true == c) | (found == c)).sum()
         assert hit / union == pytest.approx(list(run.result["iou"].values()))
 
+    def test_a_file_whose_name_is_no_text(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "caf\udce9.png").write_text("no image")
+        assert main(["predict", str(run.out), str(tmp_path / "caf\udce9.png"), "-o", str(tmp_path / "out")]) == 2
+        assert f"the name 'caf\\xe9.png' in the folder {tmp_path} is not UTF-8; rename it" in capsys.readouterr().err
+
     def test_one_file(self, run: Run, images: Path, tmp_path: Path) -> None:
         assert main(["predict", str(run.out), str(images / "wide.jpg"), "-o", str(tmp_path / "out")]) == 0
         assert {path.name for path in (tmp_path / "out").iterdir()} == {"wide.png", "wide.overlay.jpg", "wide.confidence.png"}

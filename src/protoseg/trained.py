@@ -18,6 +18,7 @@ from torch import nn
 from protoseg.config import build_class_rules, build_network
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
+from protoseg.data.io import check_names
 from protoseg.data.masks import describe
 from protoseg.data.palettes import check_palettes, mask_facts
 from protoseg.engine.checkpoint import load_model_file, part
@@ -180,8 +181,10 @@ def predict_run(run: Path, images: Path, *, out: Path, console: Console) -> None
 
     Raises:
         FileExistsError: the output folder holds something.
+        ValueError: a file name is no UTF-8, or no image can be read.
     """
     model = load_model(run)
+    check_names([images])
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]
     else:

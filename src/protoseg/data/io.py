@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,9 +50,24 @@ def walk(root: Path) -> list[Path]:
         seen.add(place)
         paths += [Path(folder, file) for file in files]
     found = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    if broken := next((path for path in found if not _is_text(str(path))), None):
-        raise ValueError(f"the name of {str(broken)!r} is not UTF-8; rename the file or its folder")
+    check_names(found)
     return found
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Stop at the first path that could stand in no list or result.
+
+    Raises:
+        ValueError: a name that is no UTF-8.
+    """
+    for path in paths:
+        broken = next((i for i, part in enumerate(path.parts) if not _is_text(part)), None)
+        if broken is not None:
+            folder, stored = Path(*path.parts[:broken]), ascii(os.fsencode(path.parts[broken]))[2:-1]
+            raise ValueError(
+                f"the name '{stored}' in the folder {folder} is not UTF-8; rename it (if it is Latin-1, this renames all such: "
+                f"convmv -r -f latin1 -t utf8 --notest '{folder}')"
+            )
 
 
 def _is_text(name: str) -> bool:
