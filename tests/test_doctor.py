@@ -284,6 +284,17 @@ def test_a_class_that_no_image_shows(data: Path) -> None:
     assert found["no_files"] == "no image with a mask holds this class"
 
 
+def a_class_of_255(data: Path) -> tuple[Sequence[str], list[Path]]:
+    for path in (data / "masks").rglob("*.png"):
+        write_index(path, np.array([0, 1, 255], dtype=np.uint8)[read_mask(path)])
+    words = ["--classes.names", "[ground, square, disc]", "--classes.ids", "[0, 1, 255]"]
+    return words, [path for path in (data / "masks").rglob("*.png") if (read_mask(path) == 255).any()]
+
+
+def nothing_labelled(data: Path) -> tuple[Sequence[str], list[Path]]:
+    return [], [write_index(data / "masks/img_02.png", np.full((64, 72), 255, dtype=np.uint8))]
+
+
 def zero_and_255_ignored(data: Path) -> tuple[Sequence[str], list[Path]]:
     path = data / "masks/img_01.png"
     write_index(path, np.where(read_mask(path) == 2, 255, read_mask(path)).astype(np.uint8))
@@ -307,6 +318,8 @@ def large_images(data: Path) -> tuple[Sequence[str], list[Path]]:
 @pytest.mark.parametrize(
     ("change", "title"),
     [
+        (a_class_of_255, "the mask value 255 is a class here"),
+        (nothing_labelled, "1 labelled masks are ignored everywhere"),
         (zero_and_255_ignored, "both 0 and 255 are ignored"),
         (far_apart, "are far apart"),
         (stray, "look binary"),

@@ -231,6 +231,27 @@ class TestDuplicates:
         split(root, "--labels", "2", "--out", str(tmp_path / "a.txt"))
         assert "1 evaluation image looks nearly the same" in capsys.readouterr().out
 
+    def test_equal_file_names_are_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of an evaluation and a training image, and of a labelled image and one of the further folder."""
+        root = make_folder(tmp_path / "data", train=6, labeled=2, test=2)
+        more = tmp_path / "more"
+        write_image(more / "img_01.png", photo(1))
+        write_image(more / "img_77.png", photo(2))
+        words = ("--labels", "2", "--unlabeled", str(more), "--out")
+        split(root, *words, str(tmp_path / "a.txt"))
+        printed = capsys.readouterr().out
+        images = f"{root / 'images/img_01.png'} and {more / 'img_01.png'}"
+        assert f"note: 1 images of the further folder have the file name of a labelled image, e.g. {images}" in printed
+        assert "have the file name of a training image" not in printed
+        for kind in ("images", "masks"):
+            (root / kind / "test/test_01.png").rename(root / kind / "test/img_05.png")
+        (more / "img_01.png").unlink()
+        split(root, *words, str(tmp_path / "b.txt"))
+        printed = capsys.readouterr().out
+        images = f"{root / 'images/img_05.png'} and {root / 'images/test/img_05.png'}"
+        assert f"warning: 1 evaluation images have the file name of a training image, e.g. {images}" in printed
+        assert "further folder" not in printed
+
     def test_unlabelled_copies_of_labelled_images_are_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Also those of a further folder."""
         root = make_folder(tmp_path / "data", train=4, labeled=2)

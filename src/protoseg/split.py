@@ -10,7 +10,7 @@ from rich.console import Console
 from protoseg.data.check import classes_in
 from protoseg.data.duplicates import Look, Pair, find_doubles, look_at_all
 from protoseg.data.formats import open_dataset
-from protoseg.data.index import ClassTable, DataIndex, Sample
+from protoseg.data.index import EXTRA, ClassTable, DataIndex, Sample
 from protoseg.data.masks import describe
 from protoseg.data.splits import Partition, draw_labels, make_partition
 from protoseg.settings import TrainConfig
@@ -103,6 +103,14 @@ def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> 
         console.print(
             f"warning: {len(named)} evaluation images have the file name of a training image, e.g. {named[0][0].image} and "
             f"{named[0][1].image}"
+        )
+    labeled = {sample.image.stem: sample for sample in partition.labeled}
+    extra = [sample for sample in partition.unlabeled if sample.name.startswith(EXTRA)]
+    # Within one data set equal file names are usual (a folder for each camera or sequence), and then not the same picture.
+    if again := [(labeled[s.image.stem], s) for s in extra if s.image.stem in labeled]:
+        console.print(
+            f"note: {len(again)} images of the further folder have the file name of a labelled image, e.g. {again[0][0].image} "
+            f"and {again[0][1].image}"
         )
     looks = look_at_all((*train, *evaluation), track=progress("comparing pictures", console))
 
