@@ -260,6 +260,20 @@ def test_the_images_that_look_most_different_come_first(data: Path) -> None:
     assert set(found["files"]) <= {str(data / f"images/img_{i:02d}.png") for i in range(6, 12)}
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [("uint16", 10), ("float32", 1e-4)])
+@pytest.mark.parametrize("factor", [1.0, 0.2])
+def test_brightness_of_other_images_than_photographs(data: Path, dtype: str, scale: float, factor: float) -> None:
+    """They may fill any part of their type's scale. The fourth channel of the unlabelled ones is darker, or nothing is."""
+    for i, path in enumerate(sorted((data / "images").rglob("*.png"))):
+        photo = np.asarray(Image.open(path)).astype(np.float64)
+        bands = scale * np.dstack([photo, photo[..., :1] * (factor if 6 <= i < 12 else 1)])
+        tifffile.imwrite(path.with_suffix(".tif"), bands.astype(dtype), photometric="minisblack", planarconfig="contig")
+        path.unlink()
+    found = [f["title"] for f in examine(data) if "look different" in f["title"]]
+    assert len(found) == (factor < 1)
+    assert all("their mean of channel 4 is" in title for title in found)
+
+
 def test_a_finding_names_files_or_says_why_not() -> None:
     with pytest.raises(ValueError, match="too dark"):
         Finding("note", "too dark", "light it")

@@ -12,6 +12,7 @@ import numpy as np
 from protoseg.data.check import binary_doubt, stray_values
 from protoseg.data.duplicates import Look, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
+from protoseg.data.images import PHOTOGRAPH
 from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.masks import describe
 from protoseg.types import IGNORE_INDEX
@@ -23,6 +24,7 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 RARE_SHARE, RARE_IMAGES = 0.002, 3
 IGNORED_SHARE = 0.5
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
+_SAME_COLOR = 0.02  # of the scale: images of one colour have no deviation to measure by
 
 
 @dataclass(frozen=True)
@@ -248,15 +250,18 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
-    parts = {role: [f for f in facts if f.role == role and f.fault is None] for role in ("labeled", "unlabeled")}
+    kind = next((fact.kind for fact in facts if fact.role == "labeled" and fact.kind is not None), PHOTOGRAPH)
+    parts = {role: [f for f in facts if f.role == role and f.kind == kind and f.color] for role in ("labeled", "unlabeled")}
     if min(len(part) for part in parts.values()) < 3:
         return
     labeled, unlabeled = (np.array([fact.color for fact in part]) for part in parts.values())
-    spread = np.maximum(np.sqrt((labeled.var(axis=0) + unlabeled.var(axis=0)) / 2), 0.02)
+    # Other images than photographs may fill a small part of their type's scale.
+    scale = 1.0 if kind.is_photograph else max(float(np.abs(labeled).max()), np.finfo(np.float32).tiny)
+    spread = np.maximum(np.sqrt((labeled.var(axis=0) + unlabeled.var(axis=0)) / 2), _SAME_COLOR * scale)
     distance = np.abs(labeled.mean(axis=0) - unlabeled.mean(axis=0)) / spread
     if distance.max() > COLOR_DISTANCE:
         channel = int(distance.argmax())
-        color = ("red", "green", "blue")[channel]
+        color = ("red", "green", "blue")[channel] if kind.is_photograph else f"of channel {channel + 1}"
         each = np.abs(unlabeled - labeled.mean(axis=0))[:, channel] / spread[channel]
         far = _files(parts["unlabeled"][i] for i in np.argsort(-each, kind="stable") if each[i] > COLOR_DISTANCE)
         yield Finding(
