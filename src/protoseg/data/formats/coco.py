@@ -1,8 +1,9 @@
 """COCO JSON: polygons and run-length codes. Lin et al., ECCV 2014, https://cocodataset.org/#format-data
 
-The files are `*.json` of the folder or of its `annotations/`; where there are `instances_*.json`, those alone. A file with
-"val" or "test" in its name holds evaluation images. Classes are the categories in the order of their ids ("thing" and
-"stuff" alike), after class 0, "background", which is what no annotation covers.
+The files are `*.json` of the folder or of its `annotations/`; where there are `instances_*.json`, those alone, and what is
+published beside segmentations (captions, keypoints, panoptic files) counts only where nothing else is there. A file with "val"
+or "test" in its name holds evaluation images. Classes are the categories in the order of their ids ("thing" and "stuff"
+alike), after class 0, "background", which is what no annotation covers.
 
 Where annotations overlap, crowds lie at the bottom and small areas on top, so that a part is not hidden by its whole. An object
 without an outline (a box alone, or a polygon of fewer than three corners) leaves its box unlabelled, as far as no other covers
@@ -27,6 +28,7 @@ from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, re
 from protoseg.types import IGNORE_INDEX
 
 _INSTANCES = "instances_"
+_BESIDE = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # published beside instances or stuff
 _SEGMENTS = "segments_info"  # in annotations of the panoptic kind alone
 _LONGEST = 30  # bits of a run length before its last five
 _TRIANGLE = 6  # numbers in the smallest polygon
@@ -166,7 +168,8 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
 
 def _files(root: Path) -> list[Path]:
     found = _all_files(root)
-    return [path for path in found if path.name.startswith(_INSTANCES)] or found
+    instances = [path for path in found if path.name.startswith(_INSTANCES)]
+    return instances or [path for path in found if not path.name.startswith(_BESIDE)] or found
 
 
 def _say_left_aside(root: Path) -> tuple[str, ...]:
