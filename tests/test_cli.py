@@ -518,6 +518,19 @@ class TestEvaluate:
         assert "note: classes are matched by name; in these masks 'ground' is 1, which was 0 in training" in printed
         assert evaluate_run(tmp_path / "run", data, split="test", console=Console(quiet=True)).mean == score
 
+    def test_palettes_are_compared(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """With the colours of the data set's class list; without such a list, with each other."""
+        data = make_folder(tmp_path / "data", train=3, labeled=3, seed=5)
+        for i, colors in enumerate([(0, 0, 0, 255, 0, 0, 0, 255, 0), (0, 0, 0, 0, 255, 0, 255, 0, 0)]):
+            picture = Image.fromarray(read_mask(data / f"masks/img_0{i}.png").astype(np.uint8))
+            picture.putpalette(colors)
+            picture.save(data / f"masks/img_0{i}.png")
+        assert main(["evaluate", str(run.out), str(data)]) == 0
+        assert "so look whether both masks mean the same by it" in capsys.readouterr().out
+        (data / "classes.txt").write_text("ground 0 0 0\nsquare 255 0 0\ndisc 0 255 0\n")
+        assert main(["evaluate", str(run.out), str(data)]) == 2
+        assert "img_01.png shows the value 1 (square) in the colour #00ff00 of disc" in capsys.readouterr().err
+
     def test_a_class_that_is_none_stops(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         words = ["train", str(run.data), *TINY, "--classes.ignore", "[sky]", "--out", str(tmp_path / "run")]
         assert main(words) == 2
@@ -567,6 +580,11 @@ class TestPredict:
                 hit[c] += ((true == c) & (found == c)).sum()
                 union[c] += ((true == c) | (found == c)).sum()
         assert hit / union == pytest.approx(list(run.result["iou"].values()))
+
+    def test_a_file_whose_name_is_no_text(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "caf\udce9.png").write_text("no image")
+        assert main(["predict", str(run.out), str(tmp_path / "caf\udce9.png"), "-o", str(tmp_path / "out")]) == 2
+        assert f"the name 'caf\\xe9.png' in the folder {tmp_path} is not UTF-8; rename it" in capsys.readouterr().err
 
     def test_one_file(self, run: Run, images: Path, tmp_path: Path) -> None:
         assert main(["predict", str(run.out), str(images / "wide.jpg"), "-o", str(tmp_path / "out")]) == 0

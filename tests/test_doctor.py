@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance
 
 from protoseg.arguments import parse_train
 from protoseg.cli import main
+from protoseg.data.doctor import Finding
 from protoseg.data.masks import read_mask
 from protoseg.doctor import overfit_losses
 from protoseg.nn.small_unet import SmallUNet
@@ -37,6 +38,10 @@ def examine(data: Path, *words: str, status: int = 0) -> list[dict[str, Any]]:
     out = data.parent / "doctor.json"
     assert main(["doctor", str(data), *TINY_MODEL, "--crop", "64", "--out", str(out), *words]) == status
     found: list[dict[str, Any]] = json.loads(out.read_text())["findings"]
+    for finding in found:
+        assert finding["severity"] in {"error", "warning", "note"}
+        assert finding["advice"]
+        assert bool(finding["files"]) != bool(finding["no_files"]), finding["title"]
     return found
 
 
@@ -120,10 +125,11 @@ def small_images(data: Path) -> Path:
 
 
 def darker(data: Path) -> Path:
+    """The last one most."""
     for i in range(6, 12):
         path = data / f"images/img_{i:02d}.png"
-        ImageEnhance.Brightness(Image.open(path)).enhance(0.2).save(path)
-    return Path()
+        ImageEnhance.Brightness(Image.open(path)).enhance(0.2 if i < 11 else 0.05).save(path)
+    return data / "images/img_11.png"
 
 
 def sixteen_bits(data: Path) -> Path:
@@ -236,6 +242,44 @@ def test_the_share_of_ignored_pixels_is_always_said(data: Path) -> None:
     (found,) = [f for f in examine(data) if "pixels are ignored" in f["title"]]
     assert found["severity"] == "note"
     assert found["title"].startswith("8.3 %")
+    assert found["files"] == [str(data / "masks/img_01.png")]
+    stored = json.loads((data.parent / "doctor.json").read_text())
+    assert stored["ignored_share"] == pytest.approx(1 / 12)
+    assert stored["ignored_share_of"] == {str(data / f"images/img_0{i}.png"): 0.5 * (i == 1) for i in range(6)}
+
+
+def test_pixels_of_unknown_values_are_not_ignored_ones(data: Path) -> None:
+    unknown_value(data)
+    assert not any("pixels are ignored" in f["title"] for f in examine(data, status=1))
+    assert json.loads((data.parent / "doctor.json").read_text())["ignored_share"] == 0
+
+
+def test_the_images_that_look_most_different_come_first(data: Path) -> None:
+    darker(data)
+    (found,) = [f for f in examine(data) if "look different" in f["title"]]
+    assert found["files"][0] == str(data / "images/img_11.png")
+    assert set(found["files"]) <= {str(data / f"images/img_{i:02d}.png") for i in range(6, 12)}
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("uint16", 10), ("float32", 1e-4)])
+@pytest.mark.parametrize("factor", [1.0, 0.2])
+def test_brightness_of_other_images_than_photographs(data: Path, dtype: str, scale: float, factor: float) -> None:
+    """They may fill any part of their type's scale. The fourth channel of the unlabelled ones is darker, or nothing is."""
+    for i, path in enumerate(sorted((data / "images").rglob("*.png"))):
+        photo = np.asarray(Image.open(path)).astype(np.float64)
+        bands = scale * np.dstack([photo, photo[..., :1] * (factor if 6 <= i < 12 else 1)])
+        tifffile.imwrite(path.with_suffix(".tif"), bands.astype(dtype), photometric="minisblack", planarconfig="contig")
+        path.unlink()
+    found = [f["title"] for f in examine(data) if "look different" in f["title"]]
+    assert len(found) == (factor < 1)
+    assert all("their mean of channel 4 is" in title for title in found)
+
+
+def test_a_finding_names_files_or_says_why_not() -> None:
+    with pytest.raises(ValueError, match="too dark"):
+        Finding("note", "too dark", "light it")
+    with pytest.raises(ValueError, match="too dark"):
+        Finding("note", "too dark", "light it", ("a.png",), no_files="it is dark")
 
 
 def test_a_class_without_labels_that_is_scored(data: Path) -> None:
@@ -243,7 +287,66 @@ def test_a_class_without_labels_that_is_scored(data: Path) -> None:
         write_index(path, np.minimum(read_mask(path), 1))
     (found,) = [f for f in examine(data) if "no labelled image holds disc" in f["title"]]
     assert found["severity"] == "warning"
-    assert "evaluation images do" in found["title"]
+    holding = [path for path in sorted((data / "masks/test").iterdir()) if (read_mask(path) == 2).any()]
+    assert found["files"] == [str(data / "images/test" / path.name) for path in holding]
+    assert f"{len(holding)} evaluation images do, e.g. {found['files'][0]}" in found["title"]
+
+
+def test_a_class_that_no_image_shows(data: Path) -> None:
+    (data / "classes.txt").write_text("ground\nsquare\ndisc\nstar\n")
+    (found,) = [f for f in examine(data) if "no labelled image holds star" in f["title"]]
+    assert (found["severity"], found["files"]) == ("note", [])
+    assert found["no_files"] == "no image with a mask holds this class"
+
+
+def a_class_of_255(data: Path) -> tuple[Sequence[str], list[Path]]:
+    for path in (data / "masks").rglob("*.png"):
+        write_index(path, np.array([0, 1, 255], dtype=np.uint8)[read_mask(path)])
+    words = ["--classes.names", "[ground, square, disc]", "--classes.ids", "[0, 1, 255]"]
+    return words, [path for path in (data / "masks").rglob("*.png") if (read_mask(path) == 255).any()]
+
+
+def nothing_labelled(data: Path) -> tuple[Sequence[str], list[Path]]:
+    return [], [write_index(data / "masks/img_02.png", np.full((64, 72), 255, dtype=np.uint8))]
+
+
+def zero_and_255_ignored(data: Path) -> tuple[Sequence[str], list[Path]]:
+    path = data / "masks/img_01.png"
+    write_index(path, np.where(read_mask(path) == 2, 255, read_mask(path)).astype(np.uint8))
+    return ["--classes.ignore", "[ground]"], [data / f"masks/img_0{i}.png" for i in range(6)]
+
+
+def far_apart(data: Path) -> tuple[Sequence[str], list[Path]]:
+    picture_of_a_mask(data)
+    return [], sorted((data / "masks").glob("*.png")) + sorted((data / "masks/test").glob("*.png"))
+
+
+def stray(data: Path) -> tuple[Sequence[str], list[Path]]:
+    binary_with_a_stray_mask(data)
+    return [], [data / "masks/img_00.png"]
+
+
+def large_images(data: Path) -> tuple[Sequence[str], list[Path]]:
+    return ["--crop", "8"], sorted(data.glob("images/*.png")) + sorted(data.glob("images/test/*.png"))
+
+
+@pytest.mark.parametrize(
+    ("change", "title"),
+    [
+        (a_class_of_255, "the mask value 255 is a class here"),
+        (nothing_labelled, "1 labelled masks are ignored everywhere"),
+        (zero_and_255_ignored, "both 0 and 255 are ignored"),
+        (far_apart, "are far apart"),
+        (stray, "look binary"),
+        (large_images, "more than four times as large"),
+    ],
+)
+def test_files_of_findings_on_the_whole(
+    data: Path, change: Callable[[Path], tuple[Sequence[str], list[Path]]], title: str
+) -> None:
+    words, files = change(data)
+    (found,) = [f for f in examine(data, *words) if title in f["title"]]
+    assert set(found["files"]) == set(map(str, files))
 
 
 def test_no_mask_of_an_unlabelled_image_is_opened(data: Path) -> None:

@@ -5,23 +5,40 @@ from __future__ import annotations
 import functools
 import io
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from make_folder import draw_shapes, make_folder, write_image, write_index
+from make_folder import Pixels, draw_shapes, make_folder, write_image, write_index
+from make_formats import WRITERS, make_pictures
 from PIL import Image, ImageFilter
 
 from protoseg.cli import main
-from protoseg.data.duplicates import hash_images, near_pairs, perceptual_hash
+from protoseg.data.duplicates import Look, find_doubles, look_at, look_at_all, near_pairs, perceptual_hash
 from protoseg.data.formats import open_dataset
 from protoseg.data.splits import make_partition
 
 
-def photo(seed: int, size: tuple[int, int] = (90, 120)) -> np.ndarray:  # type: ignore[type-arg]
+def photo(seed: int, size: tuple[int, int] = (90, 120)) -> Pixels:
     """Smooth random light and dark, as photographs have."""
     noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def flat(grey: int) -> Pixels:
+    return np.full((30, 40, 3), grey, dtype=np.uint8)
+
+
+def sky(brightest: int) -> Pixels:
+    """Nothing changes from left to right."""
+    rows = np.linspace(0, brightest, 30).astype(np.uint8)
+    return np.broadcast_to(rows[:, None, None], (30, 40, 3)).copy()
+
+
+def seen(hashes: dict[str, int]) -> dict[str, Look]:
+    """Different pictures with these perceptual hashes."""
+    return {name: Look(name.encode(), value) for name, value in hashes.items()}
 
 
 def split(root: Path, *words: str) -> Path:
@@ -105,6 +122,14 @@ class TestDraw:
         assert len(second) == 2
         assert second < {"img_01", "img_03", "img_05", "img_07"}
 
+    def test_how_an_earlier_list_was_read_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """As `train` does: the second word of a line names masks of another copy."""
+        WRITERS["voc, augmented"][1](tmp_path / "data", make_pictures())
+        (tmp_path / "first.txt").write_text("JPEGImages/scene_1.png SegmentationClass/scene_1.png\nscene_2\n")
+        words = ("--labels", "1", "--within", str(tmp_path / "first.txt"), "--out", str(tmp_path / "second.txt"))
+        split(tmp_path / "data", *words)
+        assert f"note: 1 lines of {tmp_path / 'first.txt'} name masks that are not read" in capsys.readouterr().out
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [
@@ -135,7 +160,7 @@ class TestDuplicates:
     @pytest.mark.parametrize("seed", range(20))
     def test_a_copy_is_near_and_another_picture_is_not(self, seed: int) -> None:
         image = Image.fromarray(photo(seed))
-        own = {"own": perceptual_hash(np.asarray(image))}
+        own = {"own": look_at(np.asarray(image))}
         saved = io.BytesIO()
         image.save(saved, "JPEG", quality=40)
         changed = {
@@ -144,9 +169,9 @@ class TestDuplicates:
             "brighter": image.point(lambda value: min(255, int(1.15 * value))),
             "saved again": Image.open(saved),
         }
-        copies = {name: perceptual_hash(np.asarray(other)) for name, other in changed.items()}
-        others = {f"other {i}": perceptual_hash(photo(1000 + 20 * seed + i)) for i in range(20)}
-        found = near_pairs(copies | others, own)  # type: ignore[arg-type]
+        copies = {name: look_at(np.asarray(other)) for name, other in changed.items()}
+        others = {f"other {i}": look_at(photo(1000 + 20 * seed + i)) for i in range(20)}
+        found = near_pairs(copies | others, own)
         assert {pair.first for pair in found} == set(changed)
 
     def test_counts_the_bits_that_differ(self) -> None:
@@ -155,18 +180,35 @@ class TestDuplicates:
         second = {f"b{i}": value ^ (2**i - 1) for i, value in enumerate(first.values())}
         slow = [min((((x ^ y).bit_count(), b) for b, y in second.items())) for x in first.values()]
         expected = [(a, b, bits) for a, (bits, b) in zip(first, slow, strict=True) if bits <= 5]
-        assert sorted(near_pairs(first, second)) == sorted(expected)
-        assert [pair.bits for pair in near_pairs(first, second)] == [0, 1, 2, 3, 4, 5]
+        found = near_pairs(seen(first), seen(second))
+        assert sorted(found) == sorted(expected)
+        assert [pair.bits for pair in found] == [0, 1, 2, 3, 4, 5]
 
     def test_an_image_is_no_copy_of_itself(self) -> None:
-        assert near_pairs({"a": 5, "b": 5}, {"a": 5}) == [("b", "a", 0)]
-        assert near_pairs({}, {"a": 5}) == []
+        assert near_pairs(seen({"a": 5, "b": 5}), seen({"a": 5})) == [("b", "a", 0)]
+        assert near_pairs({}, seen({"a": 5})) == near_pairs(seen({"a": 5}), {}) == []
+        assert near_pairs({"a": look_at(flat(90))}, {"a": look_at(flat(90))}) == []
 
-    def test_flat_and_unreadable_pictures_have_no_hash(self, tmp_path: Path) -> None:
-        assert perceptual_hash(np.full((20, 30, 3), 90, dtype=np.uint8)) is None
+    @pytest.mark.parametrize("picture", [flat, sky])
+    def test_copies_are_found_however_flat_and_others_are_not(self, picture: Callable[[int], Pixels]) -> None:
+        assert perceptual_hash(picture(90)) is None
+        stock = {f"{grey}": look_at(picture(grey)) for grey in (80, 89, 90, 91, 92)}
+        assert near_pairs({"copy": look_at(picture(90))}, stock) == [("copy", "90", 0)]
+        assert near_pairs({"taller": look_at(np.tile(picture(90), (2, 1, 1)))}, stock) == []
+
+    def test_the_copy_comes_before_what_only_looks_alike(self) -> None:
+        stock = {"alike": Look(b"0", 5), "copy": Look(b"1", 5)}
+        assert near_pairs({"own": Look(b"1", 5)}, stock) == [("own", "copy", 0)]
+
+    def test_every_further_copy_among_the_labelled_is_counted(self) -> None:
+        looks = {name: look_at(flat(7)) for name in "cab"} | {"d": look_at(photo(0))}
+        twice = find_doubles(labeled=looks, unlabeled={}, evaluation={}).labeled
+        assert twice == [("b", "a", 0), ("c", "a", 0)]
+
+    def test_unreadable_pictures_are_left_out(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path, train=3, labeled=1)
         (root / "images/img_02.png").write_text("no image")
-        assert sorted(hash_images(open_dataset(root).samples)) == ["img_00", "img_01"]
+        assert sorted(look_at_all(open_dataset(root).samples)) == ["img_00", "img_01"]
 
     def test_a_leak_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         root = make_folder(tmp_path, train=8, labeled=None, test=2)
@@ -181,6 +223,34 @@ class TestDuplicates:
         assert "1 evaluation image looks nearly the same" in printed
         assert "test_01.png" in printed
         assert "img_03.png" in printed
+
+    def test_a_flat_leak_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = make_folder(tmp_path, train=6, labeled=None, test=2, size=(30, 40))
+        write_image(root / "images/img_03.png", sky(200))
+        write_image(root / "images/test/test_01.png", sky(200))
+        split(root, "--labels", "2", "--out", str(tmp_path / "a.txt"))
+        assert "1 evaluation image looks nearly the same" in capsys.readouterr().out
+
+    def test_equal_file_names_are_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of an evaluation and a training image, and of a labelled image and one of the further folder."""
+        root = make_folder(tmp_path / "data", train=6, labeled=2, test=2)
+        more = tmp_path / "more"
+        write_image(more / "img_01.png", photo(1))
+        write_image(more / "img_77.png", photo(2))
+        words = ("--labels", "2", "--unlabeled", str(more), "--out")
+        split(root, *words, str(tmp_path / "a.txt"))
+        printed = capsys.readouterr().out
+        images = f"{root / 'images/img_01.png'} and {more / 'img_01.png'}"
+        assert f"note: 1 images of the further folder have the file name of a labelled image, e.g. {images}" in printed
+        assert "have the file name of a training image" not in printed
+        for kind in ("images", "masks"):
+            (root / kind / "test/test_01.png").rename(root / kind / "test/img_05.png")
+        (more / "img_01.png").unlink()
+        split(root, *words, str(tmp_path / "b.txt"))
+        printed = capsys.readouterr().out
+        images = f"{root / 'images/img_05.png'} and {root / 'images/test/img_05.png'}"
+        assert f"warning: 1 evaluation images have the file name of a training image, e.g. {images}" in printed
+        assert "further folder" not in printed
 
     def test_unlabelled_copies_of_labelled_images_are_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Also those of a further folder."""

@@ -27,7 +27,7 @@ from protoseg.config import (
     default_crop,
 )
 from protoseg.data.check import channel_statistics, class_table
-from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, left_out
+from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, ignored_shares, left_out
 from protoseg.data.facts import Facts, examine
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
@@ -41,6 +41,8 @@ from protoseg.settings import TrainConfig
 _OVERFIT_STEPS, _OVERFIT_LR, _LEARNED = 200, 1e-3, 0.1
 _GRAVE = {"error": "red", "warning": "yellow", "note": "default"}
 _BATCH, _OVERFIT_DRAWS = 8, 20
+_NAMED = "the sentence names what it is about"
+_SETTINGS = "it is about the settings of the training, whatever the files are"
 
 
 def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False, out: Path | None = None) -> list[Finding]:
@@ -85,8 +87,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     findings = gravest_first([*faults, *findings])
     _print(config, index, partition, facts, classes, findings, console)
     if out is not None:
-        rows = [] if classes is None else class_rows(facts, classes)
-        out.write_text(json.dumps(_as_json(index, partition, rows, findings), indent=2) + "\n")
+        out.write_text(json.dumps(_as_json(index, partition, facts, classes, findings), indent=2) + "\n")
         console.print(f"all findings with all files: {out}")
     return findings
 
@@ -104,7 +105,7 @@ def _listed(config: TrainConfig) -> tuple[tuple[DataIndex, Partition] | None, li
 
 
 def _fault(what: str) -> Finding:
-    return Finding("error", what, "correct it, and examine the data again")
+    return Finding("error", what, "correct it, and examine the data again", no_files=_NAMED)
 
 
 def _unlisted(config: TrainConfig, faults: list[Finding], *, console: Console, out: Path | None) -> list[Finding]:
@@ -127,11 +128,12 @@ def _classes(
         given = rules.table_of(index)
         classes, notes = class_table(given, labeled)
         notes += check_palettes([*labeled, *scored], given)
-        notes_on_files = [Finding("note", note, "if that is not meant, change the files") for note in index.notes]
-        notes_on_masks = [Finding("note", note, "if that is not meant, see --classes.names") for note in notes]
-        return notes_on_files + notes_on_masks, rules.apply(classes)
+        return [
+            *(Finding("note", note, "if that is not meant, change the files", no_files=_NAMED) for note in index.notes),
+            *(Finding("note", note, "if that is not meant, see --classes.names", no_files=_NAMED) for note in notes),
+        ], rules.apply(classes)
     except ValueError as error:
-        return [Finding("error", str(error), "correct the class list or the masks")], None
+        return [Finding("error", str(error), "correct the class list or the masks", no_files=_NAMED)], None
 
 
 def saved_bytes(network: nn.Module, image: torch.Tensor) -> int:
@@ -156,7 +158,7 @@ def _memory(config: TrainConfig, num_classes: int, kind: ImageKind, crop: int) -
     try:
         network = build_network(model, num_classes, pretrained=False).to("meta").train()
     except (ValueError, OSError) as error:
-        return Finding("error", str(error), "choose another --model.arch or --model.encoder")
+        return Finding("error", str(error), "choose another --model.arch or --model.encoder", no_files=_SETTINGS)
     two = saved_bytes(network, torch.zeros(2, kind.channels, crop, crop, device="meta"))
     per_image = saved_bytes(network, torch.zeros(3, kind.channels, crop, crop, device="meta")) - two
     parameters = sum(p.numel() for p in network.parameters())
@@ -170,12 +172,14 @@ def _memory(config: TrainConfig, num_classes: int, kind: ImageKind, crop: int) -
         f"a step of {images} crops of {crop} px needs about {total:.1f} GiB in float32, {per_image / 2**30:.2f} GiB of them "
         f"for each image, and little more than half of that in bfloat16 (estimated; {parameters / 1e6:.1f} million parameters)",
         f"if that is too much: --batch {max(1, batch // 2)} --accumulate 2, or a smaller --crop",
+        no_files=_SETTINGS,
     )
 
 
 def _overfit(config: TrainConfig, labeled: list[Facts], classes: ClassTable, kind: ImageKind, crop: int) -> Finding:
     """Train on one crop of the labelled image that shows most classes: a pipeline that cannot learn that learns nothing."""
     best = max(labeled, key=lambda fact: len(fact.pixels(classes)))
+    files = (str(best.sample.image),)
     normalization = build_normalization(config.model, kind, channel_statistics([best.sample], kind))
     model = dataclasses.replace(config.model, mean=list(normalization.mean), std=list(normalization.std))
     torch.manual_seed(config.seed)
@@ -186,19 +190,19 @@ def _overfit(config: TrainConfig, labeled: list[Facts], classes: ClassTable, kin
     view = max((crops[Draw(0, config.seed + i)] for i in range(_OVERFIT_DRAWS)), key=lambda v: len(v["mask"].unique()))
     shown = [classes.names[i] for i in view["mask"].unique().tolist() if i < len(classes)]
     if len(shown) < 2:
-        return Finding("warning", f"no crop of {best.sample.image} shows two classes", "give a larger --crop")
+        return Finding("warning", f"no crop of {best.sample.image} shows two classes", "give a larger --crop", files)
     raw = collate([view] * 2)
     batch = build_views(config, normalization).labeled(raw)
     losses = overfit_losses(network, batch.image, batch.mask)
     where = f"on one crop of {best.sample.image} ({', '.join(shown)})"
     what = f"{where} the loss went from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
     if losses[-1] < _LEARNED:
-        return Finding("note", what, "network, masks and images fit together")
+        return Finding("note", what, "network, masks and images fit together", files)
     return Finding(
         "warning",
         what,
         "a network should learn one image by heart: look whether mask and image belong together, try other weights or crops",
-        (str(best.sample.image),),
+        files,
     )
 
 
@@ -255,8 +259,12 @@ def _print(
     console.print(f"{verdict}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
 
 
-def _as_json(index: DataIndex, partition: Partition, rows: list[Any], findings: list[Finding]) -> dict[str, Any]:
+def _as_json(
+    index: DataIndex, partition: Partition, facts: list[Facts], classes: ClassTable | None, findings: list[Finding]
+) -> dict[str, Any]:
     keys = ("name", "pixel_share", "labeled_images", "evaluation_images")
+    rows = [] if classes is None else class_rows(facts, classes)
+    ignored, ignored_of = (None, {}) if classes is None else ignored_shares(facts, classes)
     return {
         "data": str(index.root),
         "format": index.format,
@@ -265,5 +273,7 @@ def _as_json(index: DataIndex, partition: Partition, rows: list[Any], findings: 
         "unlabeled": len(partition.unlabeled),
         "evaluation": len(partition.evaluation),
         "classes": [dict(zip(keys, row, strict=True)) for row in rows],
+        "ignored_share": ignored,
+        "ignored_share_of": ignored_of,
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }

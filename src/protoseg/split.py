@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from protoseg.data.check import classes_in
-from protoseg.data.duplicates import RESAVED, Pair, hash_images, near_pairs
+from protoseg.data.duplicates import Look, Pair, find_doubles, look_at_all
 from protoseg.data.formats import open_dataset
-from protoseg.data.index import ClassTable, DataIndex, Sample
+from protoseg.data.index import EXTRA, ClassTable, DataIndex, Sample
 from protoseg.data.masks import describe
 from protoseg.data.splits import Partition, draw_labels, make_partition
 from protoseg.settings import TrainConfig
@@ -54,7 +54,8 @@ def split_data(
         FileExistsError: the file is there already.
     """
     index = open_dataset(root, format=format, unlabeled=unlabeled)
-    stock = make_partition(index, labels=None if within is None else str(within)).labeled
+    whole = make_partition(index, labels=None if within is None else str(within))
+    stock = whole.labeled
     read = classes_in(index.classes)
     found = {sample.name: read(sample) for sample in stock} if balanced else {}
     chosen = draw_labels(stock, labels, seed=seed, classes_in=(lambda sample: found[sample.name]) if balanced else None)
@@ -66,6 +67,8 @@ def split_data(
 
     partition = make_partition(index, labels=str(target))
     console.print(f"{root} is read as {index.format}")
+    for note in index.notes + whole.notes:
+        console.print(f"note: {note}")
     console.print(f"{len(partition.labeled)} of {len(stock)} labelled images, {len(partition.unlabeled)} others unlabelled")
     if balanced:
         missing = frozenset[int]().union(*found.values()).difference(*(found[sample.name] for sample in chosen))
@@ -101,22 +104,27 @@ def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> 
             f"warning: {len(named)} evaluation images have the file name of a training image, e.g. {named[0][0].image} and "
             f"{named[0][1].image}"
         )
-    track = progress("comparing pictures", console)
-    shown = hash_images(train, track=track)
-    if evaluation and (pairs := near_pairs(hash_images(evaluation, track=track), shown)):
-        console.print(f"warning: {describe_pairs(pairs, evaluation, train)}; a score on them is too good")
-    labeled = {sample.name: shown[sample.name] for sample in partition.labeled if sample.name in shown}
-    others = {sample.name: shown[sample.name] for sample in partition.unlabeled if sample.name in shown}
-    if copies := near_pairs(others, labeled, near=RESAVED):
-        images = {sample.name: sample.image for sample in train}
-        examples = ", ".join(f"{images[pair.first]} and {images[pair.second]}" for pair in copies[:_SHOWN])
-        console.print(f"note: {len(copies)} unlabelled images are the same picture as a labelled one: {examples}")
+    labeled = {sample.image.stem: sample for sample in partition.labeled}
+    extra = [sample for sample in partition.unlabeled if sample.name.startswith(EXTRA)]
+    # Within one data set equal file names are usual (a folder for each camera or sequence), and then not the same picture.
+    if again := [(labeled[s.image.stem], s) for s in extra if s.image.stem in labeled]:
+        console.print(
+            f"note: {len(again)} images of the further folder have the file name of a labelled image, e.g. {again[0][0].image} "
+            f"and {again[0][1].image}"
+        )
+    looks = look_at_all((*train, *evaluation), track=progress("comparing pictures", console))
 
+    def seen(samples: Sequence[Sample]) -> dict[str, Look]:
+        return {sample.name: looks[sample.name] for sample in samples if sample.name in looks}
 
-def describe_pairs(pairs: Sequence[Pair], first: Sequence[Sample], second: Sequence[Sample]) -> str:
-    """How many images of the first part look like one of the second, with examples."""
-    images = {sample.name: sample.image for sample in (*first, *second)}
-    examples = ", ".join(f"{images[pair.first]} and {images[pair.second]}" for pair in pairs[:_SHOWN])
-    count = len({pair.first for pair in pairs})
-    what = "1 evaluation image looks" if count == 1 else f"{count} evaluation images look"
-    return f"{what} nearly the same as a training image: {examples}"
+    doubles = find_doubles(labeled=seen(partition.labeled), unlabeled=seen(partition.unlabeled), evaluation=seen(evaluation))
+    images = {sample.name: sample.image for sample in index.samples}
+
+    def examples(pairs: Sequence[Pair]) -> str:
+        return ", ".join(f"{images[pair.first]} and {images[pair.second]}" for pair in pairs[:_SHOWN])
+
+    if leaks := doubles.leaks:
+        what = "1 evaluation image looks" if len(leaks) == 1 else f"{len(leaks)} evaluation images look"
+        console.print(f"warning: {what} nearly the same as a training image: {examples(leaks)}; a score on them is too good")
+    if copies := doubles.unlabeled:
+        console.print(f"note: {len(copies)} unlabelled images are the same picture as a labelled one: {examples(copies)}")

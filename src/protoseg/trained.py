@@ -18,7 +18,9 @@ from torch import nn
 from protoseg.config import build_class_rules, build_inference, build_network
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
+from protoseg.data.io import check_names
 from protoseg.data.masks import describe
+from protoseg.data.palettes import check_palettes, mask_facts
 from protoseg.engine.checkpoint import load_model_file, part
 from protoseg.engine.evaluate import Normalization, evaluate
 from protoseg.engine.inference import Inference
@@ -128,18 +130,22 @@ def evaluate_run(
         head: which of the two predictors answers.
 
     Raises:
-        ValueError: no labelled image to score on, no class that the model knows, or a mask value that is none of them.
+        ValueError: no labelled image to score on, no class that the model knows, a mask value that is none of them, or a
+            palette that contradicts the colours of the classes.
     """
     model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run)
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
     classes = _matched(model.classes, _classes_of(index, model), root)
+    notes = check_palettes(mask_facts(samples), classes)
     network = model.network.to(_device())
     seen = dataclasses.replace(model.inference, **(inference or {}))
     track = progress("scoring", console)
     score = evaluate(network, samples, classes, model.normalization, inference=seen, track=track)
     if moved := _moved(model.classes, classes):
-        console.print(f"note: classes are matched by name; in these masks {moved}")
+        notes += (f"classes are matched by name; in these masks {moved}",)
+    for note in notes:
+        console.print(f"note: {note}")
     console.print(f"{len(samples)} {where} of {root} ({index.format})")
     console.print(iou_table(classes.names, {"IoU": score}))
     return score
@@ -232,8 +238,10 @@ def predict_run(
 
     Raises:
         FileExistsError: the output folder holds something.
+        ValueError: a file name is no UTF-8, or no image can be read.
     """
     model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run)
+    check_names([images])
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]
     else:

@@ -136,6 +136,8 @@ FAULTS: list[tuple[str, str, Change, str]] = [
     ("coco", "a run without end", put("annotations", 0, "segmentation", "counts", "o" * 400_000 + "0"), "longer than any"),
     ("coco", "half a box", put("annotations", 0, {
         "id": 5, "image_id": 0, "category_id": 7, "bbox": [1, 2]}), "annotation 5: a box is"),
+    ("coco", "the panoptic kind", put("annotations", 0, {
+        "image_id": 0, "file_name": "scene_0.png", "segments_info": [{"id": 1, "category_id": 7}]}), "panoptic kind"),
     ("coco", "a damaged code", put("annotations", 0, "segmentation", "counts", "05"), "do not add up"),
     ("label studio", "a task without data", drop(1, "data"), "task 1 has no 'data'"),
     ("label studio", "a task without annotations", drop(1, "annotations"), "task 1 has no 'annotations'"),
@@ -175,6 +177,24 @@ def test_a_fault_stops_and_is_named(data: Path, written: str, fault: str, change
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         decode(data)
     assert path.stem.split("_")[0] in str(caught.value)
+
+
+def test_what_a_panoptic_file_is_and_what_to_do(data: Path) -> None:
+    """As it is published: segments in a folder of PNG files, the annotations of an image under one entry."""
+    WRITERS["coco"][1](data, make_pictures())
+    path = data / FILE["coco"]
+    content = json.loads(path.read_text())
+    for file in (data / "annotations").glob("*.json"):
+        file.unlink()
+    for image in content["images"]:
+        write_image(data / "annotations/panoptic_train2017" / image["file_name"], np.zeros((40, 49, 3), dtype=np.uint8))
+    content["annotations"] = [
+        {"image_id": i["id"], "file_name": i["file_name"], "segments_info": [{"id": 1, "category_id": 7, "bbox": [0, 0, 9, 9]}]}
+        for i in content["images"]
+    ]
+    (data / "annotations/panoptic_train2017.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"panoptic_train2017\.json is COCO's panoptic kind.* Export polygons .* into masks/"):
+        open_dataset(data)
 
 
 @pytest.mark.parametrize("text", ["lost/elsewhere.png", OUTSIDE, "/etc/passwd"])

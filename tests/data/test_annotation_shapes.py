@@ -160,6 +160,19 @@ class TestCoco:
         (note,) = open_dataset(root).notes
         assert "stuff_train.json is not read, because of instances_train.json" in note
 
+    def test_stuff_without_instances_is_read(self, tmp_path: Path) -> None:
+        """The captions that come beside it are no data."""
+        WRITERS["coco"][1](tmp_path / "data", make_pictures())
+        before = open_dataset(tmp_path / "data")
+        for path in sorted((tmp_path / "data/annotations").glob("instances_*.json")):
+            path.rename(path.with_name(path.name.replace("instances", "stuff")))
+        assert (tmp_path / "data/annotations/captions_train2017.json").is_file()
+        index = open_dataset(tmp_path / "data")
+        assert index.classes == before.classes
+        assert [(s.name, s.split, s.mask is None) for s in index.samples] == [
+            (s.name, s.split, s.mask is None) for s in before.samples
+        ]
+
     def test_the_split_is_in_the_name(self, root: Path) -> None:
         coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49}).of("train")
         (root / "train.json").rename(root / "instances_val2017.json")

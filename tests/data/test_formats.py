@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_folder import Layout, draw_shapes, make_folder, write_image, write_index
+from make_formats import WRITERS, make_pictures
 
 from protoseg.data.annotations import split_of
 from protoseg.data.formats import open_dataset
@@ -137,12 +138,26 @@ def test_masks_that_are_blurred(tmp_path: Path, suffix: str) -> None:
         open_dataset(root)
 
 
-def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["images/img\udcff.png", "images/caf\udce9/img.png"])  # Python's spelling of such bytes
+def test_a_name_that_is_no_text(tmp_path: Path, broken: str) -> None:
     root = make_folder(tmp_path)
-    (root / "images/img_05.png").rename(root / "images/img\udcff.png")  # how Python spells the byte 0xff
-    with pytest.raises(ValueError, match=r"img\\udcff\.png' is not UTF-8; rename") as caught:
+    (root / broken).parent.mkdir(exist_ok=True)
+    (root / "images/img_05.png").rename(root / broken)
+    with pytest.raises(
+        ValueError, match=r"the name '(img\\xff\.png|caf\\xe9)' in the folder .*/images is not UTF-8; rename"
+    ) as caught:
         open_dataset(root)
     str(caught.value).encode()  # can be printed
+
+
+def test_a_name_that_is_no_text_where_no_folder_is_walked(tmp_path: Path) -> None:
+    """Cityscapes are listed by the patterns of their names."""
+    root = tmp_path / "data"
+    WRITERS["cityscapes"][1](root, make_pictures())
+    folder = root / "leftImg8bit/train/bonn"
+    next(folder.glob("*.png")).rename(folder / "caf\udce9_leftImg8bit.png")
+    with pytest.raises(ValueError, match=r"the name 'caf\\xe9_leftImg8bit\.png' in the folder .*/bonn is not UTF-8"):
+        open_dataset(root, format="cityscapes")
 
 
 def test_dots_in_a_name_belong_to_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,17 @@ import tifffile
 from make_folder import draw_shapes, write_image, write_png
 from PIL import Image
 
-from protoseg.data.images import PHOTOGRAPH, ImageKind, kind_of, missing_pixels, nodata_of, read_image, to_rgb
+from protoseg.data.images import (
+    PHOTOGRAPH,
+    ImageKind,
+    header_size,
+    kind_of,
+    missing_pixels,
+    nodata_of,
+    orientation_of,
+    read_image,
+    to_rgb,
+)
 from protoseg.data.io import UnreadableImageError
 
 ROTATED = 6  # EXIF orientation: turn clockwise by 90 degrees
@@ -194,6 +205,17 @@ class TestHugeSizes:
                 file.pages.first.tags[tag].overwrite(1 << 20)
         with pytest.raises(UnreadableImageError, match=r"x\.tif"):
             read_image(path)
+
+
+@pytest.mark.parametrize("look", [read_image, header_size, orientation_of])
+def test_a_program_under_the_name_of_an_image_is_not_run(tmp_path: Path, look: Callable[[Path], object]) -> None:
+    """Pillow would hand PostScript to its interpreter."""
+    path = tmp_path / "photo.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 moveto showpage\n%%EOF\n")
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+    with pytest.raises(UnreadableImageError, match=r"photo\.png cannot be read as an image: cannot identify"):
+        look(path)
 
 
 class TestToRgb:

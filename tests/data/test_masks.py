@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from make_folder import make_folder, write_image, write_index, write_png
+from numpy.typing import NDArray
 from PIL import Image
 
 from protoseg.data.check import LabelReport, check_labels, read_pair
 from protoseg.data.formats import open_dataset
 from protoseg.data.io import MASK_SUFFIXES, UnreadableImageError
-from protoseg.data.masks import count_values, describe, pack, read_mask, unpack
+from protoseg.data.masks import MaskFile, count_values, describe, pack, read_mask, unpack
+from protoseg.data.palettes import palette_of
 from protoseg.data.splits import make_partition
 
 MASK = np.array([[0, 1, 2], [2, 1, 0], [255, 7, 200]], dtype=np.uint8)
@@ -95,6 +102,51 @@ class TestNumbers:
         tifffile.imwrite(tmp_path / "mask.tif", np.zeros((2, 8, 8), dtype=np.uint8), photometric="minisblack")
         with pytest.raises(UnreadableImageError, match=r"mask\.tif holds 2 images"):
             read_mask(tmp_path / "mask.tif")
+
+
+def _complaint(look: Callable[[Path], object], path: Path) -> str:
+    """The message that a file is refused with; its path where it is not."""
+    try:
+        look(path)
+    except UnreadableImageError as error:
+        return str(error)
+    return str(path)
+
+
+class TestAnything:
+    """What hypothesis thinks of."""
+
+    @given(
+        arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.sampled_from(sorted(MASK_SUFFIXES)), st.booleans()
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_comes_back_as_numbers(self, values: NDArray[np.uint8], suffix: str, palette: bool) -> None:
+        with TemporaryDirectory() as folder:
+            path = write_index(Path(folder) / f"mask{suffix}", values, palette=palette)
+            assert (read_mask(path) == values).all()
+
+    @given(
+        arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))), st.sampled_from(sorted(MASK_SUFFIXES))
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_comes_back_as_colors(self, colors: NDArray[np.uint8], suffix: str) -> None:
+        with TemporaryDirectory() as folder:
+            mask = read_mask(write_image(Path(folder) / f"mask{suffix}", colors))
+        slow = [[unpack(int(value)) for value in row] for row in mask]
+        assert slow == [[tuple(color) for color in row] for row in colors.tolist()]
+
+    @given(st.data(), st.sampled_from(sorted(MASK_SUFFIXES)), st.booleans())
+    @settings(max_examples=60, deadline=None)
+    def test_a_damaged_file_is_read_or_named(self, data: st.DataObject, suffix: str, palette: bool) -> None:
+        with TemporaryDirectory() as folder:
+            path = write_index(Path(folder) / f"mask{suffix}", MASK, palette=palette)
+            content = bytearray(path.read_bytes())
+            place = st.integers(0, len(content) - 1)
+            for where, what in data.draw(st.lists(st.tuples(place, st.integers(0, 255)), max_size=4)):
+                content[where] = what
+            path.write_bytes(content[: data.draw(st.one_of(st.none(), place))])
+            for look in (read_mask, lambda path: palette_of(MaskFile(path))):
+                assert str(path) in _complaint(look, path)
 
 
 class TestColors:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from make_folder import PALETTE, make_folder
 from PIL import Image
 
 from protoseg.data.check import LabelReport, check_labels
 from protoseg.data.formats import open_dataset
-from protoseg.data.masks import read_mask
+from protoseg.data.io import UnreadableImageError
+from protoseg.data.masks import MaskFile, read_mask
+from protoseg.data.palettes import palette_of
 from protoseg.data.splits import make_partition
 
 BLACK, RED, GREEN = (0, 0, 0), (255, 0, 0), (0, 255, 0)
@@ -31,7 +34,7 @@ def report_of(root: Path) -> LabelReport:
     return check_labels(index, make_partition(index))
 
 
-@pytest.fixture(params=[".png", ".bmp"])
+@pytest.fixture(params=[".png", ".bmp", ".tif"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Three masks; the second has its palette in another order."""
     root = make_folder(tmp_path, test=1)
@@ -74,6 +77,35 @@ def test_one_palette_whatever_it_shows_is_fine(tmp_path: Path, text: str) -> Non
         (root / "classes.txt").write_text(text)
     assert PALETTE[3:6] != [255, 0, 0]
     assert not any("palette" in note for note in report_of(root).notes)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_color_maps_of_both_depths(tmp_path: Path, bits: int) -> None:
+    """TIFF has 16 bits a colour; some programs write 8."""
+    table = np.zeros((3, 256), dtype=np.uint16)
+    table[:, :3] = np.array([BLACK, RED, GREEN]).T * (257 if bits == 16 else 1)
+    path = tmp_path / "mask.tif"
+    tifffile.imwrite(path, np.array([[0, 1, 2]], dtype=np.uint8), photometric="palette", colormap=table)
+    assert [palette_of(MaskFile(path))[i] for i in range(3)] == [BLACK, RED, GREEN]
+    tifffile.imwrite(path, np.array([[0, 1, 2]], dtype=np.uint8), photometric="minisblack")
+    assert palette_of(MaskFile(path)) == {}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_of_a_broken_mask_the_file_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mask{suffix}"
+    path.write_text("no image")
+    with pytest.raises(UnreadableImageError, match=path.name):
+        palette_of(MaskFile(path))
+
+
+def test_the_colors_of_pictures_say_nothing_of_masks(tmp_path: Path) -> None:
+    """`--classes.colors` changes how classes are shown; a class list without colours holds greys alone."""
+    root = make_folder(tmp_path)
+    for path in (root / "masks").glob("*.png"):
+        paint(path, BLACK, GREEN, (1, 1, 1))
+    (root / "classes.txt").write_text("ground\nsquare\ndisc\n")
+    assert report_of(root).notes == ()
 
 
 def test_palettes_of_one_color_say_nothing(tmp_path: Path) -> None:

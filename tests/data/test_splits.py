@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -67,6 +68,12 @@ class TestMaskColumn:
             ValueError, match=rf"line 1: .* names the mask {mask}, but the mask of .* here is .*/masks/img_01\.png"
         ):
             self.labels(make_folder(tmp_path), f"images/img_01.png {mask}")
+
+    @pytest.mark.parametrize("word", ["12", "+1", "00", "x", "img_01", "7 8"])
+    def test_what_is_no_mask_stops(self, tmp_path: Path, word: str) -> None:
+        """Rather the line names another image, or is of another kind of list."""
+        with pytest.raises(ValueError, match=rf"list\.txt, line 1: 'img_01 {re.escape(word)}' .* is no mask; write the name"):
+            self.labels(make_folder(tmp_path), f"img_01 {word}")
 
     def test_published_lists_name_the_masks_of_another_copy(self, tmp_path: Path) -> None:
         WRITERS["voc, augmented"][1](tmp_path, make_pictures())

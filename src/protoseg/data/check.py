@@ -23,6 +23,8 @@ from protoseg.types import IGNORE_INDEX
 
 _MOST_VALUES = 64  # in masks without a class list: more are rather a blurred picture of a mask
 
+_DARK, _LIGHT = frozenset({0, pack((0, 0, 0))}), frozenset({IGNORE_INDEX, pack((255, 255, 255))})  # of binary masks
+
 _LOOKED_AT = 32  # unlabelled images whose kind is compared before training
 
 
@@ -119,7 +121,6 @@ def check_labels(
     rules = rules or ClassRules()
     given = rules.table_of(index)
     classes, notes = class_table(given, facts)
-    notes = index.notes + partition.notes + notes + check_palettes(facts, given)
     classes = rules.apply(classes)
     for fact in facts:
         _check_values(fact, classes)
@@ -132,7 +133,7 @@ def check_labels(
     for sample in track(partition.evaluation):
         evaluation.append(facts_of(sample, "evaluation", *read_pair(sample, kind)))
         _check_values(evaluation[-1], classes)
-    check_palettes(facts + evaluation, given)
+    notes = index.notes + partition.notes + notes + check_palettes(facts + evaluation, given)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
             f"the {len(partition.evaluation)} evaluation masks (the first is {partition.evaluation[0].mask}) are ignored "
@@ -269,10 +270,8 @@ def binary_doubt(facts: Sequence[Facts], given: ClassTable | None) -> str:
     is_class = given is not None and given.class_of.get(IGNORE_INDEX, IGNORE_INDEX) != IGNORE_INDEX
     if drawn or is_class or not nearly_binary(fact.values for fact in facts):
         return ""
-    dark, light = {0, pack((0, 0, 0))}, {IGNORE_INDEX, pack((255, 255, 255))}
-    strays = ((f.sample.mask, value, f.values[value]) for f in facts for value in f.values if value not in dark | light)
-    stray, value, pixels = next(strays)
-    alone = sum(bool(light & fact.values.keys()) and fact.values.keys() <= dark | light for fact in facts)
+    stray, value, pixels = next((f.sample.mask, value, f.values[value]) for f in facts for value in stray_values(f))
+    alone = sum(bool(_LIGHT & fact.values.keys()) and not stray_values(fact) for fact in facts)
     return (
         f"255 counts as 'not labelled', but the masks look binary: {alone} of {len(facts)} hold 0 and 255 alone, and "
         f"{stray} the value {describe(value)} in {pixels} pixels. If 255 is a class, correct such masks to 0 and 255; if it is "
@@ -280,10 +279,14 @@ def binary_doubt(facts: Sequence[Facts], given: ClassTable | None) -> str:
     )
 
 
+def stray_values(fact: Facts) -> list[int]:
+    """The values that a binary mask does not hold."""
+    return [value for value in fact.values if value not in _DARK | _LIGHT]
+
+
 def _may_be_binary(given: ClassTable) -> bool:
     """Whether a list of two names leaves open that 255 is the second: it says nothing about 255, and calls 0 the first."""
-    white = {IGNORE_INDEX, pack((255, 255, 255))}
-    return len(given) == 2 and 0 in given.values[0] and all(white.isdisjoint(values) for values in given.values)
+    return len(given) == 2 and 0 in given.values[0] and all(_LIGHT.isdisjoint(values) for values in given.values)
 
 
 def _say_colors(inferred: ClassTable, samples: Sequence[Sample], counts: Sequence[Mapping[int, int]]) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from protoseg.data.check import binary_doubt
-from protoseg.data.duplicates import RESAVED, near_pairs
+from protoseg.data.check import binary_doubt, stray_values
+from protoseg.data.duplicates import Look, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
+from protoseg.data.images import PHOTOGRAPH
 from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.masks import describe
 from protoseg.types import IGNORE_INDEX
@@ -23,6 +24,7 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 RARE_SHARE, RARE_IMAGES = 0.002, 3
 IGNORED_SHARE = 0.5
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
+_SAME_COLOR = 0.02  # of the scale: images of one colour have no deviation to measure by
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Finding:
         advice: what to try next.
         files: those it is about.
         details: what was found in them, one line each, where that differs.
+        no_files: why none is named, where none is.
     """
 
     severity: Severity
@@ -42,6 +45,11 @@ class Finding:
     advice: str
     files: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+    no_files: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.files) == bool(self.no_files):
+            raise ValueError(f"a finding names files or says why it names none: {self.title}")
 
 
 def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | None = None) -> list[Finding]:
@@ -91,6 +99,17 @@ def class_rows(facts: Sequence[Facts], classes: ClassTable) -> list[tuple[str, f
     pixels = class_pixels((fact for fact in facts if fact.role == "labeled"), classes)
     shares = pixels / max(1, pixels.sum())
     return [(name, float(shares[c]), images["labeled"][c], images["evaluation"][c]) for c, name in enumerate(classes.names)]
+
+
+def ignored_shares(facts: Sequence[Facts], classes: ClassTable) -> tuple[float, dict[str, float]]:
+    """Share of the pixels that are labelled as "ignored": of all labelled images, and of each by its file."""
+    ignored, pixels = dict[str, int](), dict[str, int]()
+    for fact in facts:
+        if fact.role == "labeled" and fact.values:
+            image = str(fact.sample.image)
+            ignored[image], pixels[image] = fact.ignored(classes), sum(fact.values.values())
+    shares = {image: ignored[image] / pixels[image] for image in ignored}
+    return sum(ignored.values()) / max(1, sum(pixels.values())), shares
 
 
 def _files(facts: Iterable[Facts]) -> tuple[str, ...]:
@@ -198,31 +217,28 @@ def _last_band(facts: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
-    hashes: dict[Role, dict[str, int]] = {"labeled": {}, "unlabeled": {}, "evaluation": {}}
+    looks: dict[Role, dict[str, Look]] = {"labeled": {}, "unlabeled": {}, "evaluation": {}}
     image_of = {fact.sample.name: str(fact.sample.image) for fact in facts}
     for fact in facts:
-        if fact.hash is not None:
-            hashes[fact.role][fact.sample.name] = fact.hash
-    leaks = near_pairs(hashes["evaluation"], hashes["labeled"] | hashes["unlabeled"])
+        if fact.look is not None:
+            looks[fact.role][fact.sample.name] = fact.look
+    leaks, twice, copies = find_doubles(**looks)
     if leaks:
-        count = len({pair.first for pair in leaks})
         yield Finding(
             "warning",
-            f"{count} of {len(hashes['evaluation'])} evaluation images look nearly the same as a training image, "
+            f"{len(leaks)} of {len(looks['evaluation'])} evaluation images look nearly the same as a training image, "
             f"e.g. {image_of[leaks[0].first]} and {image_of[leaks[0].second]}",
             "a score on them is too good: take one of each pair away, or divide videos and scenes as a whole",
             tuple(image_of[pair.first] for pair in leaks),
         )
-    same = [pair for pair in near_pairs(hashes["labeled"], hashes["labeled"]) if pair.bits == 0 and pair.first < pair.second]
-    if same:
+    if twice:
         yield Finding(
             "note",
-            f"{len(same)} pairs of labelled images are the same picture, e.g. {image_of[same[0].first]} and "
-            f"{image_of[same[0].second]}",
+            f"{len(twice)} pairs of labelled images are the same picture, e.g. {image_of[twice[0].second]} and "
+            f"{image_of[twice[0].first]}",
             "a second mask of one picture teaches little; label another image instead",
-            tuple(image_of[pair.second] for pair in same),
+            tuple(image_of[pair.first] for pair in twice),
         )
-    copies = [pair for pair in near_pairs(hashes["unlabeled"], hashes["labeled"]) if pair.bits <= RESAVED]
     if copies:
         yield Finding(
             "note",
@@ -234,20 +250,26 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
 
 
 def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
-    parts = [np.array([f.color for f in facts if f.role == role and f.fault is None]) for role in ("labeled", "unlabeled")]
-    if min(len(part) for part in parts) < 3:
+    kind = next((fact.kind for fact in facts if fact.role == "labeled" and fact.kind is not None), PHOTOGRAPH)
+    parts = {role: [f for f in facts if f.role == role and f.kind == kind and f.color] for role in ("labeled", "unlabeled")}
+    if min(len(part) for part in parts.values()) < 3:
         return
-    labeled, unlabeled = parts
-    spread = np.maximum(np.sqrt((labeled.var(axis=0) + unlabeled.var(axis=0)) / 2), 0.02)
+    labeled, unlabeled = (np.array([fact.color for fact in part]) for part in parts.values())
+    # Other images than photographs may fill a small part of their type's scale.
+    scale = 1.0 if kind.is_photograph else max(float(np.abs(labeled).max()), np.finfo(np.float32).tiny)
+    spread = np.maximum(np.sqrt((labeled.var(axis=0) + unlabeled.var(axis=0)) / 2), _SAME_COLOR * scale)
     distance = np.abs(labeled.mean(axis=0) - unlabeled.mean(axis=0)) / spread
     if distance.max() > COLOR_DISTANCE:
-        what = ("red", "green", "blue")[int(distance.argmax())]
+        channel = int(distance.argmax())
+        color = ("red", "green", "blue")[channel] if kind.is_photograph else f"of channel {channel + 1}"
+        each = np.abs(unlabeled - labeled.mean(axis=0))[:, channel] / spread[channel]
+        far = _files(parts["unlabeled"][i] for i in np.argsort(-each, kind="stable") if each[i] > COLOR_DISTANCE)
         yield Finding(
             "warning",
-            f"unlabelled images look different: their mean {what} is {distance.max():.1f} standard deviations away from that "
-            "of the labelled ones",
+            f"unlabelled images look different: their mean {color} is {distance.max():.1f} standard deviations away from that "
+            f"of the labelled ones, farthest in {far[0]}",
             "pseudo-labels are made by what was learned on the labelled images; label a few of the others too",
-            _files(f for f in facts if f.role == "unlabeled" and f.fault is None),
+            far,
         )
 
 
@@ -272,10 +294,14 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
     labeled = [fact for fact in facts if fact.role == "labeled"]
     for c, (name, share, images, scored) in enumerate(class_rows(facts, classes)):
         if images == 0:
+            holding = _files(fact for fact in facts if fact.role == "evaluation" and c in fact.pixels(classes))
             yield Finding(
                 "warning" if scored else "note",
-                f"no labelled image holds {name}" + (f", but {scored} evaluation images do" if scored else ""),
+                f"no labelled image holds {name}"
+                + (f", but {scored} evaluation images do, e.g. {holding[0]}" if scored else ""),
                 "label an image that shows it, or leave it out with --classes.ignore or --classes.merge",
+                holding,
+                no_files="" if scored else "no image with a mask holds this class",
             )
         elif share < RARE_SHARE or images < min(RARE_IMAGES, len(labeled)):
             yield Finding(
@@ -287,49 +313,50 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
 
 
 def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
-    total = known = 0
-    empty = []
-    for fact in facts:
-        if fact.role == "labeled" and fact.values:
-            held = sum(fact.pixels(classes).values())
-            total, known = total + sum(fact.values.values()), known + held
-            if held == 0:
-                empty.append(fact)
-    if total > known:
+    labeled = [fact for fact in facts if fact.role == "labeled" and fact.values]
+    share, _ = ignored_shares(labeled, classes)
+    if share:
         yield Finding(
-            "warning" if 1 - known / total > IGNORED_SHARE else "note",
-            f"{100 * (1 - known / total):.1f} % of the labelled pixels are ignored",
+            "warning" if share > IGNORED_SHARE else "note",
+            f"{100 * share:.1f} % of the labelled pixels are ignored",
             "look whether 'ignored' is meant: background is a class of its own unless it is really unknown",
-            _masks(f for f in facts if f.role == "labeled" and sum(f.pixels(classes).values()) < sum(f.values.values())),
+            _masks(fact for fact in labeled if fact.ignored(classes)),
         )
-    if empty:
+    if empty := [fact for fact in labeled if not fact.pixels(classes)]:
         yield Finding("warning", f"{len(empty)} labelled masks are ignored everywhere", "they teach nothing", _masks(empty))
 
 
 def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
-    found = {value for fact in facts if fact.role == "labeled" for value in fact.values}
+    labeled = [fact for fact in facts if fact.role == "labeled"]
+    found = {value for fact in labeled for value in fact.values}
     first = [values[0] for values in classes.values]
-    if doubt := binary_doubt([fact for fact in facts if fact.role == "labeled"], classes):
-        yield Finding("warning", doubt, "look at one of these masks, then decide which of the two holds")
+    if doubt := binary_doubt(labeled, classes):
+        stray = _masks(fact for fact in labeled if stray_values(fact))
+        yield Finding("warning", doubt, "look at one of these masks, then decide which of the two holds", stray)
     if IGNORE_INDEX in first and len(classes) > 2:
+        white = _masks(fact for fact in facts if IGNORE_INDEX in fact.values)
         yield Finding(
             "warning",
             "the mask value 255 is a class here",
             "in most data sets it means 'not labelled'; see --classes.ids",
-            _masks(fact for fact in facts if IGNORE_INDEX in fact.values),
+            white,
+            no_files="" if white else "no mask holds it",
         )
     if 0 in classes.ignored and 0 in found and 255 in found:
         yield Finding(
             "note",
             "both 0 and 255 are ignored",
             "0 is often the background: a class of its own, if it is known to be nothing else",
+            _masks(fact for fact in labeled if 0 in fact.values),
         )
     numbers = [value for value in first if value < 256]
-    if len(numbers) >= 3 and len(numbers) == len(first) and min(np.diff(sorted(numbers))) > 10:
+    holding = _masks(fact for fact in facts if not fact.values.keys().isdisjoint(numbers))
+    if len(numbers) >= 3 and len(numbers) == len(first) and min(np.diff(sorted(numbers))) > 10 and holding:
         yield Finding(
             "warning",
             f"the mask values {', '.join(map(str, sorted(numbers)))} are far apart, as in pictures of masks",
             "if they come from a picture for the eye, export class numbers instead; if they are meant, name the classes",
+            holding,
         )
 
 
@@ -350,4 +377,5 @@ def _crop(facts: Sequence[Facts], crop: int) -> Iterator[Finding]:
             "note",
             f"most images are more than four times as large as the crop of {crop} px, which so sees little of the surroundings",
             "give a larger --crop if memory allows, or smaller images",
+            _files(large),
         )

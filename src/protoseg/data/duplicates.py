@@ -1,11 +1,12 @@
-"""Images that are the same picture under two names: a re-saved copy, a neighbouring video frame. By perceptual hash.
+"""Images that are the same picture under two names: by content a copy, by perceptual hash a re-saved one or the next frame.
 
 N, M images
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,10 +27,36 @@ _SIDE = 8
 _FLAT = 3  # grey levels: a difference below it is noise, and a picture of such differences alone has no hash
 
 
+class Look(NamedTuple):
+    """What one picture is compared by."""
+
+    content: bytes  # a digest of size, type and pixels: equal for copies alone, however flat the picture
+    hash: int | None  # perceptual; None for a picture that is the same from left to right
+
+
 class Pair(NamedTuple):
     first: str  # names of samples
     second: str
-    bits: int  # that differ
+    bits: int  # of the perceptual hash that differ; 0 for equal content
+
+
+class Doubles(NamedTuple):
+    """Pictures that stand twice in a data set. Nearest pairs first."""
+
+    leaks: list[Pair]  # an evaluation image, and a training image nearly the same
+    labeled: list[Pair]  # two labelled images that are one picture
+    unlabeled: list[Pair]  # an unlabelled image, and the labelled one that it is a copy of
+
+
+def look_at(image: ImageArray) -> Look:
+    """What a picture is compared by.
+
+    Args:
+        image: (H, W, I).
+    """
+    digest = hashlib.blake2b(f"{image.shape} {image.dtype}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return Look(digest.digest(), perceptual_hash(image))
 
 
 def perceptual_hash(image: ImageArray) -> int | None:
@@ -39,7 +66,7 @@ def perceptual_hash(image: ImageArray) -> int | None:
         image: (H, W, I).
 
     Returns:
-        The hash; None for a flat picture, which would equal every other one.
+        The hash; None where no row changes from left to right, which would equal every other such picture.
 
     Source: Krawetz, "Kind of like that", 2013.
     """
@@ -51,39 +78,51 @@ def perceptual_hash(image: ImageArray) -> int | None:
     return int("".join("1" if bit else "0" for bit in (difference > 0).ravel()), 2)
 
 
-def hash_images(samples: Sequence[Sample], *, track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter) -> dict[str, int]:
-    """The hash of every image that can be read and has one, by the name of its sample."""
-    hashes: dict[str, int] = {}
+def look_at_all(samples: Sequence[Sample], *, track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter) -> dict[str, Look]:
+    """What every image that can be read is compared by, under the name of its sample."""
+    looks: dict[str, Look] = {}
     for sample in track(samples):
         try:
-            found = perceptual_hash(read_image(sample.image))
+            looks[sample.name] = look_at(read_image(sample.image))
         except UnreadableImageError:  # the doctor's and the training's own finding
             continue
-        if found is not None:
-            hashes[sample.name] = found
-    return hashes
+    return looks
 
 
-def near_pairs(first: dict[str, int], second: dict[str, int], *, near: int = NEAR) -> list[Pair]:
+def find_doubles(*, labeled: dict[str, Look], unlabeled: dict[str, Look], evaluation: dict[str, Look]) -> Doubles:
+    """Pictures that stand twice, within a part or in two of them.
+
+    Args:
+        labeled, unlabeled, evaluation: name -> look.
+    """
+    twice = [pair for pair in near_pairs(labeled, labeled, near=0) if pair.second < pair.first]
+    return Doubles(near_pairs(evaluation, labeled | unlabeled), twice, near_pairs(unlabeled, labeled, near=RESAVED))
+
+
+def near_pairs(first: Mapping[str, Look], second: Mapping[str, Look], *, near: int = NEAR) -> list[Pair]:
     """For each picture of the first part that has a near one in the second: the nearest pair. Nearest pairs first.
 
     Args:
-        first, second: name -> hash, of N and M images; names that stand in both are not compared with themselves.
+        first, second: name -> look, of N and M images; names that stand in both are not compared with themselves.
         near: bits that may differ.
     """
-    if not first or not second:
-        return []
-    names = list(second)
-    hashes = np.array([second[name] for name in names], dtype=np.uint64)
-    place = {name: i for i, name in enumerate(names)}
+    copies: dict[bytes, list[str]] = {}
+    for name in sorted(second):
+        copies.setdefault(second[name].content, []).append(name)
+    hashed = [(name, look.hash) for name, look in sorted(second.items()) if look.hash is not None]
+    hashes = np.array([value for _, value in hashed], dtype=np.uint64)
+    place = {name: i for i, (name, _) in enumerate(hashed)}
     pairs = []
-    for name, value in first.items():
-        bits = _count_bits(hashes ^ np.uint64(value))
-        if name in place:
-            bits[place[name]] = 65  # itself
-        best = int(bits.argmin())
-        if bits[best] <= near:
-            pairs.append(Pair(name, names[best], int(bits[best])))
+    for name, look in first.items():
+        if copy := next((other for other in copies.get(look.content, ()) if other != name), None):
+            pairs.append(Pair(name, copy, 0))
+        elif look.hash is not None and hashed:
+            bits = _count_bits(hashes ^ np.uint64(look.hash))
+            if name in place:
+                bits[place[name]] = 65  # itself
+            best = int(bits.argmin())
+            if bits[best] <= near:
+                pairs.append(Pair(name, hashed[best][0], int(bits[best])))
     return sorted(pairs, key=lambda pair: (pair.bits, pair.first, pair.second))
 
 

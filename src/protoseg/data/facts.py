@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from protoseg.data.duplicates import perceptual_hash
-from protoseg.data.images import ImageArray, ImageKind, kind_of, nodata_of, orientation_of, read_image, to_rgb
+from protoseg.data.duplicates import Look, look_at
+from protoseg.data.images import ImageArray, ImageKind, kind_of, nodata_of, orientation_of, read_image
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.masks import MaskArray, count_values
 from protoseg.data.splits import Partition
@@ -33,11 +33,11 @@ class Facts:
     size: tuple[int, int] = (0, 0)
     mask_size: tuple[int, int] | None = None
     kind: ImageKind | None = None
-    hash: int | None = None
+    look: Look | None = None
     orientation: int = 1  # of EXIF, asked of images with masks alone
     missing: float = 0.0  # share of the pixel values that are no numbers
     nodata: tuple[float, float] | None = None  # a declared value for no data that the image's type cannot mark, and its share
-    color: tuple[float, float, float] = (0.0, 0.0, 0.0)  # mean of the picture, in [0, 1]
+    color: tuple[float, ...] = ()  # mean of each channel, where 1.0 is the full scale of the type
     values: dict[int, int] = field(default_factory=dict)  # mask value -> pixels
 
     @property
@@ -53,6 +53,11 @@ class Facts:
             if label != IGNORE_INDEX:
                 held[label] += count
         return held
+
+    def ignored(self, classes: ClassTable) -> int:
+        """Pixels of the mask that count as not labelled; those of unknown values do not."""
+        known = classes.class_of
+        return sum(count for value, count in self.values.items() if known.get(value) == IGNORE_INDEX)
 
 
 def class_pixels(facts: Iterable[Facts], classes: ClassTable) -> NDArray[np.int64]:
@@ -71,13 +76,8 @@ def facts_of(sample: Sample, role: Role, image: ImageArray, mask: MaskArray | No
         sample: the image.
         role: that it plays.
         image, mask: its content.
-        thorough: look at the picture too, for its hash and its colour.
+        thorough: look at the picture too, for its copies and its colour.
     """
-    color, found = (0.0, 0.0, 0.0), None
-    if thorough:
-        rgb = to_rgb(image)
-        red, green, blue = (rgb[::4, ::4].mean(axis=(0, 1)) / 255).tolist()  # every fourth pixel tells the mean well enough
-        color, found = (red, green, blue), perceptual_hash(image)
     return Facts(
         sample,
         role,
@@ -87,10 +87,18 @@ def facts_of(sample: Sample, role: Role, image: ImageArray, mask: MaskArray | No
         orientation=1 if mask is None else orientation_of(sample.image),
         missing=float(1 - np.isfinite(image).mean()) if image.dtype == np.float32 else 0.0,
         nodata=_nodata(sample, image),
-        hash=found,
-        color=color,
+        look=look_at(image) if thorough else None,
+        color=_mean_color(image) if thorough else (),
         values={} if mask is None else count_values(mask),
     )
+
+
+def _mean_color(image: ImageArray) -> tuple[float, ...]:
+    """As it is stored: a picture of it for the eye goes from dark to bright, however dark the image is."""
+    pixels = image[::4, ::4].reshape(-1, image.shape[2])  # every fourth pixel tells the mean well enough
+    counted = np.isfinite(pixels)
+    total = np.where(counted, pixels, 0).sum(axis=0, dtype=np.float64)
+    return tuple((total / np.maximum(counted.sum(axis=0), 1) / kind_of(image).full_scale).tolist())
 
 
 def _nodata(sample: Sample, image: ImageArray) -> tuple[float, float] | None:

@@ -15,9 +15,9 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from protoseg.data.io import FORMATS, UInt8Array, UnreadableImageError, open_image, size_in_header
+from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, opened
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -99,7 +99,8 @@ def header_size(path: Path) -> tuple[int, int]:
     if path.suffix.lower() in {".tif", ".tiff"}:
         with _open_tiff(path) as file:
             return file.pages.first.imagelength, file.pages.first.imagewidth
-    return size_in_header(path)
+    with opened(path) as image:
+        return image.height, image.width
 
 
 def to_rgb(image: ImageArray) -> UInt8Array:
@@ -218,6 +219,20 @@ def nodata_of(path: Path) -> float | None:
         return _nodata(file)
 
 
+def colormap_of(path: Path) -> UInt8Array | None:
+    """(N, 3) the colour of each number of a palette TIFF; None of any other TIFF.
+
+    Raises:
+        UnreadableImageError: missing or damaged.
+    """
+    with _open_tiff(path) as file:
+        page = file.pages.first
+        if page.photometric != tifffile.PHOTOMETRIC.PALETTE or page.colormap is None:
+            return None
+        # 16 bits by the standard; some programs write 8, which libtiff too takes for such where none is larger.
+        return np.asarray(page.colormap.T >> (8 if page.colormap.max() > 255 else 0), dtype=np.uint8)
+
+
 def _nodata(file: tifffile.TiffFile) -> float | None:
     tag = file.pages.first.tags.get(_NODATA)
     if tag is None:
@@ -249,7 +264,7 @@ def orientation_of(path: Path) -> int:
         with _open_tiff(path) as file:
             tag = file.pages.first.tags.get(_ORIENTATION)
             return 1 if tag is None else int(tag.value)
-    with Image.open(path, formats=FORMATS) as image:
+    with opened(path) as image:
         return int(image.getexif().get(_ORIENTATION, 1))
 
 

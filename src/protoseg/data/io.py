@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +50,24 @@ def walk(root: Path) -> list[Path]:
         seen.add(place)
         paths += [Path(folder, file) for file in files]
     found = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    if broken := next((path for path in found if not _is_text(str(path))), None):
-        raise ValueError(f"the name of {str(broken)!r} is not UTF-8; rename the file or its folder")
+    check_names(found)
     return found
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Stop at the first path that could stand in no list or result.
+
+    Raises:
+        ValueError: a name that is no UTF-8.
+    """
+    for path in paths:
+        broken = next((i for i, part in enumerate(path.parts) if not _is_text(part)), None)
+        if broken is not None:
+            folder, stored = Path(*path.parts[:broken]), ascii(os.fsencode(path.parts[broken]))[2:-1]
+            raise ValueError(
+                f"the name '{stored}' in the folder {folder} is not UTF-8; rename it (if it is Latin-1, this renames all such: "
+                f"convmv -r -f latin1 -t utf8 --notest '{folder}')"
+            )
 
 
 def _is_text(name: str) -> bool:
@@ -102,34 +119,32 @@ def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int
     image.save(path)
 
 
-def open_image(path: Path) -> tuple[Image.Image, str]:
-    """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2.
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file that Pillow knows, of which only the header has been read.
 
     Raises:
         UnreadableImageError: missing, truncated, or not an image.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            stored = _raw_mode(image)
-            image.load()
-            return image, stored
+            yield image
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path} does not exist") from error
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
 
 
-def size_in_header(path: Path) -> tuple[int, int]:
-    """(H, W) of an image file that Pillow knows, without decoding it.
+def open_image(path: Path) -> tuple[Image.Image, str]:
+    """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2.
 
     Raises:
-        UnreadableImageError: missing, or not an image.
+        UnreadableImageError: missing, truncated, or not an image.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+    with opened(path) as image:
+        stored = _raw_mode(image)
+        image.load()
+    return image, stored
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from PIL import Image
-
 from protoseg.data.facts import Facts
-from protoseg.data.index import ClassTable
-from protoseg.data.masks import Color, MaskFile, describe, pack
+from protoseg.data.images import colormap_of
+from protoseg.data.index import ClassTable, Sample
+from protoseg.data.io import opened
+from protoseg.data.masks import COLOR, Color, MaskFile, MaskSource, count_values, describe, pack
 
 
-def palette_of(fact: Facts) -> dict[int, Color]:
-    """The colour of each number that a mask holds; empty where it is no palette image."""
-    mask = fact.sample.mask
-    if not isinstance(mask, MaskFile) or mask.path.suffix.lower() not in {".png", ".bmp"}:
+def palette_of(mask: MaskSource | None) -> dict[int, Color]:
+    """The colour of each number in the palette of a mask file; empty where it has none. The pixels are not decoded.
+
+    Raises:
+        UnreadableImageError: the file is missing or damaged.
+    """
+    if not isinstance(mask, MaskFile):
         return {}
-    with Image.open(mask.path, formats=("PNG", "BMP")) as image:  # the header alone
+    if mask.path.suffix.lower() in {".tif", ".tiff"}:
+        colors = colormap_of(mask.path)
+        return {} if colors is None else {number: (r, g, b) for number, (r, g, b) in enumerate(colors.tolist())}
+    with opened(mask.path) as image:
         if image.mode != "P" or image.palette is None:
             return {}
-        order, colors = image.palette.getdata()  # stored as RGB by PNG, as BGRX by BMP
+        order, stored = image.palette.getdata()  # stored as RGB by PNG, as BGRX by BMP
     step, red, green, blue = len(order), order.index("R"), order.index("G"), order.index("B")
-    entries = [colors[i : i + step] for i in range(0, len(colors) - step + 1, step)]
-    table = {number: (entry[red], entry[green], entry[blue]) for number, entry in enumerate(entries)}
-    return {value: table[value] for value in fact.values if value in table}
+    entries = [stored[i : i + step] for i in range(0, len(stored) - step + 1, step)]
+    return {number: (entry[red], entry[green], entry[blue]) for number, entry in enumerate(entries)}
+
+
+def mask_facts(samples: Iterable[Sample]) -> list[Facts]:
+    """What `check_palettes` needs to know of images to score on: the values in masks with palettes. No image is opened.
+
+    Raises:
+        UnreadableImageError: a mask cannot be read.
+    """
+    with_palette = [(sample, sample.mask) for sample in samples if palette_of(sample.mask)]
+    return [Facts(sample, "evaluation", values=count_values(mask.read())) for sample, mask in with_palette if mask is not None]
 
 
 def check_palettes(facts: Sequence[Facts], given: ClassTable | None) -> tuple[str, ...]:
@@ -40,7 +55,7 @@ def check_palettes(facts: Sequence[Facts], given: ClassTable | None) -> tuple[st
         ValueError: a palette shows a class in the colour of another one, or, without a table, two palettes deal out the same
             colours to other numbers.
     """
-    palettes = [(fact, palette) for fact in facts if (palette := palette_of(fact))]
+    palettes = [(fact, _shown(fact)) for fact in facts]
     # A palette that does not tell its numbers apart says nothing.
     palettes = [(fact, palette) for fact, palette in palettes if len(set(palette.values())) == len(palette)]
     if given is not None and _lists_colors(given):
@@ -57,9 +72,18 @@ def check_palettes(facts: Sequence[Facts], given: ClassTable | None) -> tuple[st
     return (f"{what}, so look whether both masks mean the same by it",)
 
 
+def _shown(fact: Facts) -> dict[int, Color]:
+    """The colours of the numbers that a mask holds."""
+    palette = palette_of(fact.sample.mask)
+    return {value: palette[value] for value in fact.values if value in palette}
+
+
 def _lists_colors(given: ClassTable) -> bool:
-    """Whether a table says how its classes look in masks: the colours of others are only for pictures."""
-    return any(pack(color) in values for color, values in zip(given.colors, given.values, strict=True))
+    """Whether a table says how its classes look in masks. The grey of a number is only that number, saved as RGB."""
+    greys = [{pack((number,) * 3) for number in values if number < 256} for values in given.values]
+    return any(
+        value >= COLOR and value not in grey for grey, values in zip(greys, given.values, strict=True) for value in values
+    )
 
 
 def _check_colors(fact: Facts, palette: dict[int, Color], given: ClassTable) -> None:

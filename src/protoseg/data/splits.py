@@ -16,6 +16,8 @@ from protoseg.data.index import EXTRA, DataIndex, Sample, Split
 from protoseg.data.io import read_lines
 from protoseg.functional.random import generator
 
+_FLAGS = frozenset({"-1", "0", "1"})  # behind the names in VOC's lists of one class: absent, difficult, present
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -250,13 +252,18 @@ def _names_another_mask(second: str, image: Sample, index: DataIndex, where: str
     what COCO has as JSON. They are the same labels, told by their names. A plain folder has no such copies.
 
     Raises:
-        ValueError: it is the mask of another image, or of a plain folder and not the one that is read.
+        ValueError: it is no mask, that of another image, or of a plain folder and not the one that is read.
     """
-    if not second or re.fullmatch(r"[-+]?[0-9]+", second):  # a flag, as in VOC's lists of one class
+    if not second or second in _FLAGS:
         return False
     own = str(image.mask)
     if f"/{own}".endswith(f"/{second.lstrip('/')}"):
         return False
+    if not Path(second).suffix:
+        raise ValueError(
+            f"{where} begins with the image {image.name}, but {second!r} after it is no mask; write the name alone, or the "
+            f"path of its mask behind it ({own})"
+        )
     stems = {Path(text).stem.split("_gtFine_")[0] for text in (own, image.image.stem)}
     if index.format == "folder" or Path(second).stem.split("_gtFine_")[0] not in stems:
         raise ValueError(

@@ -12,6 +12,7 @@ from protoseg.data.archive import unpack
 from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
+from protoseg.data.io import check_names
 from protoseg.data.left_out import unread_images
 
 
@@ -67,7 +68,7 @@ def open_dataset(
 
     Raises:
         FileNotFoundError: a folder is missing, or the layout is none of those known.
-        ValueError: no such layout, or nothing useful is in it.
+        ValueError: no such layout, nothing useful is in it, or a file name that is no UTF-8.
     """
     root = Path(os.path.normpath(root.absolute()))  # links stay as the user made them
     if root.is_file():
@@ -91,6 +92,7 @@ def open_dataset(
         found = folder.read_images(unlabeled, "--unlabeled", to_learn_from=True)
         more = [sample for sample in found if sample.image.resolve() not in listed]
     samples = (*index.samples, *more)
+    check_names(sample.image for sample in samples)
     return dataclasses.replace(index, samples=samples, left_out=(*index.left_out, *unread_images(samples)))
 
 

@@ -1,8 +1,9 @@
 """COCO JSON: polygons and run-length codes. Lin et al., ECCV 2014, https://cocodataset.org/#format-data
 
-The files are `*.json` of the folder or of its `annotations/`; where there are `instances_*.json`, those alone. A file with
-"val" or "test" in its name holds evaluation images. Classes are the categories in the order of their ids ("thing" and
-"stuff" alike), after class 0, "background", which is what no annotation covers.
+The files are `*.json` of the folder or of its `annotations/`; where there are `instances_*.json`, those alone, and what is
+published beside segmentations (captions, keypoints, panoptic files) counts only where nothing else is there. A file with "val"
+or "test" in its name holds evaluation images. Classes are the categories in the order of their ids ("thing" and "stuff"
+alike), after class 0, "background", which is what no annotation covers.
 
 Where annotations overlap, crowds lie at the bottom and small areas on top, so that a part is not hidden by its whole. An object
 without an outline (a box alone, or a polygon of fewer than three corners) leaves its box unlabelled, as far as no other covers
@@ -27,6 +28,8 @@ from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, re
 from protoseg.types import IGNORE_INDEX
 
 _INSTANCES = "instances_"
+_BESIDE = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # published beside instances or stuff
+_SEGMENTS = "segments_info"  # in annotations of the panoptic kind alone
 _LONGEST = 30  # bits of a run length before its last five
 _TRIANGLE = 6  # numbers in the smallest polygon
 NEEDS = "a COCO JSON file, in it or in annotations/"
@@ -165,7 +168,8 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
 
 def _files(root: Path) -> list[Path]:
     found = _all_files(root)
-    return [path for path in found if path.name.startswith(_INSTANCES)] or found
+    instances = [path for path in found if path.name.startswith(_INSTANCES)]
+    return instances or [path for path in found if not path.name.startswith(_BESIDE)] or found
 
 
 def _say_left_aside(root: Path) -> tuple[str, ...]:
@@ -220,6 +224,8 @@ def _read_file(
     """Each image with its mask and whether any outline is in it, and what to say about the annotations."""
     by_image: dict[int, list[Any]] = {}
     for annotation in field(content, "annotations", list, str(path)):
+        if isinstance(annotation, dict) and _SEGMENTS in annotation:
+            raise ValueError(_say_panoptic(path))
         by_image.setdefault(field(annotation, "image_id", int, f"{path}, an annotation"), []).append(annotation)
     found: list[tuple[Path, ShapesMask | None, bool]] = []
     without_outline = list[tuple[Any, str]]()
@@ -230,9 +236,9 @@ def _read_file(
             raise ValueError(f"{path} lists two images of the id {number}")
         seen.add(number)
         where, image = f"{path}, image {name}", finder.find(name, beside=path)
-        annotations = by_image.pop(number, [])
-        drawn = [a for a in annotations if _outline(a)]
-        bare = [a for a in annotations if not _outline(a)]
+        outlined = [(a, _outline(a)) for a in by_image.pop(number, [])]
+        drawn = [(a, code) for a, code in outlined if code]
+        bare = [a for a, code in outlined if not code]
         mask = None
         if drawn or ("height" in record and "width" in record):
             size = size_field(record, "height", "width", where)
@@ -244,6 +250,14 @@ def _read_file(
     if by_image:
         raise ValueError(f"{path} has annotations of image {next(iter(by_image))}, which it does not list")
     return found, _say_boxes(path, without_outline)
+
+
+def _say_panoptic(path: Path) -> str:
+    return (
+        f"{path} is COCO's panoptic kind, which is not read: its areas are in PNG files whose colours number segments, not "
+        f"classes. Export polygons or run-length codes as {_INSTANCES}*.json instead, or turn the segments into PNG masks of "
+        "class numbers and put them into masks/, the images into images/ (panopticapi has converters for both)"
+    )
 
 
 def _say_boxes(path: Path, without_outline: Sequence[tuple[Any, str]]) -> tuple[str, ...]:
@@ -258,19 +272,19 @@ def _say_boxes(path: Path, without_outline: Sequence[tuple[Any, str]]) -> tuple[
     )
 
 
-def _shapes(annotations: list[Any], value_of: dict[int, int], size: tuple[int, int], where: str) -> tuple[Shape, ...]:
-    """Bottom first."""
-    for annotation in annotations:
+def _shapes(drawn: list[tuple[Any, Any]], value_of: dict[int, int], size: tuple[int, int], where: str) -> tuple[Shape, ...]:
+    """Of annotations and their outlines; bottom first."""
+    for annotation, _ in drawn:
         if field(annotation, "category_id", int, where) not in value_of:
             raise ValueError(f"{where}: category {annotation['category_id']} is not among the categories")
 
-    def area(annotation: Any) -> float:
+    def area(annotation: Any, code: Any) -> float:
         if "area" in annotation:
             return float(field(annotation, "area", (int, float), where))
         try:  # some tools leave it out
-            return float(Segmentation(_outline(annotation), annotation.get("id")).patch(size).inside.sum())
+            return float(Segmentation(code, annotation.get("id")).patch(size).inside.sum())
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
-    ordered = sorted(annotations, key=lambda a: (not a.get("iscrowd"), -area(a)))
-    return tuple(Shape(value_of[a["category_id"]], Segmentation(_outline(a), a.get("id"))) for a in ordered)
+    ordered = sorted(drawn, key=lambda pair: (not pair[0].get("iscrowd"), -area(*pair)))
+    return tuple(Shape(value_of[a["category_id"]], Segmentation(code, a.get("id"))) for a, code in ordered)
