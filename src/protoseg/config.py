@@ -7,7 +7,7 @@ import importlib
 import inspect
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from protoseg.settings import ClassesConfig, ModelConfig, OptimizerConfig, TrainConfig
 
@@ -35,6 +35,7 @@ METHODS = {
     "mean_teacher": "mean_teacher.MeanTeacher",
     "cutmix_mt": "cutmix_mt.CutMixMT",
     "fixmatch": "fixmatch.FixMatch",
+    "augseg": "augseg.AugSeg",
     "cps": "cps.CrossPseudoSupervision",
     "unimatch": "unimatch.UniMatch",
     "unimatch_v2": "unimatch_v2.UniMatchV2",
@@ -82,6 +83,7 @@ def change_method(config: TrainConfig, given: TrainConfig) -> TrainConfig:
         config,
         prototypes=dataclasses.replace(config.prototypes, per_class=given.prototypes.per_class),
         consistency=dataclasses.replace(config.consistency, **own),
+        views=dataclasses.replace(config.views, color_style=given.views.color_style),
     )
 
 
@@ -219,6 +221,7 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
             f"{', '.join(found.classes.names)}"
         )
     config.consistency = dataclasses.replace(config.consistency, **_own_values(config))
+    config.views = dataclasses.replace(config.views, color_style=_color_style(config))
     if config.consistency.warmup_steps is None:
         # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
         left = config.steps - (config.prototypes.delay if config.prototypes.per_class else 0)
@@ -239,6 +242,10 @@ def _own_values(config: TrainConfig) -> dict[str, Any]:
         raise ValueError(f"{config.method} has no consistency.{strange[0]}; leave it out, or choose another --method")
     values = {name: known[name] for name in METHOD_OPTIONS if given[name] is None and name in known}
     return values | ({"ema_momentum": method.own_momentum} if given["ema_momentum"] is None else {})
+
+
+def _color_style(config: TrainConfig) -> Literal["jitter", "random"]:
+    return config.views.color_style or method_class(config.method).own_color_style
 
 
 def default_crop(sizes: Iterable[tuple[int, int]]) -> int:
@@ -469,6 +476,7 @@ def build_views(config: TrainConfig, normalization: Normalization) -> BatchViews
         clamp=normalization.dtype == "uint8",
         num_strong=method_class(config.method).num_strong,
         color=views.color,
+        color_style=_color_style(config),
         color_labeled=views.color_labeled,
         cutmix_probability=views.cutmix_probability,
         cutmix_area=None if views.cutmix_area is None else (views.cutmix_area[0], views.cutmix_area[1]),

@@ -123,6 +123,7 @@ class ViewsConfig:
         scale: range of the random scale
         flip: mirror left-right
         color: change colours and blur in the strong view
+        color_style: jitter, or random: one to three operations; default the method's
         color_labeled: the same for labelled images
         cutmix_probability: chance of CutMix
         cutmix_area: range of the box's share of the crop, e.g. [0.02, 0.4]; default half
@@ -133,6 +134,7 @@ class ViewsConfig:
     scale: list[float] = field(default_factory=lambda: [0.5, 2.0])
     flip: bool = True
     color: bool = True
+    color_style: Literal["jitter", "random"] | None = None
     color_labeled: bool = False
     cutmix_probability: float = 0.5
     cutmix_area: list[float] | None = None
