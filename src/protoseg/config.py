@@ -36,6 +36,7 @@ METHODS = {
     "cutmix_mt": "cutmix_mt.CutMixMT",
     "fixmatch": "fixmatch.FixMatch",
     "augseg": "augseg.AugSeg",
+    "u2pl": "u2pl.U2PL",
     "cps": "cps.CrossPseudoSupervision",
     "unimatch": "unimatch.UniMatch",
     "unimatch_v2": "unimatch_v2.UniMatchV2",

@@ -94,7 +94,7 @@ class ConsistencyConfig:
         threshold: lowest teacher confidence that counts; default the method's
         selection: which pixels teach: threshold or entropy_drop (prototype)
         normalizer: unsupervised losses divide by valid or selected pixels (prototype)
-        drop_percent: of pixels dropped by entropy at first (prototype)
+        drop_percent: of pixels dropped by entropy at first (prototype, u2pl)
         labels_from: ema or self (fixmatch)
         rampup_steps: until the unsupervised loss has its weight (mean_teacher, cutmix_mt)
         weight: of the unsupervised losses
