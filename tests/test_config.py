@@ -379,6 +379,15 @@ class TestBuild:
         assert (given.method, given.consistency.threshold, given.prototypes.per_class) == ("unimatch_v2", 0.6, 2)
         assert resolved("--method", "prototype").consistency.threshold == 0.9
 
+    def test_the_color_style_is_the_methods_unless_given(self) -> None:
+        styles = []
+        for words in [(), ("--method", "augseg"), ("--method", "augseg", "--views.color_style", "jitter")]:
+            config = resolved(*words)
+            views = build_views(config, build_normalization(config.model, PHOTOGRAPH))
+            assert views.color_style == config.views.color_style
+            styles.append(views.color_style)
+        assert styles == ["jitter", "random", "jitter"]
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [

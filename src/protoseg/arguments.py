@@ -205,7 +205,7 @@ def _flags() -> set[str]:
 
 def train_help() -> str:
     """All settings, one a line, with their defaults. The text comes from the docstrings of the settings."""
-    lines = ["usage: protoseg train DATA [--setting VALUE ...]"]
+    lines = ["usage: protoseg train DATA [--setting VALUE ...]    A flag takes no value; --no-NAME switches it off."]
     for prefix, section in _sections():
         texts = _attribute_docs(section)
         if prefix:
@@ -218,7 +218,6 @@ def train_help() -> str:
             shown = "" if default in (None, [], {}) else f" [{default}]"
             text = texts.get(field.name, "handed to the Lightning Trainer: --trainer.devices 2")
             lines.append(f"  {name:<30} {text}{shown}")
-    lines.append("A flag takes no value; --no-NAME switches it off. Defaults are those without a recipe.")
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ import importlib
 import inspect
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig, OptimizerConfig, TrainConfig, ViewsConfig
 
@@ -37,6 +37,8 @@ METHODS = {
     "mean_teacher": "mean_teacher.MeanTeacher",
     "cutmix_mt": "cutmix_mt.CutMixMT",
     "fixmatch": "fixmatch.FixMatch",
+    "augseg": "augseg.AugSeg",
+    "u2pl": "u2pl.U2PL",
     "cps": "cps.CrossPseudoSupervision",
     "self_training": "self_training.SelfTraining",
     "unimatch": "unimatch.UniMatch",
@@ -85,6 +87,7 @@ def change_method(config: TrainConfig, given: TrainConfig) -> TrainConfig:
         config,
         prototypes=dataclasses.replace(config.prototypes, per_class=given.prototypes.per_class),
         consistency=dataclasses.replace(config.consistency, **own),
+        views=dataclasses.replace(config.views, color_style=given.views.color_style),
     )
 
 
@@ -289,6 +292,7 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
         config.optimizer = dataclasses.replace(
             config.optimizer, lr=default_lr(config.optimizer.name, batch * config.accumulate)
         )
+    config.views = dataclasses.replace(config.views, color_style=_color_style(config))
     if config.consistency.warmup_steps is None:
         # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
         left = config.steps - (config.prototypes.delay if config.prototypes.per_class else 0)
@@ -334,6 +338,10 @@ def scaled_momentum(momentum: float, batch: int) -> float:
 def _rounded(value: float) -> float:
     """To three digits: what is printed and stored can be given again."""
     return float(f"{value:.3g}")
+
+
+def _color_style(config: TrainConfig) -> Literal["jitter", "random"]:
+    return config.views.color_style or method_class(config.method).own_color_style
 
 
 def default_crop(sizes: Iterable[tuple[int, int]]) -> int:
@@ -611,6 +619,7 @@ def build_views(config: TrainConfig, normalization: Normalization) -> BatchViews
         clamp=normalization.dtype == "uint8",
         num_strong=method_class(config.method).num_strong,
         color=views.color,
+        color_style=_color_style(config),
         color_labeled=views.color_labeled,
         cutmix_probability=views.cutmix_probability,
         cutmix_area=None if views.cutmix_area is None else (views.cutmix_area[0], views.cutmix_area[1]),

@@ -96,7 +96,7 @@ class ConsistencyConfig:
         threshold: lowest teacher confidence that counts; default the method's
         selection: which pixels teach: threshold or entropy_drop (prototype)
         normalizer: unsupervised losses divide by valid or selected pixels (prototype)
-        drop_percent: of pixels dropped by entropy at first (prototype)
+        drop_percent: of pixels dropped by entropy at first (prototype, u2pl)
         labels_from: ema or self (fixmatch)
         rampup_steps: until the unsupervised loss has its weight (mean_teacher, cutmix_mt)
         reliable_first: true: learn from the more reliable half first (self_training)
@@ -129,6 +129,7 @@ class ViewsConfig:
         scale: range of the random scale
         flip: mirror left-right
         color: change colours and blur in the strong view
+        color_style: jitter, or random: one to three operations; default the method's
         color_labeled: the same for labelled images
         cutmix_probability: chance of CutMix
         cutmix_area: range of the box's share of the crop, e.g. [0.02, 0.4]; default half
@@ -140,6 +141,7 @@ class ViewsConfig:
     scale: list[float] = field(default_factory=lambda: [0.5, 2.0])
     flip: bool = True
     color: bool = True
+    color_style: Literal["jitter", "random"] | None = None
     color_labeled: bool = False
     cutmix_probability: float = 0.5
     cutmix_area: list[float] | None = None

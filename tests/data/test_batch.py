@@ -55,6 +55,19 @@ def test_validity_is_handed_on() -> None:
     assert unlabeled.seed.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("clamp", [True, False])
+def test_random_operations_are_another_style_of_color(clamp: bool) -> None:
+    batch = raw(list(range(40)))
+    unlabeled = views(color_style="random", clamp=clamp).unlabeled(batch, step=0)
+    changed = [not torch.allclose(s, w, atol=1e-4) for s, w in zip(unlabeled.strong[0], unlabeled.weak, strict=True)]
+    assert 30 < sum(changed) < 40  # one in eleven operations is none
+    assert not torch.allclose(unlabeled.strong, views(clamp=clamp).unlabeled(batch, step=0).strong, atol=1e-3)
+    unit = unlabeled.strong[0] * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    assert bool(unit.min() >= -1e-6 and unit.max() <= 1 + 1e-6) is clamp
+    alone = views(color_style="random", clamp=clamp).unlabeled(raw([7]), step=3)
+    assert torch.allclose(alone.strong[0, 0], unlabeled.strong[0, 7], atol=1e-5)
+
+
 @pytest.mark.parametrize("cutmix_per", ["image", "batch"])
 def test_a_strong_view_does_not_depend_on_the_batch(cutmix_per: str) -> None:
     make = views(cutmix_per=cutmix_per, cutmix_probability=1.0, num_strong=2)

@@ -49,21 +49,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_folder(root / "set", train=9, labeled=3)
     for name in ("img_04", "img_05", "img_06", "img_07"):  # each process meets some of them
         cut_short(root / f"set/images/{name}.png")
+    launch(root)
+    return root
+
+
+def launch(root: Path, *more: str) -> None:
+    """Train on root/set in two processes, into root/run and root/rank*.pt."""
     (root / "launch.py").write_text(LAUNCH)
-    words = ["train", str(root / "set"), *SETTINGS, "--out", str(root / "run")]
+    words = ["train", str(root / "set"), *SETTINGS, *more, "--out", str(root / "run")]
     words += ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
     done = subprocess.run(
         [sys.executable, str(root / "launch.py"), str(root), *words], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (root / "run" / "model.safetensors").is_file()
-    return root
+
+
+def states_in(root: Path) -> list[dict[str, torch.Tensor]]:
+    """The method's state on each process, after the last step."""
+    return [torch.load(root / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def states(folder: Path) -> list[dict[str, torch.Tensor]]:
-    """The method's state on each process, after the last step."""
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return states_in(folder)
 
 
 @pytest.mark.parametrize("part", ["prototypes.head.prototype", "prototypes.head.ready", "teacher.", "student."])
@@ -96,3 +105,12 @@ def test_prototypes_moved(states: list[dict[str, torch.Tensor]]) -> None:
     assert states[0]["prototypes.head.ready"].all()
     moved = (states[0]["prototypes.head.prototype"] - states[0]["at start"]).abs().amax(dim=(1, 2))
     assert (moved > 0).all()
+
+
+def test_processes_remember_the_same_keys(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set", train=9, labeled=3)
+    launch(tmp_path, "--method", "u2pl", "--accumulate", "2")
+    first, second = states_in(tmp_path)
+    assert first["contrast.arrived"].sum() > 0
+    for name in first:
+        assert torch.equal(first[name], second[name]), name

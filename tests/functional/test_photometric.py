@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protoseg.functional.photometric import color_jitter, gaussian_blur
+from protoseg.functional.photometric import OPERATIONS, color_jitter, gaussian_blur, random_operations
 
 CHANNELS = [1, 3, 4, 7]
 NOTHING = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "gray_probability": 0.0, "probability": 1.0}
@@ -202,3 +202,94 @@ def test_blur_keeps_a_constant_image() -> None:
 def test_an_image_of_one_row_cannot_be_blurred() -> None:
     image = torch.rand(1, 3, 1, 20)
     assert torch.equal(gaussian_blur(image, torch.zeros(1, 2), probability=1.0), image)
+
+
+def slow_operation(name: str, image: Tensor, strength: float) -> Tensor:
+    """One operation pixel by pixel, as AugSeg's table defines it. image: (I, H, W) of whole levels of 255."""
+    channels, height, width = image.shape
+    pixels = image.flatten(1).T.tolist()
+    kept = 0.05 + 0.9 * strength
+    result = image.clone()
+    mean = sum(luma(p) for p in pixels) / len(pixels)
+    for i, pixel in enumerate(pixels):
+        y, x = divmod(i, width)
+        for c, value in enumerate(pixel):
+            others = sorted(p[c] for p in pixels)
+            if name == "autocontrast" and others[-1] > others[0]:
+                value = (value - others[0]) / (others[-1] - others[0])
+            if name == "equalize" and others[-1] > others[0]:
+                darkest = others.count(others[0])
+                value = (sum(o <= value for o in others) - darkest) / (len(others) - darkest)
+            if name == "sharpness":
+                rows = [min(max(y + d, 0), height - 1) for d in (-1, 0, 1)]
+                columns = [min(max(x + d, 0), width - 1) for d in (-1, 0, 1)]
+                smooth = (sum(float(image[c, r, k]) for r in rows for k in columns) + 4 * value) / 13
+                value = kept * value + (1 - kept) * smooth
+            if name == "contrast":
+                value = kept * value + (1 - kept) * mean
+            if name == "color":
+                value = kept * value + (1 - kept) * luma(pixel)
+            if name == "brightness":
+                value = kept * value
+            if name == "hue" and channels == 3:
+                value = rotate(pixel, 0.5 * strength)[c]
+            if name == "posterize":
+                bits = 4 + int(5 * strength)
+                value = (round(255 * value) >> (8 - bits) << (8 - bits)) / 255
+            if name == "solarize" and round(255 * value) >= 1 + 255 * strength:
+                value = 1 - value
+            result[c, y, x] = min(1.0, max(0.0, value))
+    return result
+
+
+def whole_levels(channels: int) -> Tensor:
+    return (images(channels, low=0.0, high=1.0) * 255).round() / 255
+
+
+def one_operation(name: str, strength: float, batch: int) -> Tensor:
+    """Draws that ask for it alone."""
+    kind = (list(OPERATIONS).index(name) + 0.5) / len(OPERATIONS)
+    return torch.tensor([0.0, kind, strength, 0.5, 0.5, 0.5, 0.5], dtype=torch.float64).expand(batch, -1)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - {"blur"}))
+def test_each_random_operation_alone(name: str, channels: int) -> None:
+    image = whole_levels(channels)
+    for strength in (0.99, 0.37, 0.0):
+        result = random_operations(image, one_operation(name, strength, len(image)))
+        expected = torch.stack([slow_operation(name, x, strength) for x in image])
+        torch.testing.assert_close(result, expected, atol=2e-6, rtol=1e-5)
+    assert name in {"identity", "hue", "color"} or not torch.allclose(result, image, atol=1e-3)
+
+
+def test_the_random_blur_is_the_gaussian_one() -> None:
+    image = whole_levels(3)
+    expected = gaussian_blur(image, torch.full((3, 2), 0.4), probability=1.0)
+    torch.testing.assert_close(random_operations(image, one_operation("blur", 0.4, 3)), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_a_random_operation_leaves_a_flat_image_finite_and_in_range(name: str) -> None:
+    for level in (0.0, 0.4, 1.0):
+        result = random_operations(torch.full((1, 3, 5, 6), level), one_operation(name, 0.3, 1))
+        assert result.isfinite().all()
+        assert 0 <= result.min() <= result.max() <= 1
+
+
+def test_random_operations_follow_one_another() -> None:
+    image, names = whole_levels(3)[:1], ["posterize", "solarize", "brightness"]
+    kinds = [(list(OPERATIONS).index(name) + 0.5) / len(OPERATIONS) for name in names]
+    for count in (1, 2, 3):
+        draw = torch.tensor([[(count - 0.5) / 3, kinds[0], 0.1, kinds[1], 0.5, kinds[2], 0.7]])
+        expected = image
+        for name, strength in list(zip(names, (0.1, 0.5, 0.7), strict=True))[:count]:
+            expected = random_operations(expected, one_operation(name, strength, 1))
+        torch.testing.assert_close(random_operations(image, draw), expected)
+
+
+def test_random_operations_beyond_the_unit_range_stay_there_unless_clamped() -> None:
+    image = 3 * whole_levels(2) - 1
+    draw = one_operation("brightness", 0.9, len(image))
+    torch.testing.assert_close(random_operations(image, draw, clamp=False), (0.05 + 0.9 * 0.9) * image)
+    assert random_operations(image, draw).min() == 0

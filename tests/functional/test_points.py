@@ -116,6 +116,12 @@ def test_read_pixels(dtype: torch.dtype) -> None:
     assert read.tolist() == [[maps[b, y, x].item() for y, x in points[b].tolist()] for b in range(2)]
 
 
+def test_read_pixels_of_several_channels() -> None:
+    maps, points = torch.rand(2, 5, 6, 9), sample_points(draw(2, 16), (6, 9), grid=4)
+    expected = torch.stack([read_pixels(channel, points) for channel in maps.unbind(1)], dim=-1)
+    assert torch.equal(read_pixels(maps, points), expected)
+
+
 def test_the_map_is_never_up_sampled() -> None:
     """No tensor on the way is even a twentieth of the up-sampled map."""
     largest = 0

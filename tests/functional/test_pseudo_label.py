@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, pseudo_label, selected, squared_consistency_loss
+from protoseg.functional.pseudo_label import (
+    consistency_loss,
+    entropy_drop,
+    kept_consistency_loss,
+    pseudo_label,
+    selected,
+    squared_consistency_loss,
+)
 from protoseg.types import IGNORE_INDEX, PseudoLabel
 
 SHAPE = (2, 5, 7)
@@ -69,6 +76,26 @@ def test_consistency_loss(
     assert 0 < kept < real
     loss = consistency_loss(student_logits, pseudo, threshold=threshold, normalizer=normalizer)
     assert loss.item() == pytest.approx(total / (real if normalizer == "valid" else kept), rel=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+def test_kept_consistency_loss(teacher_logits: Tensor, student_logits: Tensor, valid: Tensor, threshold: float) -> None:
+    """valid / kept * (the sum over kept and confident pixels / kept)."""
+    pseudo = entropy_drop(pseudo_label(teacher_logits, valid), teacher_logits, percent=30)
+    total, kept = 0.0, 0
+    for b, y, x in positions():
+        label = int(pseudo.label[b, y, x])
+        if valid[b, y, x] and label != IGNORE_INDEX:
+            kept += 1
+            if pseudo.confidence[b, y, x] >= threshold:
+                total -= math.log(probabilities(student_logits[b, :, y, x].tolist())[label])
+    expected = int(valid.sum()) / kept * total / kept
+    assert kept_consistency_loss(student_logits, pseudo, threshold=threshold).item() == pytest.approx(expected, rel=1e-5)
+    nothing = pseudo._replace(label=torch.full_like(pseudo.label, IGNORE_INDEX))
+    loss = kept_consistency_loss(student_logits, nothing)
+    loss.backward()
+    assert loss.item() == 0
+    assert not student_logits.grad.any()
 
 
 def test_threshold_is_inclusive() -> None:

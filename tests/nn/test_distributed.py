@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from protoseg.methods.supervised import Supervised
 from protoseg.nn.distributed import all_reduce_sum_, average_buffers_, broadcast_, is_distributed
+from protoseg.nn.memory_contrast import MemoryContrast
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.types import IGNORE_INDEX
@@ -28,6 +29,12 @@ def pixels(rank: int) -> tuple[Tensor, Tensor, Tensor]:
     label = torch.tensor([0, 2, 2, IGNORE_INDEX, 0] if rank == 0 else [0, 1, 2, 1, IGNORE_INDEX])
     label = label.repeat(COUNT[rank])[: COUNT[rank]]
     return features, label, torch.rand(COUNT[rank], generator=gen) < 0.8
+
+
+def keys(rank: int, step: int) -> tuple[Tensor, Tensor]:
+    """Class 1 gets keys from the second process only, class 3 from none."""
+    gen = torch.Generator().manual_seed(20 + 2 * step + rank)
+    return torch.randn(9, D, generator=gen), torch.rand(9, C, generator=gen) < torch.tensor([0.7, 0.5 * rank, 0.9, 0.0])
 
 
 def started(**options: Any) -> PrototypeHead:
@@ -57,6 +64,11 @@ def work(rank: int, folder: str) -> None:
         for _ in range(2):
             head.update(features, label, weight=weight)
         result[f"update {unit}"] = head.state_dict()
+
+    contrast = MemoryContrast(D, C, queue_size=15)
+    for step in range(2):
+        contrast.update(*keys(rank, step))
+    result["contrast"] = contrast.state_dict()
 
     head = PrototypeHead(D, C, per_class=K)
     head.fit(*pixels(rank)[:2])
@@ -104,6 +116,16 @@ def test_update_is_that_of_one_process_on_all_pixels(results: list[dict[str, Any
     for _ in range(2):
         alone.update(*pixels(0)[:2], weight=pixels(0)[2])
     assert not torch.allclose(alone.prototype, head.prototype, atol=1e-2), "the other process's pixels must matter"
+
+
+def test_every_process_remembers_the_keys_of_all(results: list[dict[str, Any]]) -> None:
+    contrast = MemoryContrast(D, C, queue_size=15)
+    for step in range(2):
+        contrast.update(*(torch.cat(parts) for parts in zip(*(keys(rank, step) for rank in range(WORLD)), strict=True)))
+    assert contrast.arrived[1] > 0 == contrast.arrived[3]
+    assert contrast.arrived[0] > 15
+    for result in results:
+        assert all(torch.equal(result["contrast"][name], value) for name, value in contrast.state_dict().items())
 
 
 def test_fit_is_the_first_process(results: list[dict[str, Any]]) -> None:

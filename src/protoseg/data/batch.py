@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import sample_boxes, sample_sized_boxes
-from protoseg.functional.photometric import color_jitter, gaussian_blur
+from protoseg.functional.photometric import color_jitter, gaussian_blur, random_operations
 from protoseg.functional.random import generator, uniform
 from protoseg.types import LabeledBatch, UnlabeledBatch
+
+_MOST_OPERATIONS = 3  # AugSeg, arXiv 2212.04976
 
 
 class BatchViews(nn.Module):
@@ -25,6 +27,7 @@ class BatchViews(nn.Module):
             about the mean, which is where the pixels of other images are.
         num_strong: S, strong views of each unlabelled image.
         color: change colours and blur in the strong views; the paper's only strong view is CutMix.
+        color_style: "jitter", all at once as in UniMatch, or "random": one to three operations, as in AugSeg.
         color_labeled: do the same to labelled crops.
         cutmix_probability: chance of mixing.
         cutmix_area: range of the boxes' share of the crop, as UniMatch draws them; the paper's half of it when left out.
@@ -43,6 +46,7 @@ class BatchViews(nn.Module):
         clamp: bool = True,
         num_strong: int = 1,
         color: bool = True,
+        color_style: Literal["jitter", "random"] = "jitter",
         color_labeled: bool = False,
         cutmix_probability: float = 0.5,
         cutmix_area: tuple[float, float] | None = None,
@@ -56,6 +60,7 @@ class BatchViews(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.clamp = clamp
         self.num_strong, self.color, self.color_labeled = num_strong, color, color_labeled
+        self.color_style: Literal["jitter", "random"] = color_style
         self.cutmix_area = cutmix_area
         self.cutmix_probability, self.cutmix_per, self.seed = cutmix_probability, cutmix_per, seed
 
@@ -83,6 +88,11 @@ class BatchViews(nn.Module):
         return UnlabeledBatch(weak, torch.stack(strong), raw["valid"], torch.stack(box), seed)
 
     def _strong(self, image: Tensor, seed: Tensor, stream: str) -> Tensor:
+        if self.color_style == "random":
+            draw = uniform(seed, f"{stream} operations", 1 + 2 * _MOST_OPERATIONS)  # stays on the CPU
+            low, extent = (0.0, 1.0) if self.clamp else (self.mean - 3 * self.std, 6 * self.std)
+            unit = (image - low) / extent
+            return random_operations(unit, draw, most=_MOST_OPERATIONS, clamp=self.clamp) * extent + low
         draw = uniform(seed, stream, 8, device=image.device)
         if self.clamp:
             return gaussian_blur(color_jitter(image, draw[:, :6]), draw[:, 6:])

@@ -10,12 +10,14 @@ B images · I channels · H W size
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision's and Pillow's greyscale
+_FULL = 255  # levels above black: what "posterize" and "equalize" count in, whatever the images' type
 
 
 def color_jitter(
@@ -47,9 +49,7 @@ def color_jitter(
         (B, I, H, W) in [0, 1].
     """
     channels = image.shape[1]
-    # Constants are filled in on the device: a tensor made from a list would be a copy that the host waits for.
-    weights = _LUMA if channels == 3 else (1 / channels,) * channels
-    luma = torch.stack([image.new_full((channels,), weight) for weight in weights], dim=1)  # (I, I): rows average channels
+    luma = _luma_rows(image, channels)
     eye = torch.eye(channels, dtype=image.dtype, device=image.device)
     uniform = uniform.to(image.dtype)
     jitter, gray = uniform[:, 0] < probability, uniform[:, 5] < gray_probability
@@ -69,6 +69,13 @@ def color_jitter(
     offset = ((1 - contrasted) * mean)[:, None].expand(-1, channels)
     pixels = torch.baddbmm(offset[:, :, None], matrix, image.flatten(2))  # (B, I, H * W)
     return pixels.view_as(image).clamp(0, 1) if clamp else pixels.view_as(image)
+
+
+def _luma_rows(image: Tensor, channels: int) -> Tensor:
+    """(I, I) matrix each of whose rows averages the channels, with the weights of brightness for I = 3."""
+    # Constants are filled in on the device: a tensor made from a list would be a copy that the host waits for.
+    weights = _LUMA if channels == 3 else (1 / channels,) * channels
+    return torch.stack([image.new_full((channels,), weight) for weight in weights], dim=1)
 
 
 def _hue_rotation(turn: Tensor) -> Tensor:
@@ -113,3 +120,113 @@ def gaussian_blur(
     planes = F.conv2d(planes, kernel[:, None, None, :], groups=batch * channels)
     planes = F.conv2d(planes, kernel[:, None, :, None], groups=batch * channels)
     return planes.view_as(image)
+
+
+def random_operations(image: Tensor, uniform: Tensor, *, most: int = 3, clamp: bool = True) -> Tensor:
+    """One to `most` operations of random kind and strength, one after the other, drawn for each image.
+
+    The intensity augmentation of AugSeg (Zhao et al., CVPR 2023, arXiv 2212.04976), with its pool and ranges: `OPERATIONS`.
+
+    Args:
+        image: (B, I, H, W) float in [0, 1].
+        uniform: (B, 1 + 2 * most) numbers in [0, 1): how many, then kind and strength of each. On the CPU, where it is
+            decided what to run.
+        most: operations on one image; 3 in the paper.
+        clamp: keep the result in [0, 1].
+
+    Returns:
+        (B, I, H, W).
+    """
+    operations = list(OPERATIONS.values())
+    result = []
+    for pixels, draw in zip(image, uniform.tolist(), strict=True):
+        for i in range(1 + int(draw[0] * most)):
+            kind, strength = draw[1 + 2 * i : 3 + 2 * i]
+            pixels = operations[int(kind * len(operations))](pixels, strength)
+            pixels = pixels.clamp(0, 1) if clamp else pixels
+        result.append(pixels)
+    return torch.stack(result) if result else image
+
+
+def _autocontrast(image: Tensor, strength: float) -> Tensor:
+    """The darkest and the brightest pixel of each channel become 0 and 1."""
+    low, high = image.amin(dim=(1, 2), keepdim=True), image.amax(dim=(1, 2), keepdim=True)
+    return torch.where(high > low, (image - low) / torch.where(high > low, high - low, 1.0), image)
+
+
+def _equalize(image: Tensor, strength: float) -> Tensor:
+    """Each channel's levels become equally frequent."""
+    level = (image.clamp(0, 1) * _FULL).round().long().flatten(1)  # (I, H * W)
+    count = level.new_zeros(len(level), _FULL + 1).scatter_add_(1, level, torch.ones_like(level))
+    up_to = count.cumsum(dim=1)
+    darkest = up_to.gather(1, level.amin(dim=1, keepdim=True))  # (I, 1) pixels of the lowest level
+    others = level.shape[1] - darkest
+    flat = ((up_to - darkest) / others.clamp(min=1)).to(image.dtype).gather(1, level).view_as(image)
+    return torch.where(others[:, :, None] > 0, flat, image)
+
+
+def _blur(image: Tensor, strength: float) -> Tensor:
+    return gaussian_blur(image[None], image.new_full((1, 2), strength), sigma=(0.1, 2.0), probability=1.0)[0]
+
+
+def _contrast(image: Tensor, strength: float) -> Tensor:
+    return _towards(image, _gray(image).mean(), strength)
+
+
+def _sharpness(image: Tensor, strength: float) -> Tensor:
+    """Towards Pillow's smooth filter, whose middle weighs 5 of 13."""
+    around = F.avg_pool2d(F.pad(image[None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[0]
+    return _towards(image, (9 * around + 4 * image) / 13, strength)
+
+
+def _color(image: Tensor, strength: float) -> Tensor:
+    return _towards(image, _gray(image), strength)
+
+
+def _brightness(image: Tensor, strength: float) -> Tensor:
+    return _towards(image, image.new_zeros(()), strength)
+
+
+def _hue(image: Tensor, strength: float) -> Tensor:
+    """Up to half a turn; there is no hue but in three channels."""
+    if len(image) != 3:
+        return image
+    rotation = _hue_rotation(image.new_full((1,), 0.5 * strength))[0]
+    return (rotation @ image.flatten(1)).view_as(image)
+
+
+def _posterize(image: Tensor, strength: float) -> Tensor:
+    """Keep the highest 4 to 8 of 8 bits."""
+    step = 1 << (4 - int(5 * strength))
+    return (image * _FULL / step + 1e-4).floor() * (step / _FULL)  # 1e-4: k / 255 * 255 may fall short of k
+
+
+def _solarize(image: Tensor, strength: float) -> Tensor:
+    """Invert what is at least as bright as a threshold between 1 and 256 of 255."""
+    return torch.where(image >= (1 + _FULL * strength) / _FULL, 1 - image, image)
+
+
+def _gray(image: Tensor) -> Tensor:
+    return (_luma_rows(image, len(image)) @ image.flatten(1)).view_as(image)
+
+
+def _towards(image: Tensor, other: Tensor, strength: float) -> Tensor:
+    """Keep a share between 0.05 and 0.95 of the image."""
+    kept = 0.05 + 0.9 * strength
+    return kept * image + (1 - kept) * other
+
+
+OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "identity": lambda image, strength: image,
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+    "blur": _blur,
+    "contrast": _contrast,
+    "sharpness": _sharpness,
+    "color": _color,
+    "brightness": _brightness,
+    "hue": _hue,
+    "posterize": _posterize,
+    "solarize": _solarize,
+}
+"""Each takes an image (I, H, W) and a strength in [0, 1), which it maps to its own range in the paper."""

@@ -64,14 +64,16 @@ def _unit(position: Tensor, extent: int, *, align_corners: bool) -> Tensor:
 
 
 def read_pixels(map: Tensor, points: Tensor) -> Tensor:
-    """Read a per-pixel map (labels, weights) at integer positions.
+    """Read a per-pixel map (labels, weights, logits) at integer positions.
 
     Args:
-        map: (B, H, W), any dtype.
+        map: (B, H, W) or (B, C, H, W), any dtype.
         points: (B, P, 2) int64 (y, x).
 
     Returns:
-        (B, P), dtype of `map`.
+        (B, P) or (B, P, C), dtype of `map`.
     """
     index = points[..., 0] * map.shape[-1] + points[..., 1]
-    return map.flatten(1).gather(1, index)
+    if map.ndim == 3:
+        return map.flatten(1).gather(1, index)
+    return map.flatten(2).gather(2, index[:, None].expand(-1, map.shape[1], -1)).transpose(1, 2)

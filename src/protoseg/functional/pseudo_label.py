@@ -103,6 +103,22 @@ def consistency_loss(
     return masked_mean(loss, weight, target.valid.sum() if normalizer == "valid" else None)
 
 
+def kept_consistency_loss(logits: Tensor, target: PseudoLabel, *, threshold: float | Tensor = 0.0) -> Tensor:
+    """Cross-entropy on the pixels that `entropy_drop` kept: their mean, times valid / kept, as in U2PL.
+
+    Args:
+        logits: (B_u, C, H, W) of the student on the mixed strong view.
+        target: pseudo-labels after `entropy_drop`, mixed in the same way.
+        threshold: lowest confidence that counts besides; a kept pixel below it counts as one without loss.
+
+    Returns:
+        Scalar; 0 when no pixel is kept.
+    """
+    loss = F.cross_entropy(logits.float(), target.label, ignore_index=IGNORE_INDEX, reduction="none")
+    kept = selected(target, 0.0).sum()
+    return target.valid.sum() / kept.clamp(min=1) * masked_mean(loss, selected(target, threshold), kept)
+
+
 def squared_consistency_loss(logits: Tensor, probability: Tensor, target: PseudoLabel, *, threshold: float | Tensor) -> Tensor:
     """Squared error of the student's probabilities against the teacher's, as in CutMix-Seg (arXiv 1906.01916).
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, Unpack, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,8 @@ class Method(nn.Module):
     """Of the networks that it trains, behind the names of their losses."""
     num_strong = 1
     """Strong views that it asks for."""
+    own_color_style: ClassVar[Literal["jitter", "random"]] = "jitter"
+    """Of the strong views, in the paper; `BatchViews` says what they are."""
     labeled_weight = 1.0
     """Of the loss on labelled crops, in the paper's formula."""
     unlabeled_weights: ClassVar[Mapping[str, float]] = {}

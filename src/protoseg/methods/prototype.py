@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Unpack
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, pseudo_label, selected
+from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, kept_consistency_loss, pseudo_label, selected
 from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.types import LabeledBatch, PseudoLabel, UnlabeledBatch
@@ -84,7 +84,4 @@ class PrototypeConsistency(Method):
     def _consistency(self, logits: Tensor, pseudo: PseudoLabel) -> Tensor:
         if self.selection == "threshold":
             return consistency_loss(logits, pseudo, threshold=self.thresholds(), normalizer=self.normalizer)
-        # U2PL: the mean over kept pixels, times valid / kept.
-        kept = selected(pseudo, 0.0).sum()
-        scale = pseudo.valid.sum() / kept.clamp(min=1)
-        return scale * consistency_loss(logits, pseudo, threshold=0.0, normalizer="selected")
+        return kept_consistency_loss(logits, pseudo)

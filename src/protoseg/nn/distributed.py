@@ -27,6 +27,15 @@ def broadcast_(*tensors: Tensor) -> None:
             dist.broadcast(tensor, src=0)
 
 
+def all_gather_rows(tensor: Tensor) -> Tensor:
+    """The tensors of all processes, one below the other in the order of the processes. All have the same shape."""
+    if not is_distributed():
+        return tensor
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 @torch.no_grad()
 def average_buffers_(module: nn.Module) -> None:
     """Average the float buffers of a module (BatchNorm's running statistics) over all processes, in place.
