@@ -108,7 +108,7 @@ class U2PL(Method):
     ) -> tuple[Tensor, Tensor]:
         """Features (N, D) of both halves, and the label (N,) of what may be an anchor or an example."""
         features, labels = [], []
-        for out, known, at, threshold in zip(outs, told, points, (0.0, self.threshold), strict=True):
+        for out, known, at, threshold in zip(outs, told, points, (0.0, self.threshold or 0.0), strict=True):
             sure = selected(known, max(threshold, ANCHOR_PROBABILITY))
             labels.append(read_pixels(torch.where(sure, known.label, IGNORE_INDEX), at).flatten())
             features.append(read_features(out.features, at, out.covers, align_corners=out.align_corners).flatten(0, 1))

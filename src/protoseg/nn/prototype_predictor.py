@@ -53,5 +53,5 @@ class PrototypePredictor(nn.Module):
         grid = torch.cartesian_prod(torch.arange(top, bottom, device=device), torch.arange(width, device=device))  # (P, 2)
         points = grid.expand(len(out.features), -1, -1)
         features = read_features(out.features, points, out.covers, align_corners=out.align_corners)  # (B, P, D)
-        logits = self.head(features.flatten(0, 1))  # (B * P, C)
+        logits: Tensor = self.head(features.flatten(0, 1))  # (B * P, C)
         return logits.view(len(features), bottom - top, width, -1).permute(0, 3, 1, 2)
