@@ -138,6 +138,6 @@ def test_state_round_trip() -> None:
     monitor = monitor_after(2 * HORIZON, *LABELED)
     go_on(monitor, 2 * HORIZON, 1000, 0, 0)
     copied = HealthMonitor(NAMES)
-    copied.load(monitor.state(), torch.device("cpu"))
+    copied.load(monitor.state())
     assert go_on(copied, 8 * HORIZON, 1000, 0, 0) == go_on(monitor, 8 * HORIZON, 1000, 0, 0) == ["swallowed"]
     assert copied.read(loss=0.0, ema_distance=0.0).pseudo == monitor.read(loss=0.0, ema_distance=0.0).pseudo

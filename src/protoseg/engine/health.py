@@ -98,6 +98,9 @@ class Health:
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
+_TENSORS = ("labeled", "pseudo", "prototype_use", "agreeing")
+
+
 class HealthMonitor:
     """Keep running shares on the device, and judge them when asked.
 
@@ -125,6 +128,8 @@ class HealthMonitor:
             vitals: of this process.
             images: unlabelled images in the batch, over all processes.
         """
+        if self.labeled is not None and self.labeled.device != vitals.labeled.device:
+            self._move(vitals.labeled.device)  # a checkpoint is read before the network is on its device
         labeled = vitals.labeled.double()
         self.labeled = labeled if self.labeled is None else self.labeled + labeled
         if vitals.pseudo is None:
@@ -171,16 +176,21 @@ class HealthMonitor:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        tensors = {name: getattr(self, name) for name in ("labeled", "pseudo", "prototype_use", "agreeing")}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
         others = {"images": self.images, "alive": sorted(self.alive), "raised": sorted(self.raised), "since": dict(self.since)}
         return tensors | others
 
-    def load(self, state: dict[str, Any], device: torch.device) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        for name in ("labeled", "pseudo", "prototype_use", "agreeing"):
-            setattr(self, name, None if state[name] is None else state[name].to(device))
+        for name in _TENSORS:
+            setattr(self, name, state[name])
         self.images, self.since = state["images"], dict(state["since"])
         self.alive, self.raised = set(state["alive"]), set(state["raised"])
+
+    def _move(self, device: torch.device) -> None:
+        for name in _TENSORS:
+            tensor: Tensor | None = getattr(self, name)
+            setattr(self, name, None if tensor is None else tensor.to(device))
 
     def _loss(self, loss: float) -> list[Alarm]:
         if math.isfinite(loss):

@@ -108,7 +108,7 @@ class TrainingModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.meter.load(checkpoint["protoseg"]["meter"])
         self.skipped = set(checkpoint["protoseg"]["skipped"])
-        self.health.load(checkpoint["protoseg"]["health"], self.device)
+        self.health.load(checkpoint["protoseg"]["health"])
         self.events = list(checkpoint["protoseg"]["events"])
         if raised := [event["threshold"] for event in self.events if "threshold" in event]:
             self.method.threshold = raised[-1]
