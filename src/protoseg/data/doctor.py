@@ -256,7 +256,7 @@ def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
         return
     labeled, unlabeled = (np.array([fact.color for fact in part]) for part in parts.values())
     # Other images than photographs may fill a small part of their type's scale.
-    scale = 1.0 if kind.is_photograph else max(float(np.abs(labeled).max()), np.finfo(np.float32).tiny)
+    scale = 1.0 if kind.is_photograph else max(float(np.abs(labeled).max()), float(np.finfo(np.float32).tiny))
     spread = np.maximum(np.sqrt((labeled.var(axis=0) + unlabeled.var(axis=0)) / 2), _SAME_COLOR * scale)
     distance = np.abs(labeled.mean(axis=0) - unlabeled.mean(axis=0)) / spread
     if distance.max() > COLOR_DISTANCE:
