@@ -23,6 +23,7 @@ from protoseg.config import (
     build_network,
     build_normalization,
     build_partition,
+    method_class,
     parameter_groups,
     resolve,
     settle_method,
@@ -32,7 +33,6 @@ from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
 from protoseg.data.splits import Partition
 from protoseg.engine.train import CHECKPOINT, check_trainer_options
-from protoseg.methods.self_training import SelfTraining
 from protoseg.self_training import FIRST, prepare
 from protoseg.settings import TrainConfig
 from protoseg.stage import BASELINE, stored_json, train_one, uses_cuda, write_json
@@ -91,7 +91,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
         labels_only = _baseline_config(config)
         start = build_method(labels_only, copy.deepcopy(network))  # the same weights
         baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
-    if isinstance(method, SelfTraining):
+    if method.needs_labeler:
         labels_only = _baseline_config(config)
         prepare(
             method,
@@ -196,8 +196,8 @@ def _check_batch(config: TrainConfig, network: nn.Module) -> None:
     """Stop where a process would get no whole share of the batch, or one image that BatchNorm cannot train on."""
     assert config.batch is not None
     processes = _processes(config)
-    if processes > 1 and config.method == "self_training":
-        raise ValueError(f"self_training trains several models one after the other, in one process, not in {processes}")
+    if processes > 1 and method_class(config.method).needs_labeler:
+        raise ValueError(f"{config.method} trains several models one after the other, in one process, not in {processes}")
     if processes > 1 and config.on_collapse == "rollback":
         raise ValueError(f"--on-collapse rollback works in one process, not in {processes}; give stop or continue")
     if processes > 1 and config.batch % processes:

@@ -23,7 +23,7 @@ from protoseg.engine.callbacks import snapshot
 from protoseg.engine.evaluate import Normalization, predict_image
 from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import ConfusionMatrix, iou
-from protoseg.methods.self_training import SelfTraining
+from protoseg.methods.base import Method
 from protoseg.settings import TrainConfig
 from protoseg.stage import train_one, uses_cuda
 from protoseg.trained import load_model, progress
@@ -34,7 +34,7 @@ _PARTS = 3  # of the first training: its weights are kept after each (K in the p
 
 
 def prepare(
-    method: SelfTraining,
+    method: Method,
     config: TrainConfig,
     labels_only: TrainConfig,
     data: CheckedData,
@@ -61,19 +61,20 @@ def prepare(
         console: for everything that is printed.
     """
     assert config.steps is not None
-    steps = [config.steps * part // _PARTS for part in range(1, _PARTS)] if method.reliable_first else []
+    in_order = bool(config.consistency.reliable_first)
+    steps = [config.steps * part // _PARTS for part in range(1, _PARTS)] if in_order else []
     beginner = build_method(labels_only, copy.deepcopy(start))
     train_one(labels_only, data, beginner, normalization, first, console, title="labels only", snapshots=steps)
     model = load_model(first).network
     method.learn_from(model.state_dict())
-    if not method.reliable_first:
+    if not in_order:
         return
+    labels = model.state_dict()
     model = model.to("cuda" if uses_cuda(config) else "cpu")
     agreement = _agreement(model, [snapshot(first, step) for step in steps], data, normalization, config, folder, console)
     stable = dataclasses.replace(data.partition, unlabeled=more_reliable_half(data.partition.unlabeled, agreement))
     second = build_method(config, copy.deepcopy(start))
-    assert isinstance(second, SelfTraining)
-    second.learn_from(method.labeler.network.state_dict())
+    second.learn_from(labels)
     half = dataclasses.replace(data, partition=stable)
     train_one(config, half, second, normalization, folder / RELIABLE, console, title="reliable half")
     method.learn_from(load_model(folder / RELIABLE).network.state_dict())

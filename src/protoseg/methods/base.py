@@ -99,6 +99,8 @@ class Method(nn.Module):
     uses_unlabeled = True
     needs_warmup = True
     """Whether it labels with what it is still learning, and so has to learn from labels alone first."""
+    needs_labeler = False
+    """Whether a finished model labels for it: the run trains that first, and `learn_from` takes its weights."""
     threshold: float | None = None
     """Lowest confidence that counts; None for a method without one."""
     own_momentum = 0.99
@@ -176,6 +178,10 @@ class Method(nn.Module):
         per_class = 0 if self.prototypes is None else self.prototypes.head.per_class
         vitals = read_vitals(lessons[0], labeled, prototypes[0] if prototypes else (), per_class=per_class)
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, carry, vitals)
+
+    def learn_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights of a finished model of the same network, where the method needs one."""
+        raise NotImplementedError
 
     def trained(self) -> tuple[Trained, ...]:
         """The networks that the optimizer trains, the one that ships first."""

@@ -34,6 +34,7 @@ class SelfTraining(Method):
     labeled_weight = 0.5
     unlabeled_weights: ClassVar[Mapping[str, float]] = {"self_training": 0.5}
     needs_warmup = False
+    needs_labeler = True
 
     def __init__(
         self, student: nn.Module, *, threshold: float = 0.0, reliable_first: bool = False, **options: Unpack[SharedOptions]
@@ -43,7 +44,6 @@ class SelfTraining(Method):
         self.labeler = Teacher(student)
 
     def learn_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a finished model, which labels from now on."""
         self.labeler.network.load_state_dict(state)
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
