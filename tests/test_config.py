@@ -350,7 +350,7 @@ class TestBuild:
         assert "prototype_labeled" not in metric_fields(config)
 
     def test_metric_fields_go_by_the_method(self) -> None:
-        assert metric_fields(resolved("--method", "supervised")) == ("loss", "labeled")
+        assert metric_fields(resolved("--method", "supervised")) == ("loss", "labeled", "ema_distance")
         assert {"consistency", "confident", "prototype_labeled", "prototype_consistency"} <= set(metric_fields(resolved()))
 
     @pytest.mark.parametrize("plus", ["", "+prototypes"])
@@ -368,11 +368,13 @@ class TestBuild:
             if method.prototypes is not None:
                 columns |= {f"prototype_labeled{network}", f"prototype_agreement{network}"}
                 columns |= {f"prototype_consistency{network}"} if method.uses_unlabeled else set()
+        columns |= {"ema_distance"} | ({"teacher_agreement", "pseudo_distance"} if method.uses_unlabeled else set())
+        columns |= {"prototype_entropy", "dead_prototypes"} if method.prototypes is not None else set()
         assert set(metric_fields(config)) == columns
 
     def test_what_a_recipe_says_about_its_own_method_is_not_for_another(self) -> None:
         assert parsed().consistency.threshold == 0.9  # the recipe's
-        other = resolved("--method", "unimatch_v2")
+        other = resolved("--method", "unimatch_v2", "--batch", "16")
         assert (other.consistency.threshold, other.consistency.ema_momentum) == (0.95, 0.996)  # the paper's
         assert other.prototypes.per_class == 0
         given = resolved("--method", "unimatch_v2+prototypes", "--consistency.threshold", "0.6", "--prototypes.per_class", "2")

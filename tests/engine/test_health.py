@@ -71,6 +71,14 @@ def test_use_of_prototypes() -> None:
     assert health.dead_prototypes == pytest.approx(0.25)
 
 
+def test_prototypes_are_used_without_pseudo_labels_too() -> None:
+    monitor = HealthMonitor(NAMES)
+    monitor.add(batch(use=[[1, 3], [2, 2], [4, 0]]), images=4)
+    health = monitor.read(loss=0.0, ema_distance=0.0)
+    assert health.prototype_use == ((0.25, 0.75), (0.5, 0.5), (1.0, 0.0))
+    assert health.images == 0
+
+
 def test_without_pseudo_labels_there_is_little_to_say() -> None:
     monitor = HealthMonitor(NAMES)
     monitor.add(batch(), images=0)

@@ -126,20 +126,20 @@ class HealthMonitor:
 
         Args:
             vitals: of this process.
-            images: unlabelled images in the batch, over all processes.
+            images: unlabelled images in the batch, over all processes; labelled ones where there are no others.
         """
         if self.labeled is not None and self.labeled.device != vitals.labeled.device:
             self._move(vitals.labeled.device)  # a checkpoint is read before the network is on its device
         labeled = vitals.labeled.double()
         self.labeled = labeled if self.labeled is None else self.labeled + labeled
-        if vitals.pseudo is None:
-            return
         new = min(1.0, images / HORIZON)
-        share = vitals.pseudo / vitals.pseudo.sum().clamp(min=1).double()
-        self.pseudo = share if self.pseudo is None else torch.lerp(self.pseudo, share, new)
         if vitals.prototype_use is not None:
             use = vitals.prototype_use.double()
             self.prototype_use = use if self.prototype_use is None else torch.lerp(self.prototype_use, use, new)
+        if vitals.pseudo is None:
+            return
+        share = vitals.pseudo / vitals.pseudo.sum().clamp(min=1).double()
+        self.pseudo = share if self.pseudo is None else torch.lerp(self.pseudo, share, new)
         if vitals.agreeing is not None and vitals.compared is not None:
             now = torch.stack([vitals.agreeing, vitals.compared]).double()
             self.agreeing = now if self.agreeing is None else self.agreeing + now

@@ -76,8 +76,8 @@ class TrainingModule(L.LightningModule):
         self._carries.append(out.carry)
         self._micro_step += 1
         if out.vitals is not None:
-            unlabeled_images = 0 if unlabeled is None else len(unlabeled.weak) * self.trainer.world_size
-            self.health.add(out.vitals, images=unlabeled_images)
+            images = labeled.image if unlabeled is None else unlabeled.weak
+            self.health.add(out.vitals, images=len(images) * self.trainer.world_size)
         self.meter.add({"loss": out.loss.detach(), **out.terms, **out.monitors}, images=_count(batch))
         return out.loss
 
