@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from make_folder import TINY, cut_short, draw_shapes, make_folder, write_image, write_index
+from make_folder import TINY, TINY_RUN, cut_short, draw_shapes, make_folder, write_image, write_index
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -258,7 +258,7 @@ def test_data(data: Path, tmp_path: Path, refuse: Refuse, spoil: Callable[[Path]
         (["--optimizer.layer_decay", "0.5", "--model.freeze_encoder"], "leave one of them out"),
         (["--model.freeze_encoder"], "small_unet starts from nothing"),
         (["--recipe", "nothing"], "nothing"),
-        (["--stpes", "3"], "--stpes"),
+        (["--stpes", "3"], "there is no setting stpes; did you mean steps?"),
         (["--consistency.warmup_steps", "2"], "consistency.warmup_steps is 2, which leaves none of 2 steps"),
         (["--prototypes.delay", "2"], "prototypes.delay is 2"),
         (["--batch", "1", "--model.arch", "deeplabv3plus", "--model.encoder", "resnet18"], "batch of at least 2"),
@@ -276,7 +276,8 @@ def test_settings(data: Path, tmp_path: Path, refuse: Refuse, words: list[str], 
     save_file({"conv.weight": torch.ones(3)}, tmp_path / "other.safetensors")
     (tmp_path / "broken.yaml").write_text("steps: [1\nmethod: {")
     paths = {"LIST": tmp_path / "list.txt", "OTHER": tmp_path / "other.safetensors", "BROKEN": tmp_path / "broken.yaml"}
-    refuse("train", data, *TINY, *(paths.get(word, word) for word in words), "--out", tmp_path / "run", names=name)
+    tiny = TINY_RUN if "--model.arch" in words else TINY
+    refuse("train", data, *tiny, *(paths.get(word, word) for word in words), "--out", tmp_path / "run", names=name)
 
 
 def test_baseline_without_anything_to_score_on_asks_for_a_holdout(tmp_path: Path, refuse: Refuse) -> None:

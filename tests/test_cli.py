@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from make_folder import TINY, cut_short, draw_shapes, make_folder, write_image, write_index
+from make_folder import TINY, TINY_RUN, cut_short, draw_shapes, make_folder, write_image, write_index
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
@@ -629,7 +629,7 @@ def test_every_method_trains_and_goes_on(method: str, tmp_path: Path, monkeypatc
 def test_a_vit_trains_layer_by_layer_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DPT with the method that was made for it, at a crop and at image sizes that are no multiples of a patch."""
     data = make_folder(tmp_path / "data", train=6, labeled=3, test=1, size=(40, 48))
-    words = ["train", str(data), *TINY, "--model.arch", "dino_dpt", "--model.encoder", "tu-test_vit", "--crop", "40"]
+    words = ["train", str(data), *TINY_RUN, "--model.arch", "dino_dpt", "--model.encoder", "tu-test_vit", "--crop", "40"]
     words += [
         "--method",
         "unimatch_v2+prototypes",
@@ -672,7 +672,7 @@ def test_a_frozen_encoder_ships_as_it_came(tmp_path: Path, capsys: pytest.Captur
     data = make_folder(tmp_path / "data", train=4, labeled=2)
     start = create_dino_dpt("tu-test_vit", num_classes=2).encoder.state_dict()
     save_file(start, tmp_path / "start.safetensors")
-    words = [*TINY, "--model.arch", "dino_dpt", "--model.encoder", "tu-test_vit", "--model.freeze_encoder"]
+    words = [*TINY_RUN, "--model.arch", "dino_dpt", "--model.encoder", "tu-test_vit", "--model.freeze_encoder"]
     words += [
         "--model.weights",
         str(tmp_path / "start.safetensors"),

@@ -16,7 +16,9 @@ Layout = Literal["inside", "beside"]
 PALETTE = [(37 * i + channel) % 256 for i in range(256) for channel in (0, 90, 180)]  # says nothing about the numbers
 
 TINY_MODEL = ["--model.arch", "small_unet", "--model.width", "4", "--model.weights", "none"]
-TINY = [*TINY_MODEL, "--steps", "2", "--batch", "2", "--crop", "32", "--workers", "0"]
+TINY_RUN = ["--model.weights", "none", "--steps", "2", "--batch", "2", "--crop", "32", "--workers", "0"]
+"""Settings for a short run of any network."""
+TINY = [*TINY_MODEL, *TINY_RUN]
 """Settings for a run of a second."""
 
 
