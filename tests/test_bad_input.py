@@ -258,7 +258,7 @@ def test_data(data: Path, tmp_path: Path, refuse: Refuse, spoil: Callable[[Path]
         (["--optimizer.layer_decay", "0.5", "--model.freeze_encoder"], "leave one of them out"),
         (["--model.freeze_encoder"], "small_unet starts from nothing"),
         (["--recipe", "nothing"], "nothing"),
-        (["--stpes", "3"], "there is no setting stpes; did you mean steps?"),
+        (["--stpes", "3"], "there is no setting --stpes; did you mean --steps?"),
         (["--consistency.warmup_steps", "2"], "consistency.warmup_steps is 2, which leaves none of 2 steps"),
         (["--prototypes.delay", "2"], "prototypes.delay is 2"),
         (["--batch", "1", "--model.arch", "deeplabv3plus", "--model.encoder", "resnet18"], "batch of at least 2"),

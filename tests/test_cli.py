@@ -150,8 +150,8 @@ class TestParse:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["data", "--stpes", "3"], r"no setting stpes; did you mean steps\?"),
-            (["data", "--model.arhc", "unet"], r"no setting model\.arhc; did you mean model\.arch\?"),
+            (["data", "--stpes", "3"], r"no setting --stpes; did you mean --steps\?"),
+            (["data", "--model.arhc", "unet"], r"no setting --model\.arhc; did you mean --model\.arch\?"),
             (["data", "--steps", "many"], "^steps is many; it must be a whole number;"),
             (["data", "--steps", "1.5"], r"^steps is 1\.5; it must be a whole number;"),
             (["data", "--baseline=perhaps"], "^baseline is perhaps; it must be true or false;"),
@@ -164,7 +164,7 @@ class TestParse:
             (["data", "--labels"], "labels"),
             ([], "folder"),
             (["data", "another"], "another"),  # never silently the second one
-            (["data", "--step", "3"], "no setting step; did you mean steps"),
+            (["data", "--step", "3"], "no setting --step; did you mean --steps"),
         ],
         ids=str,
     )

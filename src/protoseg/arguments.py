@@ -104,9 +104,9 @@ def _parse(parser: Any, words: list[str]) -> Any:
 def _explain(error: str) -> str:
     """What jsonargparse has to say, in our words: it speaks of Python's types."""
     if unknown := re.match(r"unrecognized arguments: --(\S+)|Option '(\S+)' is not accepted", error):
-        name = str(unknown[1] or unknown[2]).partition("=")[0]
+        dashes, name = "--" if unknown[1] else "", str(unknown[1] or unknown[2]).partition("=")[0]
         close = difflib.get_close_matches(name, _types(), n=1)
-        return f"there is no setting {name}" + (f"; did you mean {close[0]}?" if close else "")
+        return f"there is no setting {dashes}{name}" + (f"; did you mean {dashes}{close[0]}?" if close else "")
     wrong = re.match(r'Parser key "([\w.]+)":.*(?:Given value|Got value): (.*)$', error)
     if wrong and (accepted := _accepted(_types().get(wrong[1], Any))):
         return f"{wrong[1]} is {wrong[2]}; it must be {accepted}"
