@@ -223,7 +223,7 @@ class TestFrozen:
         assert network.training
         assert not any(module.training for module in network.encoder.modules())
         method = Supervised(network)
-        groups = parameter_groups(OptimizerConfig(weight_decay=0.5), method)
+        groups = parameter_groups(OptimizerConfig(lr=1e-4, weight_decay=0.5), method)
         assert len(groups) == 1
         optimizer = torch.optim.AdamW(groups)
         seen: list[Tensor] = []
