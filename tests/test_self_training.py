@@ -68,6 +68,17 @@ def test_the_more_reliable_half_comes_first(tmp_path: Path, capsys: pytest.Captu
     assert [path.name for path in sorted(out.rglob("snapshot-*"))] == ["snapshot-2.safetensors", "snapshot-4.safetensors"]
 
 
+def test_the_baseline_is_the_first_model_of_the_ordered_kind_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = make_folder(tmp_path / "data", train=6, labeled=3, test=1), tmp_path / "out"
+    words = [*WORDS, "--baseline", "--consistency.reliable_first", "true"]
+    assert main(["train", str(data), *words, "--out", str(out)]) == 0, capsys.readouterr().err
+    assert not (out / "first").exists()
+    assert "gain" in json.loads((out / "result.json").read_text())
+    assert_equal(
+        part_of(out / "reliable/last.ckpt", "method.labeler.network."), load_model(out / "baseline").network.state_dict()
+    )
+
+
 def test_goes_on_between_the_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_folder(tmp_path / "data", train=6, labeled=3, test=1)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

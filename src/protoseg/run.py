@@ -87,12 +87,8 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
         print_found(config, data, out, console)
 
     baseline: dict[str, Any] | None = None
-    if config.baseline and method.uses_unlabeled:
-        labels_only = _baseline_config(config)
-        start = build_method(labels_only, copy.deepcopy(network))  # the same weights
-        baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
-    if method.needs_labeler:
-        labels_only = _baseline_config(config)
+    labels_only = _baseline_config(config)
+    if method.needs_labeler:  # first, because it keeps snapshots of the labels-only model
         prepare(
             method,
             config,
@@ -101,9 +97,12 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
             normalization,
             start=network,
             folder=out,
-            first=out / (BASELINE if baseline is not None else FIRST),
+            first=out / (BASELINE if config.baseline else FIRST),
             console=console,
         )
+    if config.baseline and method.uses_unlabeled:
+        start = build_method(labels_only, copy.deepcopy(network))  # the same weights
+        baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
     result = train_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
     if result is not None:
         print_result(result, out, console)
