@@ -597,6 +597,21 @@ class TestPredict:
         assert (tmp_path / "out/x.png").is_file()
 
 
+def break_off(monkeypatch: pytest.MonkeyPatch, words: list[str], *, after: int) -> None:
+    """Run a command whose training ends with an error in a step."""
+    on_step = MetricsLog.on_step
+
+    def cut(self: MetricsLog, trainer: Any, module: Any, step: int) -> None:
+        on_step(self, trainer, module, step)
+        if step == after:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "on_step", cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            main(words)
+
+
 @pytest.mark.parametrize("method", [f"{name}{plus}" for name in METHODS for plus in ("", "+prototypes")])
 def test_every_method_trains_and_goes_on(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command line to a score; a run that broke off in step 5 ends like one that never did."""
@@ -604,17 +619,7 @@ def test_every_method_trains_and_goes_on(method: str, tmp_path: Path, monkeypatc
     words = ["train", str(data), *TINY, "--method", method, "--steps", "6", "--log-every", "1", "--checkpoint-every", "3"]
     words += ["--consistency.warmup_steps", "2"]
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
-    on_step = MetricsLog.on_step
-
-    def break_off(self: MetricsLog, trainer: Any, module: Any, step: int) -> None:
-        on_step(self, trainer, module, step)
-        if step == 5:
-            raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricsLog, "on_step", break_off)
-        with pytest.raises(RuntimeError, match="power cut"):
-            main([*words, "--out", str(tmp_path / "resumed")])
+    break_off(monkeypatch, [*words, "--out", str(tmp_path / "resumed")], after=5)
     assert main(["train", "--resume", str(tmp_path / "resumed")]) == 0
     whole, resumed = (load_model_file(tmp_path / name).tensors for name in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
@@ -642,17 +647,7 @@ def test_a_vit_trains_layer_by_layer_and_goes_on(tmp_path: Path, monkeypatch: py
     ]
     words += ["--consistency.threshold", "0", "--optimizer.layer_decay", "0.75", "--optimizer.lr", "1e-3"]
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
-    on_step = MetricsLog.on_step
-
-    def break_off(self: MetricsLog, trainer: Any, module: Any, step: int) -> None:
-        on_step(self, trainer, module, step)
-        if step == 2:
-            raise RuntimeError("power cut")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricsLog, "on_step", break_off)
-        with pytest.raises(RuntimeError, match="power cut"):
-            main([*words, "--out", str(tmp_path / "resumed")])
+    break_off(monkeypatch, [*words, "--out", str(tmp_path / "resumed")], after=2)
     assert main(["train", "--resume", str(tmp_path / "resumed")]) == 0
 
     whole, resumed = (load_model_file(tmp_path / name).tensors for name in ("whole", "resumed"))

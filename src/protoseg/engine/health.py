@@ -148,7 +148,7 @@ class HealthMonitor:
     def read(self, *, loss: float, ema_distance: float) -> Health:
         """Fetch the numbers, over all processes: this waits for the device."""
         labeled, pseudo, use, agreed = (
-            torch.zeros(0) if tensor is None else _summed(tensor)
+            torch.zeros(0) if tensor is None else summed(tensor)
             for tensor in (self.labeled, self.pseudo, self.prototype_use, self.agreeing)
         )
         agreeing, compared = agreed.tolist() if len(agreed) else (0.0, 0.0)
@@ -162,7 +162,7 @@ class HealthMonitor:
             agreeing / compared if compared else math.nan,
             tuple(tuple(row) for row in (use / total.clamp(min=1e-12)).tolist()),
             ema_distance,
-            float(_summed(torch.tensor(loss, device=labeled.device))) / _processes(),
+            float(summed(torch.tensor(loss, device=labeled.device))) / _processes(),
         )
 
     def judge(self, health: Health) -> list[Alarm]:
@@ -228,7 +228,7 @@ def _processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _summed(tensor: Tensor) -> Tensor:
+def summed(tensor: Tensor) -> Tensor:
     """Over all processes; a copy."""
     total = tensor.clone()
     if _processes() > 1:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from protoseg.data.batch import BatchViews
-from protoseg.engine.health import Health, HealthMonitor
+from protoseg.engine.health import Health, HealthMonitor, summed
 from protoseg.functional.random import fold
 from protoseg.functional.schedules import poly
 from protoseg.methods.base import Method
@@ -161,12 +161,7 @@ class Meter:
 
     def is_finite(self, name: str) -> bool:
         """Whether a sum is a number, on every process. Every process has to call it, and it waits for the device."""
-        if name not in self.total:
-            return True
-        total = self.total[name].clone()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(total)
-        return math.isfinite(float(total))
+        return name not in self.total or math.isfinite(float(summed(self.total[name])))
 
     def state(self) -> dict[str, Any]:
         return {"total": self.total, "count": self.count, "images": self.images}

@@ -296,6 +296,17 @@ def checked_threshold(threshold: float) -> float:
     return threshold
 
 
+def checked_percent(percent: float) -> float:
+    """A share of pixels to drop, in per cent.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not 0 <= percent <= 100:
+        raise ValueError(f"drop_percent is a share of pixels in [0, 100], got {percent}")
+    return percent
+
+
 def confident_share(confident: Tensor, valid: Tensor) -> Tensor:
     """Of the pixels that are not padding, how many teach."""
     return confident.sum() / valid.sum().clamp(min=1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
 from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, kept_consistency_loss, pseudo_label, selected
-from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
+from protoseg.methods.base import Method, SharedOptions, checked_percent, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.types import LabeledBatch, PseudoLabel, UnlabeledBatch
 
@@ -52,8 +52,6 @@ class PrototypeConsistency(Method):
         **options: Unpack[SharedOptions],
     ) -> None:
         super().__init__(student, **options)
-        if not 0 <= drop_percent <= 100:
-            raise ValueError(f"drop_percent is a share of pixels in [0, 100], got {drop_percent}")
         if selection not in ("threshold", "entropy_drop"):
             raise ValueError(f"selection is 'threshold' or 'entropy_drop', got {selection!r}")
         if normalizer not in ("valid", "selected"):
@@ -61,7 +59,7 @@ class PrototypeConsistency(Method):
         self.threshold = checked_threshold(threshold)
         self.selection: Literal["threshold", "entropy_drop"] = selection
         self.normalizer: Literal["valid", "selected"] = normalizer
-        self.drop_percent, self.total_steps = drop_percent, total_steps
+        self.drop_percent, self.total_steps = checked_percent(drop_percent), total_steps
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
         pseudo = self._teach(unlabeled, step)

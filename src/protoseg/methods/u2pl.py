@@ -16,7 +16,15 @@ from protoseg.functional.mixing import cutmix
 from protoseg.functional.points import read_features, read_pixels, sample_points
 from protoseg.functional.pseudo_label import entropy_drop, kept_consistency_loss, pseudo_label, selected
 from protoseg.functional.random import uniform
-from protoseg.methods.base import Method, SharedOptions, StepCarry, checked_threshold, confident_share, together
+from protoseg.methods.base import (
+    Method,
+    SharedOptions,
+    StepCarry,
+    checked_percent,
+    checked_threshold,
+    confident_share,
+    together,
+)
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.nn.memory_contrast import MemoryContrast, negative_members, negative_ranks
 from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, SegOutput, UnlabeledBatch
@@ -61,10 +69,8 @@ class U2PL(Method):
         **options: Unpack[SharedOptions],
     ) -> None:
         super().__init__(student, **options)
-        if not 0 <= drop_percent <= 100:
-            raise ValueError(f"drop_percent is a share of pixels in [0, 100], got {drop_percent}")
         self.threshold = checked_threshold(threshold)
-        self.drop_percent, self.total_steps = drop_percent, total_steps
+        self.drop_percent, self.total_steps = checked_percent(drop_percent), total_steps
         self.contrast = MemoryContrast(self.network.feature_channels, self.network.num_classes)
         self.ranks = negative_ranks(self.network.num_classes)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from protoseg.functional.counts import class_counts
 from protoseg.functional.losses import masked_mean
 from protoseg.nn.distributed import all_gather_rows
 from protoseg.types import IGNORE_INDEX
@@ -122,8 +123,8 @@ def draw_by_class(label: Tensor, uniform: Tensor, num_classes: int) -> tuple[Ten
     """
     slot = torch.where(label == IGNORE_INDEX, num_classes, label)
     order = slot.argsort(stable=True)
-    count = label.new_zeros(num_classes + 1).scatter_add_(0, slot, torch.ones_like(slot))
-    first, count = (count.cumsum(0) - count)[:-1, None], count[:-1]
+    count = class_counts(label, num_classes)
+    first = (count.cumsum(0) - count)[:, None]
     drawn = torch.minimum((uniform * count[:, None]).long(), (count - 1).clamp(min=0)[:, None])
     return order[(first + drawn).clamp(max=len(label) - 1)], count
 
@@ -132,7 +133,7 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
     """The mean of each class: features (N, D), label (N,) -> (C, D), zero where there is none, and the count (C,)."""
     slot = torch.where(label == IGNORE_INDEX, num_classes, label)
     total = features.new_zeros(num_classes + 1, features.shape[1]).index_add_(0, slot, features)[:-1]
-    count = features.new_zeros(num_classes + 1).index_add_(0, slot, torch.ones_like(slot, dtype=features.dtype))[:-1]
+    count = class_counts(label, num_classes).to(features.dtype)
     return total / count.clamp(min=1)[:, None], count
 
 
