@@ -30,10 +30,11 @@ MAY_IMPORT = {
     "stage": ("settings", "types", "methods", "data", "engine", "config", "trained"),
     "self_training": ("settings", "methods", "data", "engine", "config", "trained", "stage"),
     "run": ("settings", "methods", "data", "engine", "config", "summary", "trained", "stage", "self_training"),
+    "dry_run": ("settings", "data", "engine", "config", "summary", "stage", "run"),
     "doctor": ("settings", "types", "functional", "data", "config"),
     "split": ("settings", "types", "data", "trained"),
     "arguments": ("settings", "config"),
-    "cli": ("arguments", "settings", "config", "run", "trained", "split", "doctor", "data", "engine.collapse"),
+    "cli": ("arguments", "settings", "config", "run", "dry_run", "trained", "split", "doctor", "data", "engine.collapse"),
     "__init__": ("settings", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protoseg.arguments import parse_train
+from protoseg.arguments import DRY_RUN, parse_train
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,12 +107,18 @@ def _free(path: Path) -> Path:
 
 def _train(arguments: list[str]) -> int:
     """0, or 1 where training has collapsed."""
-    config = parse_train(arguments)
+    config = parse_train([word for word in arguments if word != DRY_RUN])
     from protoseg.engine.collapse import CollapseError
-    from protoseg.run import train
 
     try:
-        train(config, console=_console())
+        if DRY_RUN in arguments:
+            from protoseg.dry_run import dry_run
+
+            dry_run(config, console=_console())
+        else:
+            from protoseg.run import train
+
+            train(config, console=_console())
     except CollapseError as error:
         print(f"protoseg train: {error}", file=sys.stderr)
         return 1

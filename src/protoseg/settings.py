@@ -15,8 +15,7 @@ class ModelConfig:
         arch: smp architecture, dino_dpt, paper_deeplabv3plus or small_unet
         encoder: of smp, tu-NAME of timm, or dinov2_small, dinov3_base, ... (dino_dpt)
         weights: of the encoder: FILE, imagenet or none
-        mean: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
-        std: of each channel
+        mean, std: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
         freeze_bn: keep the encoder's BatchNorm statistics
         freeze_encoder: train the rest of the network only
         auxiliary: second head (paper_deeplabv3plus only)

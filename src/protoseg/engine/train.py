@@ -14,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch.optim import Optimizer
@@ -63,7 +64,7 @@ def fit(
     power: float = 0.9,
     lr_warmup: int = 0,
     log_every: int = 50,
-    checkpoint_every: int = 500,
+    checkpoint_every: int | None = 500,
     fields: tuple[str, ...] = ("loss", "labeled"),
     score: Callable[[TrainingModule], float] | None = None,
     score_every: int = 0,
@@ -85,7 +86,7 @@ def fit(
         class_names: of the C classes, for warnings.
         seed: of the run.
         power, lr_warmup: of the learning-rate schedule.
-        log_every, checkpoint_every, score_every: in optimizer steps.
+        log_every, checkpoint_every, score_every: in optimizer steps; no checkpoint where it is None.
         fields: names of the loss terms and monitors, the columns of the metrics file.
         score: dataset mIoU of the present predictor, for a curve.
         on_collapse: what to do where the pseudo-labels collapse: go on with a warning, stop, or go back to the last healthy
@@ -127,6 +128,9 @@ def fit(
         # Buffers are kept equal by the method itself; sending the teacher with every forward pass would be waste.
         options["strategy"] = DDPStrategy(broadcast_buffers=False)
     last, healthy = out / CHECKPOINT, out / HEALTHY if on_collapse == "rollback" else None
+    callbacks: list[Callback] = [log, Snapshots(out, snapshots)]
+    if checkpoint_every is not None:
+        callbacks.append(Checkpoint(last, every=checkpoint_every, healthy=healthy))
     if last.is_file():
         check_checkpoint(last, module)
     while True:
@@ -139,7 +143,7 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            callbacks=[log, Snapshots(out, snapshots), Checkpoint(last, every=checkpoint_every, healthy=healthy)],
+            callbacks=callbacks,
             **options,
         )
         try:
@@ -162,7 +166,12 @@ def fit(
     seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
     return FitReport(
-        trainer.global_step, seconds, tuple(sorted(module.skipped)), tuple(module.events), trainer.is_global_zero, device
+        trainer.global_step,
+        seconds,
+        tuple(sorted(module.skipped)),
+        tuple(module.events),
+        trainer.is_global_zero,
+        device,
     )
 
 
