@@ -33,8 +33,21 @@ MAY_IMPORT = {
     "dry_run": ("settings", "data", "engine", "config", "summary", "stage", "run"),
     "doctor": ("settings", "types", "functional", "data", "config"),
     "split": ("settings", "types", "data", "trained"),
+    "bench": ("settings", "data", "config", "arguments", "stage", "bench"),
     "arguments": ("settings", "config"),
-    "cli": ("arguments", "settings", "config", "run", "dry_run", "trained", "split", "doctor", "data", "engine.collapse"),
+    "cli": (
+        "arguments",
+        "settings",
+        "config",
+        "run",
+        "dry_run",
+        "trained",
+        "split",
+        "doctor",
+        "bench",
+        "data",
+        "engine.collapse",
+    ),
     "__init__": ("settings", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""
@@ -46,6 +59,7 @@ ONLY_IN = {
     "timm": ("nn.segmenter", "nn.vit"),
     "sklearn": ("data.demo",),
     "jsonargparse": ("arguments",),
+    "scipy": ("bench.tables",),
 }
 """Library -> the only places that may import it."""
 

@@ -226,6 +226,7 @@ def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: d
         "seed": config.seed,
         "steps": fitted.steps,
         "seconds": round(fitted.seconds, 1),
+        "peak_bytes": fitted.peak_bytes,
         "labeled": len(partition.labeled),
         "unlabeled": len(partition.unlabeled),
         "split": {"labels": config.labels or "all", "evaluation": partition.evaluation_name, "hash": partition.hash},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class FitReport:
         events: collapses, and what was done about each.
         is_main: False on all but the first process of a distributed run.
         device: on which it trained.
+        peak_bytes: most memory that this process needed since it began: on a GPU what torch had handed out, else all of it;
+            None on Windows, which does not say.
     """
 
     steps: int
@@ -49,6 +52,7 @@ class FitReport:
     events: tuple[dict[str, Any], ...]
     is_main: bool
     device: torch.device
+    peak_bytes: int | None
 
 
 def fit(
@@ -172,7 +176,20 @@ def fit(
         tuple(module.events),
         trainer.is_global_zero,
         device,
+        peak_bytes(device),
     )
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory that this process needed until now, on a GPU or, for any other device, altogether; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 _INSTEAD = {
