@@ -9,9 +9,13 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import ablations
 import grid
+from ablations import ABLATIONS, Variant, ablation_table, variants
+from protoseg.arguments import parse_train
 from protoseg.bench import store
 from protoseg.bench.cells import NAMED, is_cell
+from protoseg.dry_run import differences
 
 BENCHMARKS = Path(grid.__file__).parent
 CAMVID, DEMO = (store.read(BENCHMARKS / f"results/{name}.jsonl") for name in ("camvid", "demo"))
@@ -66,3 +70,59 @@ def test_a_failed_cell_ends_a_grid_with_status_1(tmp_path: Path, capsys: pytest.
         grid.run(options, [], lambda _: [str(tmp_path / "nowhere")], recipe="demo", hide={})
     assert stop.value.code == 1
     assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["demo", "camvid"])
+def test_every_ablation_has_the_recipe_as_it_is_and_that_comes_first(recipe: str) -> None:
+    found = variants(recipe, list(ABLATIONS))
+    assert len(found) == sum(map(len, ABLATIONS.values()))
+    assert [variant.ablation for variant in found if not variant.words] == list(ABLATIONS)
+    assert not any(variant.words for variant in found[: len(ABLATIONS)])
+
+
+def test_an_ablation_changes_one_setting() -> None:
+    as_it_is = parse_train(["data", "--recipe", "demo"]).to_dict()
+    changed: dict[str, set[str]] = {name: set() for name in ABLATIONS}
+    for ablation, _, words in variants("demo", list(ABLATIONS)):
+        config = parse_train(["data", "--recipe", "demo", *words])
+        setting = [text.split()[0] for text in differences(as_it_is, config.to_dict())]
+        assert len(setting) == bool(words)
+        changed[ablation].update(setting)
+    assert changed == {
+        "prototypes of each class": {"prototypes.per_class"},
+        "images with the term": {"prototypes.per_class", "prototypes.images"},
+        "start": {"prototypes.start"},
+        "momentum of the prototypes": {"prototypes.momentum"},
+        "CutMix": {"views.cutmix_probability"},
+        "temperature": {"prototypes.temperature"},
+        "points of an image": {"prototypes.grid"},
+        "threshold": {"consistency.threshold"},
+    }
+
+
+def test_an_ablation_is_compared_with_the_recipe() -> None:
+    own = [Variant("start", "k-means", ()), Variant("start", "random", ("--prototypes.start", "random"))]
+    costs = {"steps": 9, "seconds": 60.0, "seed": 100}
+    rows = [{"miou": 0.5, **costs}, {"miou": 0.4, "settings": "--prototypes.start random", **costs}]
+    rows.append({"miou": 0.1, "settings": "--prototypes.grid 8", **costs})
+    header, _, *lines = ablation_table(rows, own, []).splitlines()
+    assert header.startswith("| start | seeds | mIoU, last step | against k-means (as in the recipe) |")
+    assert lines == ["| k-means (as in the recipe) | 100 | 50.0 |  | 9 | 60 |", "| random | 100 | 40.0 | -10.0 | 9 | 60 |"]
+    longer = [{**row, "settings": f"--steps 9 {row.get('settings', '')}".strip()} for row in rows]
+    assert ablation_table(longer, own, ["--steps", "9"]).splitlines()[2:] == lines
+    assert len(ablation_table(longer, own, []).splitlines()) == 2  # those cells are others
+
+
+def test_ablations_run_the_recipe_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ablation has the recipe as it is; on the demo, whose images are written when a cell needs them."""
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(ablations.demo, "write_demo", lambda *_, **__: None)
+    monkeypatch.setattr(ablations, "run_cells", lambda cells, *_, **__: ran.extend(cell.words for cell in cells) or [])
+    words = ["--seeds", "100,101", "--results", str(tmp_path / "r.jsonl"), "--steps", "900"]
+    monkeypatch.setattr(sys, "argv", ["ablations.py", *words])
+    ablations.main()
+    assert len(ran) == 2 * (1 + sum(len(values) - 1 for values in ABLATIONS.values()))
+    first = [words for words in ran if "--seed" in words and words[words.index("--seed") + 1] == "100"]
+    assert ran[: len(first)] == first
+    assert first[0][-2:] == ("--steps", "900")
+    assert all(words.index("--steps") < len(words) - 2 for words in first[1:])

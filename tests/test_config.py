@@ -110,6 +110,16 @@ class TestRecipes:
         window = (769, 513) if city else (None, None)
         assert (config.inference.window, config.inference.stride, config.inference.flip) == (*window, False)
 
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_recipe_is_one_of_its_method(self, name: str) -> None:
+        """Nothing in it is for another method, and nothing is out of range."""
+        config = resolve(recipe(name), found(), num_unlabeled=10, cuda=False)
+        validate(config)
+        small = dataclasses.replace(config.model, arch="small_unet", weights="none", width=4, auxiliary=False)
+        method = build_method(config, build_network(small, 2))
+        assert type(method) is method_class(config.method)
+        assert (method.prototypes is None) is (config.prototypes.per_class == 0)
+
     def test_a_recipe_extends_another(self, tmp_path: Path) -> None:
         (tmp_path / "far.yaml").write_text("steps: 7\ncrop: 64\nprototypes: {grid: 8, weight: 0.5}\n")
         (tmp_path / "near.yaml").write_text("extends: far\nsteps: 9\nprototypes: {weight: 0.25}\n")
@@ -348,6 +358,13 @@ class TestBuild:
         method = build_method(config, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))
         assert method.prototypes is None
         assert "prototype_labeled" not in metric_fields(config)
+
+    def test_the_term_needs_images_that_the_method_uses(self) -> None:
+        network = build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3)
+        assert build_method(resolved("--prototypes.images", "labeled"), network).prototypes.images == "labeled"  # type: ignore[union-attr]
+        config = resolved("--method", "supervised+prototypes", "--prototypes.images", "unlabeled")
+        with pytest.raises(ValueError, match=r"--prototypes\.images unlabeled leaves supervised without any"):
+            build_method(config, network)
 
     def test_metric_fields_go_by_the_method(self) -> None:
         assert metric_fields(resolved("--method", "supervised")) == ("loss", "labeled", "ema_distance")

@@ -41,8 +41,7 @@ class ClassesConfig:
 
     Attributes:
         names: default classes.txt, or what the masks hold
-        ids: mask value of each name
-        colors: R, G, B of each name, in masks and pictures
+        ids, colors: of each name: its mask value; its R, G, B in masks and pictures
         ignore: classes that count as not labelled
         merge: classes made of others: {car: [car, truck]}
         background: class, ignore, or another class's name
@@ -67,6 +66,7 @@ class PrototypesConfig:
         weight: of the prototype losses
         delay: steps after the warm-up until prototypes start
         grid: one random pixel per cell of a grid x grid grid
+        images: with the prototype losses: both, labeled or unlabeled
         shared_points: the same pixels for all images of a batch
         start: kmeans, random, or FILE with a (C, K, D) tensor
         unit_features: average unit-length features
@@ -80,6 +80,7 @@ class PrototypesConfig:
     weight: float = 1.0
     delay: int = 0
     grid: int = 32
+    images: Literal["both", "labeled", "unlabeled"] = "both"
     shared_points: bool = False
     start: str = "kmeans"
     unit_features: bool = False

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from protoseg.config import recipe_files
-from protoseg.data.splits import is_amount
 
 METHODS = ("supervised", "fixmatch", "prototype", "unimatch_v2", "unimatch_v2+prototypes")
 """What is compared where nothing is said, in order of importance."""
@@ -77,6 +76,8 @@ def find_labels(text: str, root: Path) -> Labels:
     Raises:
         FileNotFoundError: it is none of these.
     """
+    from protoseg.data.splits import is_amount  # brings torch, which --help does without
+
     if text == "all":
         return Labels(text, (), "all masks", {"labels": text})
     shipped = root / "splits" / f"{text}.txt"

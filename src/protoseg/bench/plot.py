@@ -109,8 +109,8 @@ def draw(points: Mapping[str, Sequence[Point]]) -> Image.Image:
             fill = _PAPER if base_of(method) is None else color
             pen.ellipse((x - _MARK, y - _MARK, x + _MARK, y + _MARK), fill=fill, outline=color, width=2)
         pen.text((in_legend[0] + 12, in_legend[1]), method, fill=_INK, font=font, anchor="lm")
-    note = "mIoU of the last step, mean and standard\ndeviation over seeds"
-    pen.multiline_text((right + 20, _SIZE[1] - _BOTTOM), note, fill=_INK, font=ImageFont.load_default(size=10), anchor="ld")
+    note = "mIoU of the last step:\nmean and standard deviation\nover seeds"
+    pen.multiline_text((right + 20, _SIZE[1] - _BOTTOM), note, fill=_INK, font=ImageFont.load_default(size=12), anchor="ld")
     return picture
 
 

@@ -30,7 +30,7 @@ def score_table(
         memory where any cell knows it.
     """
     methods = [method for method in methods if any(row["method"] == method for row in rows)]
-    has_curve = all(row.get("curve") for row in rows)
+    has_curve = bool(rows) and all(row.get("curve") for row in rows)
     speeds, memory = (any(row.get(key) for row in rows) for key in ("images_per_second", "peak_bytes"))
     titles = ["method", "seeds", "mIoU, last step", *([_BEST] if has_curve else []), *(f"against {name}" for name in against)]
     titles += ["steps", *(["images/s"] if speeds else []), *(["peak memory"] if memory else []), f"{time} a run"]
@@ -133,7 +133,8 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
 
 def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [titles, *lines]).replace("\n", f"\n|{'---|' * len(titles)}\n", 1)
+    head, *body = (f"| {' | '.join(line)} |" for line in [titles, *lines])
+    return "\n".join([head, f"|{'---|' * len(titles)}", *body])
 
 
 def _seeds(cells: Mapping[int, Row]) -> str:
