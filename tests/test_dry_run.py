@@ -41,6 +41,10 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         # The network of the first row again, half a minute for the layout alone.
         pytest.param("paper_voc_blended_u2pl_662", "voc, augmented", DeepLabV3Plus, "513 -> 65", marks=pytest.mark.slow),
         ("paper_cityscapes_186", "cityscapes", DeepLabV3Plus, "769 -> 65"),
+        pytest.param("voc_unimatch_v2_resnet101", "voc", DeepLabV3Plus, "513 -> 65", marks=pytest.mark.slow),
+        pytest.param("cityscapes_unimatch_v2_resnet101", "cityscapes", DeepLabV3Plus, "769 -> 65", marks=pytest.mark.slow),
+        pytest.param("voc_unimatch_v2_dinov2", "voc", DinoDPT, "518 -> 70", marks=pytest.mark.slow),
+        pytest.param("cityscapes_unimatch_v2_dinov2", "cityscapes", DinoDPT, "798 -> 70", marks=pytest.mark.slow),
         ("camvid", "camvid", Segmenter, "256 -> 64"),
         ("prototype", "folder", Segmenter, ""),
         ("dinov2", "folder", DinoDPT, "518 -> 70"),
@@ -76,7 +80,7 @@ def test_a_recipe_of_each_data_set_and_network(
     (method,) = built
     assert type(method.network) is network  # type: ignore[attr-defined]
     blocks = getattr(getattr(method.network, "encoder", None), "layer3", None)  # type: ignore[attr-defined]
-    if recipe.startswith("paper"):
+    if network is DeepLabV3Plus:
         assert len(blocks) == 23  # the third stage of a ResNet-101
     if method.prototypes is not None:  # type: ignore[attr-defined]
         assert method.prototypes.head.ready.any()  # type: ignore[attr-defined]
