@@ -235,7 +235,11 @@ def _bench(arguments: list[str]) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, help="labelled folder, laid out as for training")
     parser.add_argument("--labels", default="all", help="N (DATA/splits/N.txt where there is one), 1/8, FILE, all; default all")
-    parser.add_argument("--methods", default=",".join(METHODS), help="as --method takes them; default %(default)s")
+    parser.add_argument(
+        "--methods",
+        default=",".join(METHODS),
+        help="as --method takes them, or 'CutMix teacher', which is prototype without its term; default %(default)s",
+    )
     parser.add_argument("--seeds", default="0,1,2", help="default %(default)s; an interval needs two, a claim five")
     parser.add_argument("--recipe", default="prototype", help="settings that all cells share; default %(default)s")
     parser.add_argument("--out", type=Path, help="folder for results, tables and plot; default bench/NAME of the data")
