@@ -22,16 +22,21 @@ def main() -> None:
     parser.add_argument("--labels", default="23", help="which list in splits/, or all; default 23")
     parser.add_argument("--tune", action="store_true", help="score on the block of train that settings are chosen on")
     options, extra = parser.parse_known_args()
-    splits = options.root / "splits"
-    words = [str(options.root)]
-    if options.labels != "all":
-        words += ["--labels", str(splits / f"{options.labels}.txt")]
-    words += ["--model.weights", str(options.weights), "--model.mean", "[0.5]", "--model.std", "[0.5]"]
-    if options.tune:
-        words += ["--holdout", str(splits / "tune_holdout.txt")]
+    words = common_words(options.root, options.weights, options.labels, tune=options.tune)
     hide = {str(options.weights): "WEIGHTS", str(options.root): "CAMVID"}
     scored = "tune" if options.tune else "test"
     grid.run(options, extra, lambda seed: words, recipe="camvid", hide=hide, labels=options.labels, scored=scored)
+
+
+def common_words(root: Path, weights: Path, labels: str, *, tune: bool) -> list[str]:
+    """What every run on CamVid says to `protoseg train`."""
+    words = [str(root)]
+    if labels != "all":
+        words += ["--labels", str(root / "splits" / f"{labels}.txt")]
+    words += ["--model.weights", str(weights), "--model.mean", "[0.5]", "--model.std", "[0.5]"]
+    if tune:
+        words += ["--holdout", str(root / "splits" / "tune_holdout.txt")]
+    return words
 
 
 if __name__ == "__main__":

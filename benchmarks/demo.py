@@ -8,6 +8,7 @@ Settings are chosen on seeds 100 and up, with equal effort for each method; see 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import grid
@@ -20,14 +21,19 @@ def main() -> None:
     options, extra = parser.parse_known_args()
     cell = {} if options.size == parser.get_default("size") else {"size": str(options.size)}
     with tempfile.TemporaryDirectory() as folder:
+        grid.run(options, extra, common_words(Path(folder), options.size), recipe="demo", hide={folder: "."}, **cell)
 
-        def words(seed: int) -> list[str]:
-            data = Path(folder) / f"demo{seed}"
-            if not data.exists():
-                write_demo(data, seed=seed, size=options.size)
-            return [str(data), "--no-baseline"]
 
-        grid.run(options, extra, words, recipe="demo", hide={folder: "."}, **cell)
+def common_words(folder: Path, size: int = 48) -> Callable[[int], list[str]]:
+    """What every run of a seed says to `protoseg train`; its images are written when they are first asked for."""
+
+    def words(seed: int) -> list[str]:
+        data = folder / f"demo{seed}"
+        if not data.exists():
+            write_demo(data, seed=seed, size=size)
+        return [str(data), "--no-baseline"]
+
+    return words
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from grid import machine
 from protoseg.arguments import parse_train
+from protoseg.bench.store import machine
 from protoseg.config import build_method, build_network, build_normalization, build_optimizer, build_views, method_class
 from protoseg.data.images import PHOTOGRAPH
 

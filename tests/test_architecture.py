@@ -30,10 +30,24 @@ MAY_IMPORT = {
     "stage": ("settings", "types", "methods", "data", "engine", "config", "trained"),
     "self_training": ("settings", "methods", "data", "engine", "config", "trained", "stage"),
     "run": ("settings", "methods", "data", "engine", "config", "summary", "trained", "stage", "self_training"),
+    "dry_run": ("settings", "data", "engine", "config", "summary", "stage", "run"),
     "doctor": ("settings", "types", "functional", "data", "config"),
     "split": ("settings", "types", "data", "trained"),
+    "bench": ("settings", "data", "config", "arguments", "stage", "bench"),
     "arguments": ("settings", "config"),
-    "cli": ("arguments", "settings", "config", "run", "trained", "split", "doctor", "data", "engine.collapse"),
+    "cli": (
+        "arguments",
+        "settings",
+        "config",
+        "run",
+        "dry_run",
+        "trained",
+        "split",
+        "doctor",
+        "bench",
+        "data",
+        "engine.collapse",
+    ),
     "__init__": ("settings", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""
@@ -45,6 +59,7 @@ ONLY_IN = {
     "timm": ("nn.segmenter", "nn.vit"),
     "sklearn": ("data.demo",),
     "jsonargparse": ("arguments",),
+    "scipy": ("bench.tables",),
 }
 """Library -> the only places that may import it."""
 

@@ -1,4 +1,4 @@
-"""The benchmarks' bookkeeping: a finished cell is not run again, and never stands for another one."""
+"""The benchmarks' committed results: they are found again, and nothing is run twice."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import ablations
 import grid
+from ablations import ABLATIONS, Variant, ablation_table, variants
 from protoseg.arguments import parse_train
+from protoseg.bench import store
+from protoseg.bench.cells import NAMED, is_cell
+from protoseg.dry_run import differences
 
-CELL = {"method": "prototypes", "seed": 0, "recipe": "demo@12345678"}
-
-
-@pytest.mark.parametrize(
-    ("row", "same"),
-    [
-        (CELL, True),
-        (CELL | {"miou": 0.5, "steps": 3}, True),
-        (CELL | {"seed": 1}, False),
-        (CELL | {"recipe": "demo@87654321"}, False),
-        (CELL | {"settings": "--optimizer.lr 1"}, False),
-        (CELL | {"size": "48"}, False),
-        ({"method": "prototypes", "seed": 0}, False),
-    ],
-)
-def test_which_row_is_a_cell(row: dict[str, object], same: bool) -> None:
-    assert grid.is_cell(row, CELL) is same
+BENCHMARKS = Path(grid.__file__).parent
+CAMVID, DEMO = (store.read(BENCHMARKS / f"results/{name}.jsonl") for name in ("camvid", "demo"))
 
 
-def test_which_row_is_a_tuned_cell() -> None:
-    tuned = CELL | {"settings": "--optimizer.lr 1"}
-    assert grid.is_cell(tuned, tuned)
-    assert not grid.is_cell(CELL, tuned)
+def words(seed: int) -> list[str]:
+    return [f"data{seed}"]
 
 
 @pytest.mark.parametrize(
-    ("gains", "line"),
+    ("rows", "recipe", "own"),
     [
-        # By hand: a mean of 3, a deviation of 2.1602 and t(0.975, 3) = 3.1824.
-        ([1.0, 2.0, 3.0, 6.0], "| m | 0, 1, 2, 3 | +3.0 \u00b1 2.2 | -0.4 to +6.4 | not shown |"),
-        ([2.0, 2.1, 2.2], "| m | 0, 1, 2 | +2.1 \u00b1 0.1 | +1.9 to +2.3 | helps |"),
-        ([-2.0, -2.1, -2.2], "| m | 0, 1, 2 | -2.1 \u00b1 0.1 | -2.3 to -1.9 | hurts |"),
+        (CAMVID, "camvid@3a7d3a64", {"labels": "23", "scored": "test"}),
+        (DEMO, "demo@50329b7c", {}),
+        (DEMO, "demo@bc132b08", {}),
     ],
+    ids=["camvid", "demo", "the demo before"],
 )
-def test_what_the_term_adds(gains: list[float], line: str) -> None:
-    rows = [{"method": "m", "seed": seed, "miou": 0.5} for seed in range(5)]
-    rows += [{"method": "m+prototypes", "seed": seed, "miou": 0.5 + gain / 100} for seed, gain in enumerate(gains)]
-    assert grid.term_table(rows, ["m", "m+prototypes"]).splitlines()[2:] == [line]
-    assert grid.term_table(rows, ["m"]) == ""
+def test_finished_cells_are_found_again(rows: list[dict[str, object]], recipe: str, own: dict[str, str]) -> None:
+    """With the recipe's identity as it was stored: today's recipe may be another one."""
+    cell = {**own, "recipe": recipe}
+    found = grid.unfinished(rows, list(NAMED), [0, 1, 2], words, recipe="demo", extra=[], cell=cell)
+    assert found == []
+    further = grid.unfinished(rows, ["prototypes"], [2, 3], words, recipe="demo", extra=[], cell=cell)
+    assert [made.identity for made in further] == [{"method": "prototypes", "seed": 3, **cell}]
+    assert further[0].words == ("data3", "--recipe", "demo", "--seed", "3", "--method", "prototype")
+    tuned = grid.unfinished(rows, ["prototypes"], [2], words, recipe="demo", extra=[], cell=cell | {"settings": "--steps 9"})
+    assert len(tuned) == 1
 
 
-def test_table_pairs_by_seed() -> None:
-    rows = [
-        {"method": method, "seed": seed, "miou": miou, "steps": 9, "seconds": 2.0, "iou": {"a": miou, "b": None}}
-        for method, seed, miou in [("x", 0, 0.1), ("x", 1, 0.5), ("y", 1, 0.6), ("y", 0, 0.2), ("y", 2, 0.7)]
-    ]
-    x, y = grid.table(rows, ["x", "y"]).splitlines()[2:]
-    assert x == "| x | 0, 1 | 30.0 \u00b1 28.3 |  | 9 | 2 |"
-    assert y == "| y | 0, 1, 2 | 50.0 \u00b1 26.5 | +10.0 \u00b1 0.0 | 9 | 2 |"
-    assert grid.class_table(rows, ["x", "y"]).splitlines()[2:] == ["| a | 30.0 | 50.0 |", "| b |  |  |"]
+def test_what_a_grid_has_in_common() -> None:
+    shared = grid.shared_identity("demo", ["--optimizer.lr", "1e-3"], size="64")
+    assert shared.keys() == {"size", "recipe", "settings"}
+    assert shared["settings"] == "--optimizer.lr 1e-3"
+    assert shared["recipe"].startswith("demo@")
+    assert len(shared["recipe"]) == len("demo@12345678")
+
+
+def test_the_tables_of_committed_cells() -> None:
+    """As they were printed before the tables moved into the package."""
+    rows = [row for row in CAMVID if is_cell(row, {"recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"})]
+    scores, classes, term = grid.tables(rows, list(NAMED))
+    assert "| labels only | 0, 1, 2 | 48.7 ± 0.7 |  | 1000 | 1747 |" in scores
+    assert "| CutMix teacher | 0, 1, 2 | 48.1 ± 0.3 | -0.6 ± 0.5 (" in scores
+    assert "| sign_symbol | 16.7 | 9.7 | 5.2 |" in classes
+    assert "| CutMix teacher | 0, 1, 2 | -0.6 ± 0.1 | -0.9 to -0.2 | hurts |" in term
 
 
 @pytest.mark.parametrize("recipe", ["demo", "camvid"])
 def test_contestants_differ_in_nothing_but_the_method(recipe: str) -> None:
-    labels, teacher, prototypes = (parse_train(["data", "--recipe", recipe, *words]) for words in grid.METHODS.values())
+    labels, teacher, prototypes = (parse_train(["data", "--recipe", recipe, *words]) for words in NAMED.values())
     assert [config.prototypes.per_class for config in (labels, teacher, prototypes)] == [0, 0, 4]
     assert prototypes.consistency.ema_momentum == 0.99
     for config in (labels, teacher):
@@ -74,3 +74,65 @@ def test_contestants_differ_in_nothing_but_the_method(recipe: str) -> None:
         assert config.consistency.warmup_steps == prototypes.consistency.warmup_steps
         for part in ("steps", "crop", "batch", "model", "optimizer", "views", "loss", "trainer"):
             assert getattr(config, part) == getattr(prototypes, part), part
+def test_a_failed_cell_ends_a_grid_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = grid.arguments("", tmp_path / "r.jsonl").parse_args(["--seeds", "0", "--methods", "labels only"])
+    with pytest.raises(SystemExit) as stop:
+        grid.run(options, [], lambda _: [str(tmp_path / "nowhere")], recipe="demo", hide={})
+    assert stop.value.code == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["demo", "camvid"])
+def test_every_ablation_has_the_recipe_as_it_is_and_that_comes_first(recipe: str) -> None:
+    found = variants(recipe, list(ABLATIONS))
+    assert len(found) == sum(map(len, ABLATIONS.values()))
+    assert [variant.ablation for variant in found if not variant.words] == list(ABLATIONS)
+    assert not any(variant.words for variant in found[: len(ABLATIONS)])
+
+
+def test_an_ablation_changes_one_setting() -> None:
+    as_it_is = parse_train(["data", "--recipe", "demo"]).to_dict()
+    changed: dict[str, set[str]] = {name: set() for name in ABLATIONS}
+    for ablation, _, words in variants("demo", list(ABLATIONS)):
+        config = parse_train(["data", "--recipe", "demo", *words])
+        setting = [text.split()[0] for text in differences(as_it_is, config.to_dict())]
+        assert len(setting) == bool(words)
+        changed[ablation].update(setting)
+    assert changed == {
+        "prototypes of each class": {"prototypes.per_class"},
+        "images with the term": {"prototypes.per_class", "prototypes.images"},
+        "start": {"prototypes.start"},
+        "momentum of the prototypes": {"prototypes.momentum"},
+        "CutMix": {"views.cutmix_probability"},
+        "temperature": {"prototypes.temperature"},
+        "points of an image": {"prototypes.grid"},
+        "threshold": {"consistency.threshold"},
+    }
+
+
+def test_an_ablation_is_compared_with_the_recipe() -> None:
+    own = [Variant("start", "k-means", ()), Variant("start", "random", ("--prototypes.start", "random"))]
+    costs = {"steps": 9, "seconds": 60.0, "seed": 100}
+    rows = [{"miou": 0.5, **costs}, {"miou": 0.4, "settings": "--prototypes.start random", **costs}]
+    rows.append({"miou": 0.1, "settings": "--prototypes.grid 8", **costs})
+    header, _, *lines = ablation_table(rows, own, []).splitlines()
+    assert header.startswith("| start | seeds | mIoU, last step | against k-means (as in the recipe) |")
+    assert lines == ["| k-means (as in the recipe) | 100 | 50.0 |  | 9 | 60 |", "| random | 100 | 40.0 | -10.0 | 9 | 60 |"]
+    longer = [{**row, "settings": f"--steps 9 {row.get('settings', '')}".strip()} for row in rows]
+    assert ablation_table(longer, own, ["--steps", "9"]).splitlines()[2:] == lines
+    assert len(ablation_table(longer, own, []).splitlines()) == 2  # those cells are others
+
+
+def test_ablations_run_the_recipe_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ablation has the recipe as it is; on the demo, whose images are written when a cell needs them."""
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(ablations.demo, "write_demo", lambda *_, **__: None)
+    monkeypatch.setattr(ablations, "run_cells", lambda cells, *_, **__: ran.extend(cell.words for cell in cells) or [])
+    words = ["--seeds", "100,101", "--results", str(tmp_path / "r.jsonl"), "--steps", "900"]
+    monkeypatch.setattr(sys, "argv", ["ablations.py", *words])
+    ablations.main()
+    assert len(ran) == 2 * (1 + sum(len(values) - 1 for values in ABLATIONS.values()))
+    first = [words for words in ran if "--seed" in words and words[words.index("--seed") + 1] == "100"]
+    assert ran[: len(first)] == first
+    assert first[0][-2:] == ("--steps", "900")
+    assert all(words.index("--steps") < len(words) - 2 for words in first[1:])

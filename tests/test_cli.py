@@ -40,7 +40,7 @@ from protoseg.nn.vit import create_dino_dpt
 from protoseg.settings import TrainConfig
 from protoseg.trained import by_prototypes, evaluate_run, load_model
 
-COMMANDS = ("demo", "train", "evaluate", "predict")
+COMMANDS = ("demo", "train", "bench", "evaluate", "predict")
 
 
 def cpu_seconds_of_children() -> float:
@@ -49,7 +49,7 @@ def cpu_seconds_of_children() -> float:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["predict", "-h"]], ids=str)
+    @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["bench", "--help"], ["predict", "-h"]], ids=str)
     def test_answers_at_once_and_without_torch(self, words: list[str]) -> None:
         code = (
             "import sys; from protoseg.cli import main\n"

@@ -110,6 +110,49 @@ class TestRecipes:
         window = (769, 513) if city else (None, None)
         assert (config.inference.window, config.inference.stride, config.inference.flip) == (*window, False)
 
+    @pytest.mark.parametrize(
+        ("name", "network", "crop", "batch", "steps", "per_class", "rates", "loss"),
+        [
+            ("voc_unimatch_v2_resnet101", "paper_deeplabv3plus", 513, 16, 50_000, 4, ("sgd", 1e-3, 10), "cross_entropy"),
+            ("voc_unimatch_v2_dinov2", "dino_dpt", 518, 16, 39_360, 4, ("adamw", 5e-6, 40), "cross_entropy"),
+            ("cityscapes_unimatch_v2_resnet101", "paper_deeplabv3plus", 769, 16, 32_600, 3, ("sgd", 1e-2, 1), "ohem"),
+            ("cityscapes_unimatch_v2_dinov2", "dino_dpt", 798, 8, 62_820, 3, ("adamw", 5e-6, 40), "ohem"),
+        ],
+    )
+    def test_the_presets_of_unimatch_v2(
+        self,
+        name: str,
+        network: str,
+        crop: int,
+        batch: int,
+        steps: int,
+        per_class: int,
+        rates: tuple[str, float, float],
+        loss: str,
+    ) -> None:
+        config = resolve(recipe(name), found(), num_unlabeled=10_000, cuda=True)
+        assert (config.model.arch, config.crop, config.batch, config.steps) == (network, crop, batch, steps)
+        assert (config.full_method, config.prototypes.per_class) == ("unimatch_v2+prototypes", per_class)
+        assert (config.optimizer.name, config.optimizer.lr, config.optimizer.head_factor) == rates
+        assert config.loss.name == loss
+        assert config.loss.ohem_min_kept == (100_000 if name == "cityscapes_unimatch_v2_dinov2" else 50_000)
+        assert (config.consistency.threshold, config.consistency.ema_momentum) == (0.95, 0.996)
+        assert (config.views.color, config.views.cutmix_area, config.views.cutmix_per) == (True, [0.02, 0.4], "image")
+        window = crop if name.startswith("cityscapes") else None
+        assert config.inference.window == window
+        assert config.model.auxiliary == (name == "cityscapes_unimatch_v2_resnet101")
+        assert "dinov2" not in name or config.model.encoder == "dinov2_base"
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_recipe_is_one_of_its_method(self, name: str) -> None:
+        """Nothing in it is for another method, and nothing is out of range."""
+        config = resolve(recipe(name), found(), num_unlabeled=10, cuda=False)
+        validate(config)
+        small = dataclasses.replace(config.model, arch="small_unet", weights="none", width=4, auxiliary=False)
+        method = build_method(config, build_network(small, 2))
+        assert type(method) is method_class(config.method)
+        assert (method.prototypes is None) is (config.prototypes.per_class == 0)
+
     def test_a_recipe_extends_another(self, tmp_path: Path) -> None:
         (tmp_path / "far.yaml").write_text("steps: 7\ncrop: 64\nprototypes: {grid: 8, weight: 0.5}\n")
         (tmp_path / "near.yaml").write_text("extends: far\nsteps: 9\nprototypes: {weight: 0.25}\n")
@@ -348,6 +391,13 @@ class TestBuild:
         method = build_method(config, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))
         assert method.prototypes is None
         assert "prototype_labeled" not in metric_fields(config)
+
+    def test_the_term_needs_images_that_the_method_uses(self) -> None:
+        network = build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3)
+        assert build_method(resolved("--prototypes.images", "labeled"), network).prototypes.images == "labeled"  # type: ignore[union-attr]
+        config = resolved("--method", "supervised+prototypes", "--prototypes.images", "unlabeled")
+        with pytest.raises(ValueError, match=r"--prototypes\.images unlabeled leaves supervised without any"):
+            build_method(config, network)
 
     def test_metric_fields_go_by_the_method(self) -> None:
         assert metric_fields(resolved("--method", "supervised")) == ("loss", "labeled", "ema_distance")

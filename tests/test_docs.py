@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
+
+import pytest
 
 import make_fault_table
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+import make_docs
 
 _OTHERS_WORDS = re.compile(r"(cannot be read|run-length code \().*")
 """What Pillow and Python say there may differ from version to version."""
@@ -18,3 +26,24 @@ def test_the_page_of_bad_input_shows_todays_messages() -> None:
     written = make_fault_table.PAGE.read_text()
     assert rows(make_fault_table.page()) == rows(written), "run python tests/make_fault_table.py"
     assert written.count("\n| ") >= 30
+
+
+def test_the_tables_of_benchmarks_are_those_of_the_finished_cells() -> None:
+    written = make_docs.PAGE.read_text()
+    assert make_docs.filled(written) == written, "run python benchmarks/make_docs.py"
+    spoilt = re.sub(r"\| \d\d\.\d ±", "| 99.9 ±", written, count=1)
+    assert spoilt != written
+    assert make_docs.filled(spoilt) == written
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("<!-- end -->", "", "needs an <!-- end -->"),
+        ("<!-- table: camvid term -->", "<!-- table: camvid turm -->", "make_docs.py knows"),
+        ("<!-- table: camvid term -->", "", "none else"),
+    ],
+)
+def test_a_place_without_a_table_is_noticed(old: str, new: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_docs.filled(make_docs.PAGE.read_text().replace(old, new, 1))

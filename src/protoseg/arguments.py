@@ -14,6 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from protoseg.config import OWN_NETWORKS, change_method, read_recipe, settle_method, validate
 from protoseg.settings import TrainConfig
 
+DRY_RUN = "--dry-run"
+"""The one word that is no setting: it says what to do with them."""
+
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:
     """Settings of a run: the defaults, then the recipe's, then those of the command line.
@@ -204,24 +207,34 @@ def _flags() -> set[str]:
 
 
 def train_help() -> str:
-    """All settings, one a line, with their defaults. The text comes from the docstrings of the settings."""
+    """All settings with their defaults, one a line or two that are described together. The text comes from their docstrings."""
     lines = ["usage: protoseg train DATA [--setting VALUE ...]    A flag takes no value; --no-NAME switches it off."]
+    lines.append(_line(DRY_RUN, "build the network, read the data, take two small steps, write nothing"))
     for prefix, section in _sections():
         texts = _attribute_docs(section)
         if prefix:
             lines.append((type(section).__doc__ or "").splitlines()[0])
-        for field in dataclasses.fields(section):
-            default = getattr(section, field.name)
-            if field.name == "data" or dataclasses.is_dataclass(default):
+        together = {name: names for names in texts for name in names.split(", ")}
+        settings = {
+            field.name for field in dataclasses.fields(section) if not dataclasses.is_dataclass(getattr(section, field.name))
+        }
+        for names in dict.fromkeys(together.get(field.name, field.name) for field in dataclasses.fields(section)):
+            shown = names.split(", ")
+            if names == "data" or not settings.issuperset(shown):
                 continue
-            name = f"--{prefix}{field.name}" if prefix else f"--{field.name.replace('_', '-')}"
-            shown = "" if default in (None, [], {}) else f" [{default}]"
-            text = texts.get(field.name, "handed to the Lightning Trainer: --trainer.devices 2")
-            lines.append(f"  {name:<30} {text}{shown}")
+            options = " ".join(f"--{prefix}{name}" if prefix else f"--{name.replace('_', '-')}" for name in shown)
+            text = texts.get(names, "handed to the Lightning Trainer: --trainer.devices 2")
+            default = getattr(section, shown[0])
+            lines.append(_line(options, text + ("" if default in (None, [], {}) else f" [{default}]")))
     return "\n".join(lines) + "\n"
 
 
+def _line(options: str, text: str) -> str:
+    return f"  {options:<30} {text}"
+
+
 def _attribute_docs(section: Any) -> dict[str, str]:
+    """What the docstring says of each setting, or of several with equal defaults (`mean, std`)."""
     lines = (type(section).__doc__ or "").splitlines()
     pairs = (line.strip().split(": ", 1) for line in lines if line.startswith("        "))
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}

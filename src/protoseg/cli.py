@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protoseg.arguments import parse_train
+from protoseg.arguments import DRY_RUN, parse_train
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,7 @@ protoseg: semantic segmentation from a few masks and many images.
   protoseg train data/                             train on data/images and data/masks
   protoseg doctor data/                            read everything once and say what is wrong
   protoseg split data/ --labels 1/8                draw which masks to use, into a list for --labels
+  protoseg bench --data data/ --labels 23,1/8      methods, label counts and seeds in one grid, with its tables
   protoseg evaluate runs/NAME data/ --split test   mIoU and IoU per class of a trained model
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
 
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process when left out.
 
     Returns:
-        Exit status: 0, 2 where the input was at fault, 1 where the doctor found an error or training collapsed.
+        Exit status: 0, 2 where the input was at fault, 1 where the doctor found an error, training collapsed or a cell of a
+        benchmark failed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int | None]] = {
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "predict": _predict,
         "split": _split,
         "doctor": _doctor,
+        "bench": _bench,
     }
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_ABOUT, end="")
@@ -107,12 +110,18 @@ def _free(path: Path) -> Path:
 
 def _train(arguments: list[str]) -> int:
     """0, or 1 where training has collapsed."""
-    config = parse_train(arguments)
+    config = parse_train([word for word in arguments if word != DRY_RUN])
     from protoseg.engine.collapse import CollapseError
-    from protoseg.run import train
 
     try:
-        train(config, console=_console())
+        if DRY_RUN in arguments:
+            from protoseg.dry_run import dry_run
+
+            dry_run(config, console=_console())
+        else:
+            from protoseg.run import train
+
+            train(config, console=_console())
     except CollapseError as error:
         print(f"protoseg train: {error}", file=sys.stderr)
         return 1
@@ -210,6 +219,56 @@ def _doctor(arguments: list[str]) -> int:
 
     findings = examine_data(config, console=_console(), overfit=options.overfit, out=options.out)
     return int(any(finding.severity == "error" for finding in findings))
+
+
+def _bench(arguments: list[str]) -> int:
+    """0, or 1 where a cell failed."""
+    from protoseg.bench.cells import METHODS
+
+    parser = argparse.ArgumentParser(
+        prog="protoseg bench",
+        usage="protoseg bench --data DATA --labels 23,46,92 [--methods ...] [--seeds 0,1,2] [--setting VALUE ...]",
+        description="Train every method with every number of labels and every seed, and compare them. The same command again "
+        "runs what is missing.",
+        epilog="Further options are those of protoseg train, for every cell: --steps, --evaluate-every, --model.arch, ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", type=Path, required=True, help="labelled folder, laid out as for training")
+    parser.add_argument("--labels", default="all", help="N (DATA/splits/N.txt where there is one), 1/8, FILE, all; default all")
+    parser.add_argument(
+        "--methods",
+        default=",".join(METHODS),
+        help="as --method takes them, or 'CutMix teacher', which is prototype without its term; default %(default)s",
+    )
+    parser.add_argument("--seeds", default="0,1,2", help="default %(default)s; an interval needs two, a claim five")
+    parser.add_argument("--recipe", default="prototype", help="settings that all cells share; default %(default)s")
+    parser.add_argument("--out", type=Path, help="folder for results, tables and plot; default bench/NAME of the data")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time on each GPU, or on the CPU; default 1")
+    parser.add_argument("--keep-runs", action="store_true", help="leave the run folders of finished cells")
+    parser.add_argument("--table", action="store_true", help="run nothing, only write and print the tables")
+    options, extra = parser.parse_known_args(arguments)
+    try:
+        seeds = [int(text) for text in options.seeds.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--seeds takes whole numbers such as 0,1,2; got {options.seeds}") from error
+    if options.jobs < 1:
+        raise ValueError(f"--jobs is {options.jobs}; it must be 1 or more")
+    from protoseg.bench.command import bench
+
+    failed = bench(
+        options.data,
+        labels=options.labels.split(","),
+        methods=options.methods.split(","),
+        seeds=seeds,
+        recipe=options.recipe,
+        extra=extra,
+        out=options.out or Path("bench") / options.data.resolve().stem,
+        jobs=options.jobs,
+        keep_runs=options.keep_runs,
+        only_table=options.table,
+        say=_console().print,
+    )
+    return int(failed > 0)
 
 
 def _split(arguments: list[str]) -> None:

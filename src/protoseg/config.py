@@ -471,6 +471,8 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
         return ohem_cross_entropy(logits, mask, threshold=loss.ohem_threshold, min_kept=kept)
 
     term = None
+    if prototypes.per_class and prototypes.images == "unlabeled" and not method_class(config.method).uses_unlabeled:
+        raise ValueError(f"--prototypes.images unlabeled leaves {config.method} without any; give labeled, or another --method")
     if prototypes.per_class:
         head = PrototypeHead(
             int(network.feature_channels),  # type: ignore[arg-type]
@@ -489,6 +491,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
         term = PrototypeTerm(
             head,
             grid=prototypes.grid,
+            images=prototypes.images,
             shared_points=prototypes.shared_points,
             fit_start=prototypes.start == "kmeans",
             fit_points=prototypes.fit_points,

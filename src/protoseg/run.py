@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -32,7 +32,9 @@ from protoseg.config import (
 from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
 from protoseg.data.splits import Partition
+from protoseg.engine.evaluate import Normalization
 from protoseg.engine.train import CHECKPOINT, check_trainer_options
+from protoseg.methods.base import Method
 from protoseg.self_training import FIRST, prepare
 from protoseg.settings import TrainConfig
 from protoseg.stage import BASELINE, stored_json, train_one, uses_cuda, write_json
@@ -53,34 +55,8 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     Raises:
         ValueError, FileNotFoundError, FileExistsError, ConnectionError: one sentence on what is wrong, before training.
     """
-    config = settle_method(config)
-    validate(config)
-    data = load_data(config, track=progress("reading labelled images", console))
-    if config.baseline and not data.partition.evaluation:
-        raise ValueError(
-            "--baseline compares two models on labelled images, and none are left; keep some back with --holdout 1/5"
-        )
-    config = resolve(config, data.report, num_unlabeled=len(data.partition.unlabeled), cuda=uses_cuda(config))
-    validate(config)
-    normalization = build_normalization(config.model, data.report.kind)
-    build_geometry(config, normalization)
-    build_inference(config.inference)
-    torch.manual_seed(config.seed)
-    # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
-    goes_on = config.resume is not None and (Path(config.resume) / CHECKPOINT).is_file()
-    network = build_network(config.model, len(data.classes), pretrained=not goes_on)
-    method = build_method(config, network)
-    if method.uses_unlabeled and not data.partition.unlabeled:
-        raise ValueError(
-            "there are no unlabelled images to learn from; add some to images/ or with --unlabeled DIR, use fewer masks with "
-            "--labels, or train with --method supervised"
-        )
-    if method.uses_unlabeled:
-        for note in check_unlabeled(data.partition.unlabeled, data.report.kind):
-            console.print(f"warning: {note}")
-    _check_batch(config, network)
-    parameter_groups(config.optimizer, method)
-    check_trainer_options(config.trainer)
+    config, data = settle(config, console=console)
+    normalization, network, method = build(config, data, console=console)
     # Whatever cannot work has stopped by now; only from here on something is written.
     out = _open_run_folder(config, data.partition)
     if _is_main_process():
@@ -109,6 +85,60 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     if result is not None:
         print_result(result, out, console)
     return result
+
+
+def settle(config: TrainConfig, *, console: Console) -> tuple[TrainConfig, CheckedData]:
+    """Read the data, and fill in what the settings leave open.
+
+    Raises:
+        ValueError, FileNotFoundError: one sentence on what is wrong.
+    """
+    config = settle_method(config)
+    validate(config)
+    data = load_data(config, track=progress("reading labelled images", console))
+    if config.baseline and not data.partition.evaluation:
+        raise ValueError(
+            "--baseline compares two models on labelled images, and none are left; keep some back with --holdout 1/5"
+        )
+    config = resolve(config, data.report, num_unlabeled=len(data.partition.unlabeled), cuda=uses_cuda(config))
+    validate(config)
+    return config, data
+
+
+class Built(NamedTuple):
+    """What a run trains, at its start."""
+
+    normalization: Normalization
+    network: nn.Module
+    method: Method
+
+
+def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
+    """Build everything that a run needs, and check whatever can be checked before it starts.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: one sentence on what is wrong.
+    """
+    normalization = build_normalization(config.model, data.report.kind)
+    build_geometry(config, normalization)
+    build_inference(config.inference)
+    torch.manual_seed(config.seed)
+    # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
+    goes_on = config.resume is not None and (Path(config.resume) / CHECKPOINT).is_file()
+    network = build_network(config.model, len(data.classes), pretrained=not goes_on)
+    method = build_method(config, network)
+    if method.uses_unlabeled and not data.partition.unlabeled:
+        raise ValueError(
+            "there are no unlabelled images to learn from; add some to images/ or with --unlabeled DIR, use fewer masks with "
+            "--labels, or train with --method supervised"
+        )
+    if method.uses_unlabeled:
+        for note in check_unlabeled(data.partition.unlabeled, data.report.kind):
+            console.print(f"warning: {note}")
+    _check_batch(config, network)
+    parameter_groups(config.optimizer, method)
+    check_trainer_options(config.trainer)
+    return Built(normalization, network, method)
 
 
 def load_data(config: TrainConfig, *, track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter) -> CheckedData:

@@ -15,8 +15,7 @@ class ModelConfig:
         arch: smp architecture, dino_dpt, paper_deeplabv3plus or small_unet
         encoder: of smp, tu-NAME of timm, or dinov2_small, dinov3_base, ... (dino_dpt)
         weights: of the encoder: FILE, imagenet or none
-        mean: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
-        std: of each channel
+        mean, std: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
         freeze_bn: keep the encoder's BatchNorm statistics
         freeze_encoder: train the rest of the network only
         auxiliary: second head (paper_deeplabv3plus only)
@@ -42,8 +41,7 @@ class ClassesConfig:
 
     Attributes:
         names: default classes.txt, or what the masks hold
-        ids: mask value of each name
-        colors: R, G, B of each name, in masks and pictures
+        ids, colors: of each name: its mask value; its R, G, B in masks and pictures
         ignore: classes that count as not labelled
         merge: classes made of others: {car: [car, truck]}
         background: class, ignore, or another class's name
@@ -68,6 +66,7 @@ class PrototypesConfig:
         weight: of the prototype losses
         delay: steps after the warm-up until prototypes start
         grid: one random pixel per cell of a grid x grid grid
+        images: with the prototype losses: both, labeled or unlabeled
         shared_points: the same pixels for all images of a batch
         start: kmeans, random, or FILE with a (C, K, D) tensor
         unit_features: average unit-length features
@@ -81,6 +80,7 @@ class PrototypesConfig:
     weight: float = 1.0
     delay: int = 0
     grid: int = 32
+    images: Literal["both", "labeled", "unlabeled"] = "both"
     shared_points: bool = False
     start: str = "kmeans"
     unit_features: bool = False

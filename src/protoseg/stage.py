@@ -79,19 +79,8 @@ def train_one(
         return stored_json(out / RESULT)
     out.mkdir(parents=True, exist_ok=True)
     assert config.steps is not None
-    assert config.crop is not None
-    assert config.batch is not None
-    geometry = build_geometry(config, normalization)
     inference = build_inference(config.inference)
-    unlabeled = UnlabeledCrops(data.partition.unlabeled, geometry) if method.uses_unlabeled else None
-    streams = StreamModule(
-        LabeledCrops(data.partition.labeled, data.classes, geometry, rare=build_rare_crops(config.views, data.report)),
-        unlabeled,
-        batch=config.batch,
-        seed=config.seed,
-        workers=config.workers or 0,
-        accumulate=config.accumulate,
-    )
+    streams = build_streams(config, data, method, normalization)
 
     def score(module: TrainingModule) -> float:
         samples, network = data.partition.evaluation, module.method.predictor
@@ -116,7 +105,7 @@ def train_one(
         on_collapse=config.on_collapse,
         console=console,
         title=title,
-        trainer_options=_trainer_options(config),
+        trainer_options=trainer_options(config),
         snapshots=snapshots,
     )
     if not fitted.is_main:
@@ -144,6 +133,23 @@ def train_one(
     return result
 
 
+def build_streams(
+    config: TrainConfig, data: CheckedData, method: Method, normalization: Normalization, **options: int
+) -> StreamModule:
+    """The labelled and unlabelled crops of a run. Expects a resolved config; `options` are those of `StreamModule`."""
+    assert config.batch is not None
+    geometry = build_geometry(config, normalization)
+    return StreamModule(
+        LabeledCrops(data.partition.labeled, data.classes, geometry, rare=build_rare_crops(config.views, data.report)),
+        UnlabeledCrops(data.partition.unlabeled, geometry) if method.uses_unlabeled else None,
+        batch=config.batch,
+        seed=config.seed,
+        workers=config.workers or 0,
+        accumulate=config.accumulate,
+        **options,
+    )
+
+
 def stored_json(path: Path) -> dict[str, Any]:
     """A JSON file of a run folder.
 
@@ -163,7 +169,8 @@ def uses_cuda(config: TrainConfig) -> bool:
     return torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in {"auto", "gpu", "cuda"}
 
 
-def _trainer_options(config: TrainConfig) -> dict[str, Any]:
+def trainer_options(config: TrainConfig) -> dict[str, Any]:
+    """What the settings ask of the Lightning Trainer."""
     options: dict[str, Any] = {"accumulate_grad_batches": config.accumulate}
     if config.optimizer.clip > 0:
         options["gradient_clip_val"] = config.optimizer.clip
@@ -220,6 +227,7 @@ def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: d
         "seed": config.seed,
         "steps": fitted.steps,
         "seconds": round(fitted.seconds, 1),
+        "peak_bytes": fitted.peak_bytes,
         "labeled": len(partition.labeled),
         "unlabeled": len(partition.unlabeled),
         "split": {"labels": config.labels or "all", "evaluation": partition.evaluation_name, "hash": partition.hash},

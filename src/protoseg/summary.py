@@ -16,7 +16,7 @@ from protoseg.engine.metrics import IoU
 from protoseg.settings import TrainConfig
 
 
-def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Console) -> None:
+def print_found(config: TrainConfig, data: CheckedData, out: Path | None, console: Console) -> None:
     """What training starts from: images, classes, network, length."""
     partition, report = data.partition, data.report
     assert config.crop is not None
@@ -55,7 +55,8 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path, console: Cons
     if config.method != "supervised":
         teacher += f"; {consistency.warmup_steps} steps on labels before it teaches"
     table.add_row("teacher", teacher)
-    table.add_row("run folder", str(out))
+    if out is not None:
+        table.add_row("run folder", str(out))
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}")

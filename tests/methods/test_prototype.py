@@ -217,6 +217,17 @@ def test_weights_of_the_terms() -> None:
     assert out.terms["labeled"].item() == pytest.approx(plain.terms["labeled"].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("images", "counting"), [("labeled", "prototype_labeled"), ("unlabeled", "prototype_consistency")])
+def test_the_term_on_one_kind_of_images(images: str, counting: str) -> None:
+    both, one = ready(make(threshold=0.7)).train(), ready(make(threshold=0.7)).train()
+    one.prototypes.images = images
+    everything, part = (method(labeled_batch(), unlabeled_batch(), step=0) for method in (both, one))
+    assert part.terms == everything.terms  # said all the same
+    linear = part.terms["labeled"] + part.terms["consistency"]
+    assert part.loss.item() == pytest.approx((linear + part.terms[counting]).item(), rel=1e-5)
+    assert everything.loss.item() > part.loss.item() > linear.item()
+
+
 def test_auxiliary_head_learns_from_labels_only() -> None:
     method, labeled, unlabeled = ready(make(kind=WithAuxiliary, threshold=0.7)), labeled_batch(), unlabeled_batch()
     slow = Slow(method, labeled, unlabeled, dropped=0.0)

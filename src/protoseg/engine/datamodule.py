@@ -22,6 +22,7 @@ class StreamModule(L.LightningDataModule):
         seed: of the run.
         workers: processes that decode, per training process.
         accumulate: forward passes per optimizer step.
+        pass_crops: labelled crops that `labeled_pass` brings at least.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class StreamModule(L.LightningDataModule):
         seed: int,
         workers: int = 0,
         accumulate: int = 1,
+        pass_crops: int = 64,
     ) -> None:
         super().__init__()
         self.labeled, self.unlabeled = labeled, unlabeled
-        self.batch, self.seed, self.workers, self.accumulate = batch, seed, workers, accumulate
+        self.batch, self.seed, self.workers = batch, seed, workers
+        self.accumulate, self.pass_crops = accumulate, pass_crops
 
     def train_dataloader(self) -> CombinedLoader:
         assert self.trainer is not None
@@ -65,10 +68,10 @@ class StreamModule(L.LightningDataModule):
         }
         return CombinedLoader(loaders, "min_size")
 
-    def labeled_pass(self, step: int, *, crops: int = 64) -> Iterator[dict[str, Any]]:
-        """Labelled crops outside the stream, the same on every process: each image once, and at least `crops`."""
+    def labeled_pass(self, step: int) -> Iterator[dict[str, Any]]:
+        """Labelled crops outside the stream, the same on every process: each image once, and at least `pass_crops`."""
         dataset = self.labeled
-        total = max(crops, len(dataset.samples))
+        total = max(self.pass_crops, len(dataset.samples))
         sampler = StreamSampler(len(dataset.samples), self.batch, seed=self.seed, stream=f"pass at {step}")
         for index in range(-(-total // self.batch)):
             yield collate([dataset[sampler.draw(index, position)] for position in range(self.batch)])

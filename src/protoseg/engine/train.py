@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch.optim import Optimizer
@@ -40,6 +42,8 @@ class FitReport:
         events: collapses, and what was done about each.
         is_main: False on all but the first process of a distributed run.
         device: on which it trained.
+        peak_bytes: most memory that this process needed since it began: on a GPU what torch had handed out, else all of it;
+            None on Windows, which does not say.
     """
 
     steps: int
@@ -48,6 +52,7 @@ class FitReport:
     events: tuple[dict[str, Any], ...]
     is_main: bool
     device: torch.device
+    peak_bytes: int | None
 
 
 def fit(
@@ -63,7 +68,7 @@ def fit(
     power: float = 0.9,
     lr_warmup: int = 0,
     log_every: int = 50,
-    checkpoint_every: int = 500,
+    checkpoint_every: int | None = 500,
     fields: tuple[str, ...] = ("loss", "labeled"),
     score: Callable[[TrainingModule], float] | None = None,
     score_every: int = 0,
@@ -85,7 +90,7 @@ def fit(
         class_names: of the C classes, for warnings.
         seed: of the run.
         power, lr_warmup: of the learning-rate schedule.
-        log_every, checkpoint_every, score_every: in optimizer steps.
+        log_every, checkpoint_every, score_every: in optimizer steps; no checkpoint where it is None.
         fields: names of the loss terms and monitors, the columns of the metrics file.
         score: dataset mIoU of the present predictor, for a curve.
         on_collapse: what to do where the pseudo-labels collapse: go on with a warning, stop, or go back to the last healthy
@@ -127,6 +132,9 @@ def fit(
         # Buffers are kept equal by the method itself; sending the teacher with every forward pass would be waste.
         options["strategy"] = DDPStrategy(broadcast_buffers=False)
     last, healthy = out / CHECKPOINT, out / HEALTHY if on_collapse == "rollback" else None
+    callbacks: list[Callback] = [log, Snapshots(out, snapshots)]
+    if checkpoint_every is not None:
+        callbacks.append(Checkpoint(last, every=checkpoint_every, healthy=healthy))
     if last.is_file():
         check_checkpoint(last, module)
     while True:
@@ -139,7 +147,7 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            callbacks=[log, Snapshots(out, snapshots), Checkpoint(last, every=checkpoint_every, healthy=healthy)],
+            callbacks=callbacks,
             **options,
         )
         try:
@@ -162,8 +170,26 @@ def fit(
     seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
     return FitReport(
-        trainer.global_step, seconds, tuple(sorted(module.skipped)), tuple(module.events), trainer.is_global_zero, device
+        trainer.global_step,
+        seconds,
+        tuple(sorted(module.skipped)),
+        tuple(module.events),
+        trainer.is_global_zero,
+        device,
+        peak_bytes(device),
     )
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory that this process needed until now, on a GPU or, for any other device, altogether; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 _INSTEAD = {

@@ -6,7 +6,7 @@ B images · D feature channels · H W crop · P points per image · N = B * P ·
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,7 @@ class PrototypeTerm(nn.Module):
     Args:
         head: the prototypes.
         grid: one random pixel in each cell of a grid x grid grid; 32 in the paper.
+        images: whose losses count; the prototypes move by the others too.
         shared_points: the same pixels for all images of a batch, as in the authors' code, instead of new ones for each.
         fit_start: start with k-means; False keeps what `head.assign` was given.
         fit_points: most pixels of a class that k-means starts from.
@@ -88,6 +89,7 @@ class PrototypeTerm(nn.Module):
         head: PrototypeHead,
         *,
         grid: int = 32,
+        images: Literal["both", "labeled", "unlabeled"] = "both",
         shared_points: bool = False,
         fit_start: bool = True,
         fit_points: int = 4096,
@@ -96,7 +98,7 @@ class PrototypeTerm(nn.Module):
         if grid < 1 or fit_points < 1:
             raise ValueError(f"grid and fit_points must be at least 1, got {grid} and {fit_points}")
         self.head, self.grid, self.fit_points = head, grid, fit_points
-        self.shared_points, self.fit_start = shared_points, fit_start
+        self.images, self.shared_points, self.fit_start = images, shared_points, fit_start
 
     def forward(
         self,
@@ -200,7 +202,7 @@ def prototype_losses(
     """
     known = labeled.mask != IGNORE_INDEX
     parts = [term(lesson.labeled, labeled.mask, known, labeled.seed)]
-    terms, weights = {"prototype_labeled": parts[0].loss}, {"prototype_labeled": 1.0}
+    terms, weights = {"prototype_labeled": parts[0].loss}, {"prototype_labeled": float(term.images != "unlabeled")}
     if lesson.taught:
         assert unlabeled is not None
         seed = labeled.seed[:1].expand_as(unlabeled.seed) if term.shared_points else unlabeled.seed
@@ -208,7 +210,8 @@ def prototype_losses(
             parts.append(term(out, pseudo.label, confident, seed, valid=averaged, view=view))
         total = sum(taught.weight for taught in lesson.taught)
         losses = [taught.weight / total * part.loss for taught, part in zip(lesson.taught, parts[1:], strict=True)]
-        terms["prototype_consistency"], weights["prototype_consistency"] = torch.stack(losses).sum(), total
+        terms["prototype_consistency"] = torch.stack(losses).sum()
+        weights["prototype_consistency"] = total * (term.images != "labeled")
     agreeing = torch.stack([part.agreeing for part in parts]).sum()
     counting = torch.stack([part.counting for part in parts]).sum()
     return PrototypeLosses(terms, weights, agreeing / counting.clamp(min=1), tuple(part.carry for part in parts))

@@ -1,0 +1,148 @@
+"""`protoseg bench`: from the words of the command line to cells, tables and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from protoseg.arguments import DRY_RUN, parse_train
+from protoseg.bench import plot, store, tables
+from protoseg.bench.cells import Labels, find_labels, is_cell, make_cells, method_words, recipe_identity
+from protoseg.bench.running import run_cells, slots
+from protoseg.data.formats import open_dataset
+from protoseg.settings import TrainConfig
+
+RESULTS, TABLE, PLOT, RUNS = "results.jsonl", "table.md", "plot.png", "runs"
+_REFERENCES = ("supervised", "labels only", "fixmatch")
+_TAKEN = {
+    "--seed": "--seeds",
+    "--method": "--methods",
+    "--out": "--out, which is the folder of the whole benchmark",
+    "--resume": "the same command again, which goes on by itself",
+    "--baseline": "supervised among --methods",
+    DRY_RUN: "protoseg train --dry-run",
+}
+"""Settings of one training that a grid fills in itself -> what to give instead."""
+
+
+def bench(
+    data: Path,
+    *,
+    labels: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    recipe: str,
+    extra: Sequence[str],
+    out: Path,
+    jobs: int = 1,
+    keep_runs: bool = False,
+    only_table: bool = False,
+    say: Callable[[str], None],
+) -> int:
+    """Run a grid of trainings, or what is missing of it, and write tables and plot.
+
+    Args:
+        data: folder of the data set.
+        labels: numbers, fractions or list files; see `find_labels`.
+        methods, seeds: of the grid, in order of importance.
+        recipe: of all cells.
+        extra: further settings of all cells.
+        out: folder for everything that it leaves.
+        jobs: processes for each device.
+        keep_runs: leave the run folders of finished cells.
+        only_table: run nothing.
+        say: prints a line.
+
+    Returns:
+        How many cells failed.
+
+    Raises:
+        ValueError, FileNotFoundError: one sentence on what is wrong, before anything runs.
+    """
+    for name, instead in _TAKEN.items():
+        if any(word.split("=")[0].replace("_", "-") in {name, f"--no-{name[2:]}"} for word in extra):
+            raise ValueError(f"protoseg bench sets {name} of each training; give {instead}")
+    found = [find_labels(text, data) for text in labels]
+    config = _checked(data, found, methods, recipe=recipe, extra=extra)
+    for chosen in found:
+        say(f"labels {chosen.name}: {chosen.source}")
+    cells = list(make_cells(data, found, methods, seeds, recipe=recipe, extra=extra))
+    results = out / RESULTS
+    identity = {"data": data.resolve().name, "recipe": recipe_identity(recipe)}
+    identity |= {"settings": " ".join(extra)} if extra else {}
+
+    def write_tables() -> str:
+        rows = [row for row in store.read(results) if any(is_cell(row, identity | chosen.identity) for chosen in found)]
+        text = report(rows, found, methods)
+        if rows:
+            (out / TABLE).write_text(text)
+            plot.write(out / PLOT, rows, methods)
+        return text
+
+    failed = []
+    if not only_table:
+        out.mkdir(parents=True, exist_ok=True)
+        devices = config.trainer.get("devices", 1)
+        say(f"{len(cells)} cells; results in {results}, tables in {out / TABLE}, plot in {out / PLOT}")
+        failed = run_cells(
+            cells,
+            results,
+            say=say,
+            runs=out / RUNS,
+            keep=keep_runs,
+            # A training on several devices divides them itself.
+            places=slots(jobs, cuda=_on_gpus(config)) if devices in (1, "1") else [{}] * jobs,
+            after=write_tables,
+        )
+    say(write_tables() or f"there is no finished cell of this grid in {results}")
+    for cell, reason in failed:
+        say(f"failed: {cell.title}: {reason}; its output is {out / RUNS / cell.folder}.log")
+    if failed:
+        say(f"{len(failed)} of {len(cells)} cells failed; the same command runs them again")
+    return len(failed)
+
+
+def _checked(data: Path, found: Sequence[Labels], methods: Sequence[str], *, recipe: str, extra: Sequence[str]) -> TrainConfig:
+    """The settings of the first cell, after those of every method have been looked through: a grid takes hours."""
+    if not found or not methods or len(set(methods)) < len(methods):
+        raise ValueError("give each of --labels and --methods at least once, and no method twice")
+    words = [str(data), *found[0].words, "--recipe", recipe, "--no-baseline"]
+    configs = [parse_train([*words, *method_words(method), *extra]) for method in methods]
+    config = configs[0]
+    index = open_dataset(data, format=config.format)
+    scored = any(sample.split != "train" and sample.mask is not None for sample in index.samples)
+    if not config.evaluate or not (scored or config.holdout):
+        raise ValueError(f"there is nothing to compare by: {data} has no test or val images; keep some with --holdout 1/5")
+    return config
+
+
+def _on_gpus(config: TrainConfig) -> bool:
+    from protoseg.stage import uses_cuda
+
+    return uses_cuda(config)
+
+
+def report(rows: Sequence[dict[str, Any]], labels: Sequence[Labels], methods: Sequence[str]) -> str:
+    """All tables of a grid, label count by label count; empty where there is no finished cell."""
+    against = [name for name in _REFERENCES if name in methods] or [methods[0]]
+    parts = []
+    for chosen in labels:
+        own = [row for row in rows if is_cell(row, chosen.identity | {k: row[k] for k in ("settings",) if k in row})]
+        if not own:
+            continue
+        counts = " or ".join(sorted({str(row["labeled"]) for row in own}, key=int))
+        parts.append(f"## labels {chosen.name}: {counts} labelled images, {chosen.source}")
+        parts += [f"**{text}**" for text in tables.mixed_images(own)]
+        parts += [tables.score_table(own, methods, against=against), tables.term_table(own, methods)]
+        parts.append(tables.class_table(own, methods))
+    if parts:
+        parts.append(_LEGEND)
+    return "\n\n".join(part for part in parts if part) + ("\n" if parts else "")
+
+
+_LEGEND = """\
+mIoU in per cent over all scored images, each counted once, of the last step; mean ± standard deviation over seeds. Differences
+are points of mIoU, paired by seed, with a 95 % t-interval over seeds: one that holds zero shows nothing. Speed and memory are
+medians over seeds: images a second of training, labelled and unlabelled together, in the second half of the run; memory as
+PyTorch hands it out on a GPU, of the whole process on a CPU."""

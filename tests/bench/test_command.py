@@ -1,0 +1,158 @@
+"""`protoseg bench` from the words to the tables, with trainings of two steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from make_folder import TINY, make_folder
+from PIL import Image
+
+from protoseg.bench import running, store
+from protoseg.bench.cells import Labels, find_labels
+from protoseg.bench.command import report
+from protoseg.cli import main
+
+METHODS = ["supervised", "fixmatch+prototypes"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_folder(tmp_path_factory.mktemp("bench") / "cells", train=6, labeled=None, test=2)
+    (root / "splits").mkdir()
+    (root / "splits/3.txt").write_text("img_00\nimg_01\nimg_02\n")
+    return root
+
+
+def words(data: Path, out: Path, *more: str, methods: str = ",".join(METHODS), seeds: str = "0,1") -> list[str]:
+    grid = ["--data", str(data), "--labels", "3", "--methods", methods, "--seeds", seeds, "--out", str(out)]
+    return ["bench", *grid, *TINY, "--log-every", "1", *more]
+
+
+def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two methods, two seeds, two steps; then the same again, which runs nothing."""
+    out = tmp_path / "out"
+    assert main(words(data, out, "--evaluate-every", "1")) == 0, capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"labels 3: the list {data / 'splits/3.txt'}" in printed
+    rows = store.read(out / "results.jsonl")
+    assert [(row["method"], row["seed"]) for row in rows] == [(m, s) for s in (0, 1) for m in METHODS]
+    assert {(row["labels"], row["labeled"], row["evaluated"], row["steps"]) for row in rows} == {("3", 3, 2, 2)}
+    for row in rows:
+        assert row["curve"][-1] == [2, round(row["miou"], 4)]
+        assert row["images_per_second"] > 0
+        assert row["peak_bytes"] > 2**20
+        assert "--evaluate-every 1" in row["settings"]
+    assert len({row["split"]["hash"] for row in rows}) == 1
+    table = (out / "table.md").read_text()
+    assert table.strip() in printed
+    for shown in ("## labels 3: 3 labelled images, the list", "best step", "against supervised", "| class 0 |", "hours a run"):
+        assert shown in table, shown
+    assert Image.open(out / "plot.png").width == 760
+    assert not any((out / "runs").iterdir())
+
+    before = (out / "results.jsonl").read_bytes()
+    assert main(words(data, out, "--evaluate-every", "1")) == 0
+    assert (out / "results.jsonl").read_bytes() == before
+    assert main(words(data, out, "--evaluate-every", "1", "--table")) == 0
+    assert capsys.readouterr().out.count("| fixmatch+prototypes | 0, 1 |") == 2
+
+
+def test_a_failing_cell_ends_with_status_1(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The processes are not started here: the first method dies, as of a lack of memory, the second leaves a run folder."""
+
+    def die_or_train(command: list[str], **streams: Any) -> subprocess.CompletedProcess[str]:
+        if "supervised" in command:
+            streams["stdout"].write("CUDA out of memory\n")
+            return subprocess.CompletedProcess(command, -9)
+        folder = Path(command[command.index("--out") + 1])
+        folder.mkdir(parents=True)
+        result: dict[str, Any] = dict.fromkeys(("steps", "labeled", "unlabeled", "evaluated"), 3)
+        result |= {"miou": 0.5, "iou": {"a": 0.5}, "seconds": 1.0, "peak_bytes": None, "versions": {}}
+        (folder / "result.json").write_text(json.dumps(result | {"split": {"labels": "3", "hash": "aa"}}))
+        (folder / "metrics.csv").write_text("step,images_per_second\n2,5.0\n")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(running.subprocess, "run", die_or_train)
+    assert main(words(data, tmp_path / "out", seeds="0")) == 1
+    printed = capsys.readouterr().out
+    assert "CUDA out of memory" in printed
+    assert "failed: supervised, labels 3, seed 0: protoseg train ended with status -9" in printed
+    assert "1 of 2 cells failed" in printed
+    assert [row["method"] for row in store.read(tmp_path / "out/results.jsonl")] == METHODS[1:]
+    assert "| fixmatch+prototypes | 0 | 50.0 |" in printed
+
+
+def test_goes_on_with_the_run_of_a_cell_that_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[list[str]]()
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        started.append(command[4:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(running.subprocess, "run", run)
+    folder = tmp_path / "run"
+    running.train(("data",), folder, tmp_path / "log", {})
+    folder.mkdir()
+    (folder / "config.yaml").write_text("")
+    running.train(("data",), folder, tmp_path / "log", {})
+    assert started == [["data", "--out", str(folder)], ["--resume", str(folder)]]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seed", "3"], "sets --seed of each training; give --seeds"),
+        (["--no-baseline"], "sets --baseline"),
+        (["--dry-run"], "give protoseg train --dry-run"),
+        (["--stpes", "3"], "did you mean --steps"),
+        (["--methods", "supervised,fixmtach"], "there is no method 'fixmtach'"),
+        (["--methods", "supervised,supervised"], "no method twice"),
+        (["--labels", "few"], "--labels few is no number"),
+        (["--seeds", "one"], "--seeds takes whole numbers"),
+        (["--jobs", "0"], "must be 1 or more"),
+        (["--no-evaluate"], "nothing to compare by"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(
+    more: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(data, tmp_path / "out", *more)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_without_images_to_score_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_folder(tmp_path / "data", train=6, labeled=None)
+    assert main([*words(data, tmp_path / "out"), "--labels", "2"]) == 2
+    assert "keep some with --holdout 1/5" in capsys.readouterr().err
+
+
+def test_several_label_counts_are_several_tables(tmp_path: Path) -> None:
+    def row(labels: Labels, method: str, seed: int, miou: float) -> dict[str, Any]:
+        costs = {"steps": 9, "seconds": 3600, "labeled": int(labels.name), "split": {"hash": f"{labels.name}{seed}"}}
+        return {"method": method, "seed": seed, "miou": miou, "iou": {"sky": miou}, **labels.identity, **costs}
+
+    few, many = (find_labels(text, tmp_path) for text in ("4", "8"))
+    rows = [row(few, m, seed, 0.4 + seed / 10) for m in METHODS for seed in (0, 1)] + [row(many, METHODS[0], 0, 0.7)]
+    text = report(rows, [few, many], METHODS)
+    first, second = text.split("## labels 8")
+    assert first.startswith("## labels 4: 4 labelled images, drawn anew by each seed\n")
+    assert "| supervised | 0, 1 | 45.0 ± 7.1 |" in first
+    assert "| supervised | 0 | 70.0 |" in second
+    assert "fixmatch" not in second
+    assert "95 % t-interval over seeds: one that holds zero shows nothing" in second
+    assert report([], [few], METHODS) == ""
+
+
+def test_drawn_labels_are_not_those_of_a_list(data: Path, tmp_path: Path) -> None:
+    """The same number means something else once the list is gone."""
+    shutil.copytree(data, tmp_path / "cells")
+    shutil.rmtree(tmp_path / "cells/splits")
+    assert find_labels("3", tmp_path / "cells").identity != find_labels("3", data).identity
