@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from protoseg.config import (
 )
 from protoseg.data.check import channel_statistics, class_table
 from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, ignored_shares, left_out
-from protoseg.data.facts import Facts, examine
+from protoseg.data.facts import Facts, Part, examine
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.loader import LabeledCrops, collate
@@ -65,8 +65,8 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
         return _unlisted(config, faults, console=console, out=out)
     index, partition = listed
 
-    def progress(facts: Iterable[Facts], total: int) -> Iterable[Facts]:
-        return track(facts, "reading", total, console=console, transient=True, disable=not console.is_terminal)
+    def progress(parts: Sequence[Part]) -> Iterable[Part]:
+        return track(parts, "reading", console=console, transient=True, disable=not console.is_terminal)
 
     # Both val and test are read, whichever is scored: a broken or leaking file in the other one comes to light as well.
     scored_on = {sample.name for sample in partition.evaluation}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,10 +14,12 @@ from protoseg.data.duplicates import Look, look_at
 from protoseg.data.images import ImageArray, ImageKind, kind_of, nodata_of, orientation_of, read_image
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.masks import MaskArray, count_values
+from protoseg.data.parallel import in_threads
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
 
 Role = Literal["labeled", "unlabeled", "evaluation"]
+Part = tuple[Sample, Role]
 
 
 @dataclass(frozen=True)
@@ -111,25 +111,24 @@ def examine(
     partition: Partition,
     also: Sequence[Sample] = (),
     *,
-    track: Callable[[Iterable[Facts], int], Iterable[Facts]] = lambda facts, _: facts,
+    track: Callable[[Sequence[Part]], Iterable[Part]] = iter,
 ) -> list[Facts]:
     """Read every image once, and the masks that the partition uses; several at a time.
 
     Args:
         partition: of the data set.
         also: further evaluation images, which this partition does not score on.
-        track: wraps the stream, whose length it is told, to show progress.
+        track: wraps the images and their roles, to show progress.
     """
-    parts: list[tuple[Sample, Role]] = [
+    parts: list[Part] = [
         *((sample, "labeled") for sample in partition.labeled),
         *((sample, "evaluation") for sample in (*partition.evaluation, *also)),
         *((sample, "unlabeled") for sample in partition.unlabeled),
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
-        return list(track(pool.map(_examine, parts), len(parts)))
+    return in_threads(_examine, parts, track=track)
 
 
-def _examine(part: tuple[Sample, Role]) -> Facts:
+def _examine(part: Part) -> Facts:
     sample, role = part
     try:
         image = read_image(sample.image)
