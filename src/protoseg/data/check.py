@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from protoseg.data.class_rules import ClassRules
 from protoseg.data.facts import Facts, class_pixels, facts_of
-from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
+from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, read_image, read_picture
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, nearly_binary, table_from_values
 from protoseg.data.io import UnreadableImageError
-from protoseg.data.masks import COLOR, MaskArray, MaskFile, count_values, describe, pack
+from protoseg.data.masks import COLOR, MaskArray, MaskFile, PaletteMask, count_values, describe, pack, read_with_palette
 from protoseg.data.palettes import check_palettes
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
@@ -81,14 +81,19 @@ def read_pair(sample: Sample, kind: ImageKind | None = None) -> tuple[ImageArray
     Raises:
         ValueError: one of them is unreadable, their sizes differ, or the image is of another kind.
     """
+    picture, mask = _read_pair(sample, kind)
+    return picture.image, mask.values
+
+
+def _read_pair(sample: Sample, kind: ImageKind | None) -> tuple[Picture, PaletteMask]:
     assert sample.mask is not None
-    image, mask = read_image(sample.image, kind), sample.mask.read()
-    if image.shape[:2] != mask.shape:
+    picture, mask = read_picture(sample.image, kind), read_with_palette(sample.mask)
+    if picture.image.shape[:2] != mask.values.shape:
         raise ValueError(
-            f"{sample.mask} is {_size(mask.shape)} but its image {sample.image} is {_size(image.shape)}; "
+            f"{sample.mask} is {_size(mask.values.shape)} but its image {sample.image} is {_size(picture.image.shape)}; "
             "they must be equal (after EXIF orientation)"
         )
-    return image, mask
+    return picture, mask
 
 
 def check_labels(
@@ -112,11 +117,11 @@ def check_labels(
     facts, moments = list[Facts](), list[NDArray[np.float64]]()
     kind: ImageKind | None = None
     for sample in track(partition.labeled):
-        image, mask = read_pair(sample, kind)
-        kind = kind_of(image)
-        facts.append(facts_of(sample, "labeled", image, mask))
+        picture, mask = _read_pair(sample, kind)
+        kind = kind_of(picture.image)
+        facts.append(facts_of(sample, "labeled", picture, mask))
         if not kind.is_photograph:
-            moments.append(_moments(image, kind))
+            moments.append(_moments(picture.image, kind))
     assert kind is not None
     rules = rules or ClassRules()
     given = rules.table_of(index)
@@ -131,7 +136,7 @@ def check_labels(
     sizes = Counter(fact.size for fact in facts)
     evaluation = list[Facts]()
     for sample in track(partition.evaluation):
-        evaluation.append(facts_of(sample, "evaluation", *read_pair(sample, kind)))
+        evaluation.append(facts_of(sample, "evaluation", *_read_pair(sample, kind)))
         _check_values(evaluation[-1], classes)
     notes = index.notes + partition.notes + notes + check_palettes(facts + evaluation, given)
     if evaluation and not class_pixels(evaluation, classes).sum():
