@@ -1,5 +1,8 @@
 """Images that are the same picture under two names: by content a copy, by perceptual hash a re-saved one or the next frame.
 
+Of pictures that do not change from left to right (black frames, plain gradients) only exact copies are found: what would tell
+a re-saved copy is as alike in two dark frames of different nights, and a false alarm costs more trust than a missed copy.
+
 N, M images
 """
 
