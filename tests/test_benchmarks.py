@@ -9,7 +9,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import doctor
 import grid
+from protoseg.data.duplicates import perceptual_hash
+from protoseg.data.formats import open_dataset
+from protoseg.data.images import read_image
 
 CELL = {"method": "prototypes", "seed": 0, "recipe": "demo@12345678"}
 
@@ -61,3 +65,22 @@ def test_table_pairs_by_seed() -> None:
     assert x == "| x | 0, 1 | 30.0 \u00b1 28.3 |  | 9 | 2 |"
     assert y == "| y | 0, 1, 2 | 50.0 \u00b1 26.5 | +10.0 \u00b1 0.0 | 9 | 2 |"
     assert grid.class_table(rows, ["x", "y"]).splitlines()[2:] == ["| a | 30.0 | 50.0 |", "| b |  |  |"]
+
+
+def test_the_doctor_is_timed_on_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.main(["--images", "8", "--labeled", "4", "--test", "2", "--repeats", "1"])
+    row = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert row[:2] == ["| 8", "6"]
+    assert float(row[3]) > 0
+    assert row[4].endswith("in 1 runs")
+
+    doctor.write_images(tmp_path, 8, labeled=4, test=2)
+    index = open_dataset(tmp_path)
+    assert [(sample.split, sample.mask is not None) for sample in index.samples] == (
+        [("test", True)] * 2 + [("train", True)] * 4 + [("train", False)] * 2
+    )
+    images = [read_image(sample.image) for sample in index.samples]
+    assert {image.shape for image in images} == {(375, 500, 3)}
+    assert len({perceptual_hash(image) for image in images}) == 8
+    with pytest.raises(ValueError, match="--labeled 7 and --test 2 are more than --images 8"):
+        doctor.write_images(tmp_path, 8, labeled=7, test=2)
