@@ -87,8 +87,17 @@ def test_what_does_not_fit_stops_and_is_named(tmp_path: Path, file: str, text: s
 
 def test_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes("Straße\nFluß\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"classes\.txt is not a text file in UTF-8"):
+    with pytest.raises(ValueError, match=r"classes\.txt is not a text file in UTF-8; save it"):
         read_class_list(tmp_path)
+
+
+@pytest.mark.parametrize("separator", [",", ", ", ";", "\t"])
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, separator: str) -> None:
+    rows = [("Name", "R", "G", "B"), ("sky", "1", "2", "3"), ("road, wet" if separator == ";" else "road", "4", "5", "6")]
+    (tmp_path / "classes.csv").write_bytes(("\ufeff" + "\r\n".join(map(separator.join, rows))).encode())
+    table = read_class_list(tmp_path)
+    assert table is not None
+    assert (table.names, table.colors) == (("sky", rows[2][0]), ((1, 2, 3), (4, 5, 6)))
 
 
 def test_a_cell_without_end(tmp_path: Path) -> None:

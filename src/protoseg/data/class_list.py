@@ -95,8 +95,12 @@ def _text(path: Path) -> list[tuple[str, Color | None]]:
 
 
 def _csv(path: Path) -> list[tuple[str, Color | None]]:
+    text = read_lines(path)
+    # Spreadsheets write semicolons where the comma is in numbers.
+    separator = max(",;\t", key=text[0].count) if text else ","
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path), skipinitialspace=True) if any(row)]
+        cells_of = csv.reader(text, delimiter=separator, skipinitialspace=True)
+        rows = [[cell.strip() for cell in row] for row in cells_of if any(row)]
     except csv.Error as error:
         raise ValueError(f"{path} is no table of classes: {error}") from error
     header = [cell.lower() for cell in rows[0]] if rows else []
@@ -135,6 +139,8 @@ def _once(path: Path, items: Sequence[str] | Sequence[Color]) -> None:
     for item in items:
         if item in seen:
             raise ValueError(
-                f"{path} names {item!r} twice" if isinstance(item, str) else f"{path} uses the colour {item} twice"
+                f"{path} names {item!r} twice; give each class another name (--classes.merge makes several one)"
+                if isinstance(item, str)
+                else f"{path} uses the colour {item} twice; give each class another one"
             )
         seen.add(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,11 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what Python makes of other bytes
 
 
+def composed(name: str) -> str:
+    """A name as it is compared: a file may have come from macOS, which stores ü as two characters, or from elsewhere."""
+    return unicodedata.normalize("NFC", name)
+
+
 def files_by_name(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     """Relative path without suffix -> file, sorted.
 
@@ -84,7 +90,7 @@ def files_by_name(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     for path in walk(root):
         if path.suffix.lower() not in suffixes:
             continue
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = composed(path.relative_to(root).with_suffix("").as_posix())
         if name in found:
             raise ValueError(f"{found[name]} and {path} have the same name; keep one of them")
         found[name] = path
@@ -100,7 +106,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8") from error
+        raise ValueError(f"{path} is not a text file in UTF-8; save it in that encoding") from error
 
 
 def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int, int]]) -> None:
