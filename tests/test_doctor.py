@@ -209,6 +209,24 @@ def test_finds(
     assert ("not ready to train" in printed) == (severity == "error")
 
 
+def test_the_first_file_is_printed_where_the_sentence_names_none(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = other_size(data)
+    examine(data, status=1)
+    assert f"the first 64x72 for 72x64 [{path}]\n" in capsys.readouterr().out
+    shutil.copy(path, data / "masks/img_02.png")
+    examine(data, status=1)
+    assert f"the first 64x72 for 72x64 [2 files, the first {path}]\n" in capsys.readouterr().out
+
+
+def test_without_one_readable_mask_there_is_no_table_of_classes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (data / "masks").glob("*.png"):
+        cut_short(path)
+    findings = examine(data, status=1)
+    assert [f["title"][:37] for f in findings if f["severity"] == "error"] == ["6 labelled or evaluation images canno"]
+    assert "labelled pixels" not in capsys.readouterr().out
+    assert json.loads((data.parent / "doctor.json").read_text())["classes"] == []
+
+
 def test_a_last_band_that_may_be_transparency_is_said(data: Path) -> None:
     for i, path in enumerate(sorted((data / "images").rglob("*.png"))):
         band = np.random.default_rng(i).integers(0, 256, (64, 72), dtype=np.uint8)

@@ -122,18 +122,21 @@ def _unlisted(config: TrainConfig, faults: list[Finding], *, console: Console, o
 def _classes(
     config: TrainConfig, index: DataIndex, labeled: list[Facts], scored: list[Facts]
 ) -> tuple[list[Finding], ClassTable | None]:
-    """The class table, or the finding that there is none; and how the masks were read."""
+    """The class table, or the finding that there is none; and how the masks were read. None without one that can be read."""
+    said = [Finding("note", note, "if that is not meant, change the files", no_files=_NAMED) for note in index.notes]
+    if not labeled:
+        return said, None
     try:
         rules = build_class_rules(config.classes)
         given = rules.table_of(index)
         classes, notes = class_table(given, labeled)
         notes += check_palettes([*labeled, *scored], given)
         return [
-            *(Finding("note", note, "if that is not meant, change the files", no_files=_NAMED) for note in index.notes),
+            *said,
             *(Finding("note", note, "if that is not meant, see --classes.names", no_files=_NAMED) for note in notes),
         ], rules.apply(classes)
     except ValueError as error:
-        return [Finding("error", str(error), "correct the class list or the masks", no_files=_NAMED)], None
+        return [*said, Finding("error", str(error), "correct the class list or the masks", no_files=_NAMED)], None
 
 
 def saved_bytes(network: nn.Module, image: torch.Tensor) -> int:
@@ -249,14 +252,21 @@ def _print(
             column.justify = "right"
         console.print(table)
     for finding in findings:
-        files = f" [{len(finding.files)} files]" if len(finding.files) > 1 else ""
-        console.print(f"{finding.severity}: {finding.title}{files}", style=_GRAVE[finding.severity])
+        console.print(f"{finding.severity}: {finding.title}{_files_of(finding)}", style=_GRAVE[finding.severity])
         console.print(f"    try: {finding.advice}")
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _GRAVE}
     verdict = (
         "not ready to train" if counts["error"] else "ready to train, with doubts" if counts["warning"] else "ready to train"
     )
     console.print(f"{verdict}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
+
+
+def _files_of(finding: Finding) -> str:
+    """How many files a finding is about, and the first of them where its sentence names none."""
+    said = [f"{len(finding.files)} files"] if len(finding.files) > 1 else []
+    if finding.files and not any(file in finding.title for file in finding.files):
+        said.append(f"{'the first ' if said else ''}{finding.files[0]}")
+    return f" [{', '.join(said)}]" if said else ""
 
 
 def _as_json(

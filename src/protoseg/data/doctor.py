@@ -127,7 +127,7 @@ def _unreadable(facts: Sequence[Facts]) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"{len(needed)} labelled or evaluation images cannot be used: {reasons}",
-            "restore these files, or take image and mask away",
+            "mend or restore these files, or take image and mask away",
             _files(needed),
         )
     spare = [fact for fact in facts if fact.fault and fact.role == "unlabeled"]

@@ -144,10 +144,10 @@ def _recognise(root: Path) -> str:
 def _near(root: Path) -> Path | None:
     """The data set that a folder is a part of, or that lies a little below it. Annotation files are not looked for, because
     that may mean to read through everything that somebody has."""
-    layouts = [folder, *(layout for name, layout in FORMATS.items() if name not in _ANNOTATION_FORMATS)]
+    looks = [folder.matches, *(layout.matches for name, layout in FORMATS.items() if name not in _ANNOTATION_FORMATS)]
     above = [root.parent] if root.name in {"images", "masks"} else []
     below = [path for depth in ("[!.]*", "[!.]*/[!.]*") for path in sorted(root.glob(depth)) if path.is_dir()]
-    return next((path for path in (*above, *below) if any(layout.matches(path) for layout in layouts)), None)
+    return next((path for path in (*above, *below) if any(matches(path) for matches in looks)), None)
 
 
 def _checked(root: Path, format: str) -> str:
