@@ -184,6 +184,13 @@ def other_size(data: Path) -> Path:
     return write_index(data / "masks/img_02.png", np.zeros((48, 40), dtype=np.uint8))
 
 
+def masks_that_count_from_one(data: Path) -> Path:
+    (data / "classes.txt").write_text("ground\nsquare\ndisc\n")
+    for mask in (data / "masks").rglob("*.png"):
+        write_index(mask, (read_mask(mask) + 1).astype(np.uint8))
+    return Path("0-2, 255; the masks count from 1 and the class list from 0: write the numbers into it (`1 ground` and so on)")
+
+
 def outside_the_class_list(data: Path) -> Path:
     (data / "classes.txt").write_text("ground\nsquare\n")
     return data / "masks/img_0"
@@ -274,6 +281,7 @@ SPOIL = [
     color_outside_the_class_list,
     transparent_mask,
     other_size,
+    masks_that_count_from_one,
     outside_the_class_list,
     outside_the_labeled_values,
     ignored_test_masks,

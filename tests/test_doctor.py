@@ -253,6 +253,17 @@ def test_every_mask_is_listed_with_value_and_pixels(data: Path) -> None:
     assert found["details"] == [f"{paths[0]}: 77 in 72 pixels", f"{paths[1]}: 78 in 72 pixels"]
 
 
+@pytest.mark.parametrize(("shift", "is_said"), [(1, True), (2, False)])
+def test_masks_that_count_from_one(data: Path, shift: int, is_said: bool) -> None:
+    for path in (data / "masks").rglob("*.png"):
+        write_index(path, read_mask(path) + np.uint8(shift))
+    (found,) = [f for f in examine(data, status=1) if "no class" in f["title"]]
+    assert ("the masks count from 1" in found["advice"]) == is_said
+    if is_said:
+        (data / "classes.txt").write_text("1 ground\n2 square\n3 disc\n")  # as it says
+        assert not any("no class" in f["title"] for f in examine(data))
+
+
 def test_the_share_of_ignored_pixels_is_always_said(data: Path) -> None:
     mask = read_mask(data / "masks/img_01.png").copy()
     mask[:32] = 255

@@ -128,7 +128,7 @@ def check_labels(
     classes, notes = class_table(given, facts)
     classes = rules.apply(classes)
     for fact in facts:
-        _check_values(fact, classes)
+        _check_values(fact, classes, counts_from_one(facts, classes))
     if doubt := binary_doubt(facts, classes):
         notes += (doubt,)
     pixels = class_pixels(facts, classes)
@@ -137,7 +137,7 @@ def check_labels(
     evaluation = list[Facts]()
     for sample in track(partition.evaluation):
         evaluation.append(facts_of(sample, "evaluation", *_read_pair(sample, kind)))
-        _check_values(evaluation[-1], classes)
+        _check_values(evaluation[-1], classes, counts_from_one(facts, classes))
     notes = index.notes + partition.notes + notes + check_palettes(facts + evaluation, given)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
@@ -318,14 +318,22 @@ def _check_several(pixels: NDArray[np.int64], classes: ClassTable, labeled: Sequ
     raise ValueError(f"{which} hold one class only, the value {value}; label at least two classes")
 
 
-def _check_values(fact: Facts, classes: ClassTable) -> None:
+def counts_from_one(facts: Sequence[Facts], classes: ClassTable) -> str:
+    """What to say where a class list means 0, 1, ... and the masks hold 1, 2, ... instead; empty where that is not so."""
+    found, last = {value for fact in facts for value in fact.values} - set(classes.ignored), len(classes)
+    if classes.written != tuple(range(last)) or last not in found or not found <= set(range(1, last + 1)):
+        return ""
+    return f"the masks count from 1 and the class list from 0: write the numbers into it (`1 {classes.names[0]}` and so on)"
+
+
+def _check_values(fact: Facts, classes: ClassTable, hint: str) -> None:
     known = classes.class_of
     value = next((value for value in fact.values if value not in known), None)
     if value is not None:
         raise ValueError(
             f"{fact.sample.mask} holds the value {describe(value)} in {fact.values[value]} pixels, which is no class; the "
-            f"{len(classes)} classes and 'ignore' are {_accepted(classes, value)}. Correct the mask, or list every class in "
-            "classes.txt"
+            f"{len(classes)} classes and 'ignore' are {_accepted(classes, value)}"
+            + (f"; {hint}" if hint else ". Correct the mask, or list every class in classes.txt")
         )
 
 
