@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, opened
+from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, opened, why_no_image
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -218,7 +218,7 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     except UnreadableImageError:
         raise
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+        raise UnreadableImageError(f"{path} cannot be read as an image: {why_no_image(path, str(error))}") from error
 
 
 def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:

@@ -27,6 +27,9 @@ UInt8Array = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
 
 
+_POINTER = b"version https://git-lfs"
+
+
 class UnreadableImageError(ValueError):
     """A file that is not a whole image; the message names it."""
 
@@ -137,8 +140,20 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path} does not exist") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        why = why_no_image(path, f"its content is none of {', '.join(FORMATS)}")
+        raise UnreadableImageError(f"{path} cannot be read as an image: {why}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+
+
+def why_no_image(path: Path, otherwise: str) -> str:
+    """What a file that no library knows holds: nothing, or what Git leaves in the place of a large file; else as given."""
+    with path.open("rb") as file:
+        head = file.read(len(_POINTER))
+    if not head:
+        return "it is empty"
+    return "it is a pointer of Git LFS, which `git lfs pull` replaces by the image" if head == _POINTER else otherwise
 
 
 def open_image(path: Path) -> tuple[Image.Image, str]:

@@ -198,8 +198,8 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
     train = [sample for sample in index.of("train") if not sample.name.startswith(EXTRA)]
 
     def whole_names(sample: Sample) -> tuple[str, ...]:
-        below_root = sample.image.relative_to(index.root).as_posix()
-        return sample.name, sample.name + sample.image.suffix, below_root
+        below_root, whole = sample.image.relative_to(index.root).as_posix(), sample.image.as_posix().lstrip("/")
+        return sample.name, sample.name + sample.image.suffix, below_root, whole
 
     whole, short = _by(train, whole_names), _by(train, _short_names)
     scored = [sample for sample in index.samples if sample.split != "train"]
