@@ -86,6 +86,56 @@ def no_image_in_common(data: Path) -> Path:
     return write_index(data / "masks/other.png", draw_shapes(np.random.default_rng(0))[1]).relative_to(data)
 
 
+def masks_in_a_folder_of_another_name(data: Path) -> Path:
+    (data / "masks").rename(data / "labels")
+    return Path("if labels/ holds the masks, rename it to masks/")
+
+
+def folders_of_other_names(data: Path) -> Path:
+    (data / "masks").rename(data / "gt")
+    (data / "images").rename(data / "Images")
+    return Path("if Images/ or gt/ holds the images, rename it to images/")
+
+
+def labels_of_boxes(data: Path) -> Path:
+    (data / "masks").rename(data / "labels")
+    for mask in (data / "labels").rglob("*.png"):
+        mask.rename(mask.with_suffix(".txt")).write_text("0 0.5 0.5 0.2 0.1\n")
+    return data / "labels/img_00.txt (YOLO's labels) is not read"
+
+
+def xml_of_cvat(data: Path) -> Path:
+    shutil.rmtree(data / "masks")
+    (data / "annotations.xml").write_text("<annotations></annotations>")
+    return data / "annotations.xml (CVAT's XML or VOC's boxes) is not read"
+
+
+def a_data_set_one_level_deeper(data: Path) -> Path:
+    aside = data.rename(data.with_name("aside"))
+    data.mkdir()
+    aside.rename(data / "unpacked")
+    return data / "unpacked looks like one"
+
+
+def masks_with_a_longer_name(data: Path) -> Path:
+    for mask in (data / "masks").glob("*.png"):
+        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+    return Path(f"{data}/images/img_00.png is meant, call it {data}/masks/img_00.png")
+
+
+def masks_outside_the_folders_of_their_images(data: Path) -> Path:
+    (data / "images/a").mkdir()
+    for image in (data / "images").glob("*.png"):
+        image.rename(data / "images/a" / image.name)
+    return Path(f"{data}/images/a/img_00.png is meant, call it {data}/masks/a/img_00.png")
+
+
+def images_of_an_unread_kind(data: Path) -> Path:
+    for image in (data / "images").glob("*.png"):
+        image.rename(image.with_suffix(".heic"))
+    return data / "images/img_00.heic is of a kind that is not read"
+
+
 def truncated_image(data: Path) -> Path:
     return cut_short(data / "images/img_01.png")
 
@@ -132,6 +182,13 @@ def transparent_mask(data: Path) -> Path:
 
 def other_size(data: Path) -> Path:
     return write_index(data / "masks/img_02.png", np.zeros((48, 40), dtype=np.uint8))
+
+
+def masks_that_count_from_one(data: Path) -> Path:
+    (data / "classes.txt").write_text("ground\nsquare\ndisc\n")
+    for mask in (data / "masks").rglob("*.png"):
+        write_index(mask, (read_mask(mask) + 1).astype(np.uint8))
+    return Path("0-2, 255; the masks count from 1 and the class list from 0: write the numbers into it (`1 ground` and so on)")
 
 
 def outside_the_class_list(data: Path) -> Path:
@@ -212,6 +269,14 @@ SPOIL = [
     no_masks_folder,
     no_mask,
     no_image_in_common,
+    masks_in_a_folder_of_another_name,
+    folders_of_other_names,
+    labels_of_boxes,
+    xml_of_cvat,
+    a_data_set_one_level_deeper,
+    masks_with_a_longer_name,
+    masks_outside_the_folders_of_their_images,
+    images_of_an_unread_kind,
     truncated_image,
     truncated_mask,
     truncated_test_image,
@@ -222,6 +287,7 @@ SPOIL = [
     color_outside_the_class_list,
     transparent_mask,
     other_size,
+    masks_that_count_from_one,
     outside_the_class_list,
     outside_the_labeled_values,
     ignored_test_masks,

@@ -10,11 +10,15 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import ablations
+import doctor
 import grid
 from ablations import ABLATIONS, Variant, ablation_table, variants
 from protoseg.arguments import parse_train
 from protoseg.bench import store
 from protoseg.bench.cells import NAMED, is_cell
+from protoseg.data.duplicates import perceptual_hash
+from protoseg.data.formats import open_dataset
+from protoseg.data.images import read_image
 from protoseg.dry_run import differences
 
 BENCHMARKS = Path(grid.__file__).parent
@@ -74,6 +78,8 @@ def test_contestants_differ_in_nothing_but_the_method(recipe: str) -> None:
         assert config.consistency.warmup_steps == prototypes.consistency.warmup_steps
         for part in ("steps", "crop", "batch", "model", "optimizer", "views", "loss", "trainer"):
             assert getattr(config, part) == getattr(prototypes, part), part
+
+
 def test_a_failed_cell_ends_a_grid_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = grid.arguments("", tmp_path / "r.jsonl").parse_args(["--seeds", "0", "--methods", "labels only"])
     with pytest.raises(SystemExit) as stop:
@@ -136,3 +142,22 @@ def test_ablations_run_the_recipe_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert ran[: len(first)] == first
     assert first[0][-2:] == ("--steps", "900")
     assert all(words.index("--steps") < len(words) - 2 for words in first[1:])
+
+
+def test_the_doctor_is_timed_on_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.main(["--images", "8", "--labeled", "4", "--test", "2", "--repeats", "1"])
+    row = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert row[:2] == ["| 8", "6"]
+    assert float(row[3]) > 0
+    assert row[4].endswith("in 1 runs")
+
+    doctor.write_images(tmp_path, 8, labeled=4, test=2)
+    index = open_dataset(tmp_path)
+    assert [(sample.split, sample.mask is not None) for sample in index.samples] == (
+        [("test", True)] * 2 + [("train", True)] * 4 + [("train", False)] * 2
+    )
+    images = [read_image(sample.image) for sample in index.samples]
+    assert {image.shape for image in images} == {(375, 500, 3)}
+    assert len({perceptual_hash(image) for image in images}) == 8
+    with pytest.raises(ValueError, match="--labeled 7 and --test 2 are more than --images 8"):
+        doctor.write_images(tmp_path, 8, labeled=7, test=2)

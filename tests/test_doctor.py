@@ -209,6 +209,24 @@ def test_finds(
     assert ("not ready to train" in printed) == (severity == "error")
 
 
+def test_the_first_file_is_printed_where_the_sentence_names_none(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = other_size(data)
+    examine(data, status=1)
+    assert f"the first 64x72 for 72x64 [{path}]\n" in capsys.readouterr().out
+    shutil.copy(path, data / "masks/img_02.png")
+    examine(data, status=1)
+    assert f"the first 64x72 for 72x64 [2 files, the first {path}]\n" in capsys.readouterr().out
+
+
+def test_without_one_readable_mask_there_is_no_table_of_classes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (data / "masks").glob("*.png"):
+        cut_short(path)
+    findings = examine(data, status=1)
+    assert [f["title"][:37] for f in findings if f["severity"] == "error"] == ["6 labelled or evaluation images canno"]
+    assert "labelled pixels" not in capsys.readouterr().out
+    assert json.loads((data.parent / "doctor.json").read_text())["classes"] == []
+
+
 def test_a_last_band_that_may_be_transparency_is_said(data: Path) -> None:
     for i, path in enumerate(sorted((data / "images").rglob("*.png"))):
         band = np.random.default_rng(i).integers(0, 256, (64, 72), dtype=np.uint8)
@@ -233,6 +251,17 @@ def test_every_mask_is_listed_with_value_and_pixels(data: Path) -> None:
         write_index(path, mask)
     (found,) = [f for f in examine(data, status=1) if "no class" in f["title"]]
     assert found["details"] == [f"{paths[0]}: 77 in 72 pixels", f"{paths[1]}: 78 in 72 pixels"]
+
+
+@pytest.mark.parametrize(("shift", "is_said"), [(1, True), (2, False)])
+def test_masks_that_count_from_one(data: Path, shift: int, is_said: bool) -> None:
+    for path in (data / "masks").rglob("*.png"):
+        write_index(path, read_mask(path) + np.uint8(shift))
+    (found,) = [f for f in examine(data, status=1) if "no class" in f["title"]]
+    assert ("the masks count from 1" in found["advice"]) == is_said
+    if is_said:
+        (data / "classes.txt").write_text("1 ground\n2 square\n3 disc\n")  # as it says
+        assert not any("no class" in f["title"] for f in examine(data))
 
 
 def test_the_share_of_ignored_pixels_is_always_said(data: Path) -> None:

@@ -275,6 +275,8 @@ def _split(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="protoseg split",
         description="Draw which masks to use, into a list for protoseg train --labels FILE. Draws of one seed are nested.",
+        epilog="Warns where evaluation and training images look alike. Of pictures that do not change from left to right "
+        "(black frames, plain gradients) only exact copies are found.",
     )
     parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
     parser.add_argument("--labels", required=True, help="how many: a number, or a fraction such as 1/8")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from protoseg.config import (
 )
 from protoseg.data.check import channel_statistics, class_table
 from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, ignored_shares, left_out
-from protoseg.data.facts import Facts, examine
+from protoseg.data.facts import Facts, Part, examine
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.loader import LabeledCrops, collate
@@ -65,8 +65,8 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
         return _unlisted(config, faults, console=console, out=out)
     index, partition = listed
 
-    def progress(facts: Iterable[Facts], total: int) -> Iterable[Facts]:
-        return track(facts, "reading", total, console=console, transient=True, disable=not console.is_terminal)
+    def progress(parts: Sequence[Part]) -> Iterable[Part]:
+        return track(parts, "reading", console=console, transient=True, disable=not console.is_terminal)
 
     # Both val and test are read, whichever is scored: a broken or leaking file in the other one comes to light as well.
     scored_on = {sample.name for sample in partition.evaluation}
@@ -122,18 +122,21 @@ def _unlisted(config: TrainConfig, faults: list[Finding], *, console: Console, o
 def _classes(
     config: TrainConfig, index: DataIndex, labeled: list[Facts], scored: list[Facts]
 ) -> tuple[list[Finding], ClassTable | None]:
-    """The class table, or the finding that there is none; and how the masks were read."""
+    """The class table, or the finding that there is none; and how the masks were read. None without one that can be read."""
+    said = [Finding("note", note, "if that is not meant, change the files", no_files=_NAMED) for note in index.notes]
+    if not labeled:
+        return said, None
     try:
         rules = build_class_rules(config.classes)
         given = rules.table_of(index)
         classes, notes = class_table(given, labeled)
         notes += check_palettes([*labeled, *scored], given)
         return [
-            *(Finding("note", note, "if that is not meant, change the files", no_files=_NAMED) for note in index.notes),
+            *said,
             *(Finding("note", note, "if that is not meant, see --classes.names", no_files=_NAMED) for note in notes),
         ], rules.apply(classes)
     except ValueError as error:
-        return [Finding("error", str(error), "correct the class list or the masks", no_files=_NAMED)], None
+        return [*said, Finding("error", str(error), "correct the class list or the masks", no_files=_NAMED)], None
 
 
 def saved_bytes(network: nn.Module, image: torch.Tensor) -> int:
@@ -249,14 +252,21 @@ def _print(
             column.justify = "right"
         console.print(table)
     for finding in findings:
-        files = f" [{len(finding.files)} files]" if len(finding.files) > 1 else ""
-        console.print(f"{finding.severity}: {finding.title}{files}", style=_GRAVE[finding.severity])
+        console.print(f"{finding.severity}: {finding.title}{_files_of(finding)}", style=_GRAVE[finding.severity])
         console.print(f"    try: {finding.advice}")
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _GRAVE}
     verdict = (
         "not ready to train" if counts["error"] else "ready to train, with doubts" if counts["warning"] else "ready to train"
     )
     console.print(f"{verdict}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
+
+
+def _files_of(finding: Finding) -> str:
+    """How many files a finding is about, and the first of them where its sentence names none."""
+    said = [f"{len(finding.files)} files"] if len(finding.files) > 1 else []
+    if finding.files and not any(file in finding.title for file in finding.files):
+        said.append(f"{'the first ' if said else ''}{finding.files[0]}")
+    return f" [{', '.join(said)}]" if said else ""
 
 
 def _as_json(

@@ -12,6 +12,7 @@ from protoseg.data.duplicates import Look, Pair, find_doubles, look_at_all
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import EXTRA, ClassTable, DataIndex, Sample
 from protoseg.data.masks import describe
+from protoseg.data.parallel import in_threads
 from protoseg.data.splits import Partition, draw_labels, make_partition
 from protoseg.settings import TrainConfig
 from protoseg.trained import progress
@@ -57,7 +58,10 @@ def split_data(
     whole = make_partition(index, labels=None if within is None else str(within))
     stock = whole.labeled
     read = classes_in(index.classes)
-    found = {sample.name: read(sample) for sample in stock} if balanced else {}
+    found: dict[str, frozenset[int]] = {}
+    if balanced:
+        held = in_threads(read, stock, track=progress("reading masks", console))
+        found = {sample.name: classes for sample, classes in zip(stock, held, strict=True)}
     chosen = draw_labels(stock, labels, seed=seed, classes_in=(lambda sample: found[sample.name]) if balanced else None)
     target = out or (root if root.is_dir() else root.parent) / "splits" / f"{_name(labels, seed, balanced)}.txt"
     if target.exists():

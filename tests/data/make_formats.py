@@ -62,7 +62,8 @@ def write_folder_of_colors(root: Path, pictures: list[Picture]) -> None:
     for p in pictures:
         if p.label is not None:
             write_image(root / f"masks/{'val/' if p.split == 'val' else ''}{p.stem}.png", colors[known(p)])
-    (root / "classes.txt").write_text("".join(f"class {i} {r} {g} {b}\n" for i, (r, g, b) in enumerate(colors[:3].tolist())))
+    rows = zip(("ground", "square", "disc"), colors[:3].tolist(), strict=True)
+    (root / "classes.txt").write_text("".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in rows))
 
 
 def write_camvid(root: Path, pictures: list[Picture]) -> None:
@@ -117,6 +118,9 @@ def write_ade20k(root: Path, pictures: list[Picture]) -> None:
             write_index(
                 root / f"annotations/{folder}/ADE_{p.stem}.png", np.where(p.label == 255, 0, p.label + 1).astype(np.uint8)
             )
+    names = ["wall", "building, edifice", "sky", *(f"thing {i}" for i in range(4, 151))]
+    lines = [f"{i}\t0.1\t9\t9\t0\t{name}\n" for i, name in enumerate(names, start=1)]
+    (root / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n" + "".join(lines))
 
 
 def write_cvat(root: Path, pictures: list[Picture]) -> None:
@@ -275,6 +279,32 @@ class _BitWriter:
         text += "0" * (-len(text) % 8)
         return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
 
+
+NAMES: dict[str, tuple[str, str, str]] = {
+    "folder": ("class 0", "class 1", "class 2"),
+    "folder, colours": ("ground", "square", "disc"),
+    "camvid": ("sky", "building", "pole"),
+    **dict.fromkeys(("voc", "voc, augmented", "voc, colours"), ("background", "aeroplane", "bicycle")),
+    **dict.fromkeys(("cityscapes", "cityscapes, train ids"), ("road", "sidewalk", "building")),
+    "ade20k": ("wall", "building, edifice", "sky"),
+    **dict.fromkeys(("cvat", "cvat, zip"), ("background", "red square", "disc")),
+    **dict.fromkeys(("coco", "coco, plain run lengths"), ("background", "square", "disc")),
+    **dict.fromkeys(("labelme", "labelme, from Windows", "label studio"), ("background", "a square", "disc")),
+}
+"""What the classes 0, 1 and 2 are called: as the files say, as the benchmark has it, or by their numbers where nobody says."""
+
+PLACES: dict[str, tuple[str, str]] = {
+    "folder": ("{}", "val/{}"),
+    "camvid": ("train/{}", "val/{}"),
+    "voc": ("{}", "{}"),
+    "cityscapes": ("train/bonn/{}_leftImg8bit", "val/bonn/{}_leftImg8bit"),
+    "ade20k": ("training/ADE_{}", "validation/ADE_{}"),
+    "cvat": ("my photos/{}", "my photos/{}"),
+    "coco": ("train2017/{}", "val2017/{}"),
+    "labelme": ("train/images/{}", "val/images/{}"),
+    "label_studio": ("images/train/{}", "images/val/{}"),
+}
+"""Format -> what a training image of some stem is called, and an evaluation image: its path as the layout has it."""
 
 NO_IGNORED = {"folder, colours", "cvat", "cvat, zip", "coco", "coco, plain run lengths", "label studio"}
 """Written without "ignored" pixels, because the layout has none: they are class 0."""

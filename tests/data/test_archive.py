@@ -40,6 +40,13 @@ def test_the_only_folder_is_the_data_set(tmp_path: Path, cache: Path) -> None:
     assert unpack(path).name == "data"
 
 
+def test_names_with_backslashes_are_paths(tmp_path: Path, cache: Path) -> None:
+    """As some programs for Windows write them."""
+    path = write_zip(tmp_path / "x.zip", {"data\\images\\": b"", "data\\images\\a.txt": b"one", "data\\b.txt": b"two"})
+    assert (unpack(path) / "images/a.txt").read_bytes() == b"one"
+    assert (unpack(path) / "b.txt").read_bytes() == b"two"
+
+
 def test_another_content_is_unpacked_anew(tmp_path: Path, cache: Path) -> None:
     path = write_zip(tmp_path / "x.zip", {"a.txt": b"one"})
     first = unpack(path)

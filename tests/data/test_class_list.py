@@ -87,8 +87,27 @@ def test_what_does_not_fit_stops_and_is_named(tmp_path: Path, file: str, text: s
 
 def test_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes("Straße\nFluß\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"classes\.txt is not a text file in UTF-8"):
+    with pytest.raises(ValueError, match=r"classes\.txt is not a text file in UTF-8; save it"):
         read_class_list(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["sky 1 2 171\nred road = 4 5 6\n", "sky #0102AB\nred road: #040506\n", "1 2 171 sky\n4,5,6 red road\n"]
+)
+def test_colors_in_every_way(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    table = read_class_list(tmp_path)
+    assert table is not None
+    assert (table.names, table.colors) == (("sky", "red road"), ((1, 2, 171), (4, 5, 6)))
+
+
+@pytest.mark.parametrize("separator", [",", ", ", ";", "\t"])
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, separator: str) -> None:
+    rows = [("Name", "R", "G", "B"), ("sky", "1", "2", "3"), ("road, wet" if separator == ";" else "road", "4", "5", "6")]
+    (tmp_path / "classes.csv").write_bytes(("\ufeff" + "\r\n".join(map(separator.join, rows))).encode())
+    table = read_class_list(tmp_path)
+    assert table is not None
+    assert (table.names, table.colors) == (("sky", rows[2][0]), ((1, 2, 3), (4, 5, 6)))
 
 
 def test_a_cell_without_end(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from make_formats import NO_IGNORED, WRITERS, Picture, known, make_pictures
+from make_formats import NAMES, NO_IGNORED, PLACES, WRITERS, Picture, known, make_pictures
 
 from protoseg.data.check import check_labels, read_pair
 from protoseg.data.formats import FORMATS, open_dataset
@@ -44,18 +44,20 @@ def test_can_be_asked_for(written: tuple[str, Path]) -> None:
 
 
 def test_the_same_images_in_the_same_splits(written: tuple[str, Path]) -> None:
+    """In the order of their names, which are their paths as the layout has them."""
     index = open_dataset(written[1])
-    found = sorted((picture_of(s).stem, s.split, s.mask is not None) for s in index.samples)
-    assert found == sorted((p.stem, p.split, p.label is not None) for p in PICTURES)
+    train, val = PLACES[index.format]
+    expected = [((val if p.split == "val" else train).format(p.stem), p.split, p.label is not None) for p in PICTURES]
+    assert [(sample.name, sample.split, sample.mask is not None) for sample in index.samples] == sorted(expected)
+    assert [sample.image.stem for sample in index.samples] == [sample.name.rsplit("/", 1)[-1] for sample in index.samples]
     assert all(sample.image.is_file() for sample in index.samples)
-    names = [sample.name for sample in index.samples]
-    assert len(set(names)) == len(names)
 
 
-def test_the_same_labels(written: tuple[str, Path]) -> None:
+def test_the_same_labels_under_the_same_names(written: tuple[str, Path]) -> None:
     name, root = written
     index = open_dataset(root)
     classes = check_labels(index, make_partition(index)).classes
+    assert classes.names[:3] == NAMES[name]
     for sample in index.samples:
         if sample.mask is None:
             continue

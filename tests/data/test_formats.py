@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from protoseg.data.formats import open_dataset
 from protoseg.data.formats.camvid import CLASSES
 from protoseg.data.index import DataIndex
 from protoseg.data.masks import MaskFile
+from protoseg.data.splits import make_partition
 
 
 def _rng() -> np.random.Generator:
@@ -35,6 +37,41 @@ def test_an_image_with_a_mask_is_labeled_and_one_without_is_not(tmp_path: Path) 
     ]
     assert index.classes is None
     assert index.format == "folder"
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFC"), ("NFC", "NFC", "NFD")])
+def test_names_from_macos_and_from_elsewhere_are_the_same_names(tmp_path: Path, forms: tuple[str, str, str]) -> None:
+    """Of an image, its mask, and a list: all are called Größe ä."""
+    root = make_folder(tmp_path, train=3, labeled=2)
+    image, mask, line = (unicodedata.normalize(form, "Größe ä") for form in forms)
+    (root / "images/img_01.png").rename(root / f"images/{image}.png")
+    (root / "masks/img_01.png").rename(root / f"masks/{mask}.png")
+    (tmp_path / "list.txt").write_text(f"{line}.png\n", encoding="utf-8")
+    (found,) = make_partition(open_dataset(root), labels=str(tmp_path / "list.txt")).labeled
+    assert found.mask is not None
+    assert (found.name, found.image.is_file(), found.mask.read().shape) == ("Größe ä", True, (40, 48))
+
+
+def test_an_image_that_an_annotation_file_names_in_the_form_of_macos(tmp_path: Path) -> None:
+    WRITERS["labelme"][1](tmp_path, make_pictures())
+    image = tmp_path / "train/images/scene_1.png"
+    image.rename(image.with_stem("Größe"))
+    file = image.with_suffix(".json")
+    file.write_text(file.read_text().replace("scene_1.png", unicodedata.normalize("NFD", "Größe") + ".png"))
+    assert "train/images/Größe" in names(open_dataset(tmp_path), "train", masked=True)
+
+
+@pytest.mark.parametrize("name", ["coco", "labelme", "label studio"])
+def test_json_files_in_capital_letters(tmp_path: Path, name: str) -> None:
+    WRITERS[name][1](tmp_path, make_pictures())
+    expected = open_dataset(tmp_path)
+    for path in list(tmp_path.rglob("*.json")):
+        path.rename(path.with_suffix(".JSON"))
+    found = open_dataset(tmp_path)
+    assert found.format == expected.format
+    assert [(s.name, s.split, s.mask is None) for s in found.samples] == [
+        (s.name, s.split, s.mask is None) for s in expected.samples
+    ]
 
 
 @pytest.mark.parametrize("layout", ["inside", "beside"])

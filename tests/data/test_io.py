@@ -58,6 +58,22 @@ def test_what_is_no_whole_image_is_named(tmp_path: Path, read, write) -> None:  
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a pointer of Git LFS, which `git lfs pull`"),
+    ],
+)
+def test_what_stands_in_the_place_of_an_image(tmp_path: Path, read, suffix: str, content: bytes, why: str) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=rf"x\{suffix} cannot be read as an image: .*{why}"):
+        read(path)
+
+
 def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x.png").write_bytes(b"")

@@ -13,8 +13,7 @@ from PIL import Image
 from protoseg.data.check import LabelReport, check_labels
 from protoseg.data.formats import open_dataset
 from protoseg.data.io import UnreadableImageError
-from protoseg.data.masks import MaskFile, read_mask
-from protoseg.data.palettes import palette_of
+from protoseg.data.masks import MaskFile, read_mask, read_with_palette
 from protoseg.data.splits import make_partition
 
 BLACK, RED, GREEN = (0, 0, 0), (255, 0, 0), (0, 255, 0)
@@ -86,9 +85,11 @@ def test_color_maps_of_both_depths(tmp_path: Path, bits: int) -> None:
     table[:, :3] = np.array([BLACK, RED, GREEN]).T * (257 if bits == 16 else 1)
     path = tmp_path / "mask.tif"
     tifffile.imwrite(path, np.array([[0, 1, 2]], dtype=np.uint8), photometric="palette", colormap=table)
-    assert [palette_of(MaskFile(path))[i] for i in range(3)] == [BLACK, RED, GREEN]
+    palette = read_with_palette(MaskFile(path)).palette
+    assert palette is not None
+    assert palette[:3].tolist() == [list(BLACK), list(RED), list(GREEN)]
     tifffile.imwrite(path, np.array([[0, 1, 2]], dtype=np.uint8), photometric="minisblack")
-    assert palette_of(MaskFile(path)) == {}
+    assert read_with_palette(MaskFile(path)).palette is None
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -96,7 +97,7 @@ def test_of_a_broken_mask_the_file_is_named(tmp_path: Path, suffix: str) -> None
     path = tmp_path / f"mask{suffix}"
     path.write_text("no image")
     with pytest.raises(UnreadableImageError, match=path.name):
-        palette_of(MaskFile(path))
+        read_with_palette(MaskFile(path))
 
 
 def test_the_colors_of_pictures_say_nothing_of_masks(tmp_path: Path) -> None:

@@ -62,6 +62,17 @@ class TestMaskColumn:
         assert names(partition.labeled) == ["img_01"]
         assert partition.notes == ()
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "images\\img_01.png masks\\img_01.png",
+            "./images/img_01.png ./masks/img_01.png",
+            "ROOT/images/img_01.png ROOT/masks/img_01.png",
+        ],
+    )
+    def test_paths_of_windows_of_find_and_whole_ones(self, tmp_path: Path, line: str) -> None:
+        assert names(self.labels(make_folder(tmp_path), line.replace("ROOT", str(tmp_path))).labeled) == ["img_01"]
+
     @pytest.mark.parametrize("mask", ["masks_fine/img_01.png", "NoSuch/xyz.png", "masks/img_02.png"])
     def test_another_one(self, tmp_path: Path, mask: str) -> None:
         with pytest.raises(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from protoseg.data.index import BACKGROUND, EXTRA, ClassTable, Split, default_colors, split_among
-from protoseg.data.io import IMAGE_SUFFIXES, walk
+from protoseg.data.io import IMAGE_SUFFIXES, composed, walk
 
 
 def read_json(path: Path) -> Any:
@@ -26,7 +26,7 @@ def read_json(path: Path) -> Any:
             path.read_text(encoding="utf-8-sig"), parse_constant=_refuse, parse_int=_parse_int, parse_float=_parse_float
         )
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8") from error
+        raise ValueError(f"{path} is not a text file in UTF-8; save it in that encoding") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     except ValueError as error:
@@ -49,6 +49,15 @@ def _parse_float(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text[:20]} is no number of an annotation file")
     return number
+
+
+def json_files(folder: Path) -> list[Path]:
+    """The JSON files directly in a folder, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.glob("*") if is_json(path))
+
+
+def is_json(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
 
 
 def beginning(path: Path) -> str:
@@ -136,7 +145,7 @@ class ImageFinder:
     def _by_name(self) -> dict[str, list[Path]]:
         table: dict[str, list[Path]] = {}
         for path in self.images:
-            table.setdefault(path.name, []).append(path)
+            table.setdefault(composed(path.name), []).append(path)
         return table
 
     def find(self, text: str, *, beside: Path, names: Sequence[str] = ()) -> Path:
@@ -160,7 +169,7 @@ class ImageFinder:
             if any(path.is_relative_to(a) for a in allowed) and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
                 return path
         for name in (wanted.rsplit("/", 1)[-1], *names):
-            found = self._by_name.get(name, [])
+            found = self._by_name.get(composed(name), [])
             if len(found) > 1:
                 raise ValueError(f"{beside} names {text}, and both {found[0]} and {found[1]} are called so")
             if found:

@@ -40,7 +40,9 @@ def unpack(path: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             _check(path, archive)
-            archive.extractall(partial)
+            for member in archive.infolist():
+                member.filename = member.filename.replace("\\", "/")  # as some programs for Windows write it
+            archive.extractall(partial, archive.infolist())
         partial.rename(target)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError, UnicodeError) as error:
         raise ValueError(f"{path} cannot be unpacked: {error}; give a folder or a whole zip file") from error

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from protoseg.data.class_rules import ClassRules
 from protoseg.data.facts import Facts, class_pixels, facts_of
-from protoseg.data.images import ImageArray, ImageKind, kind_of, read_image
+from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, read_image, read_picture
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, nearly_binary, table_from_values
 from protoseg.data.io import UnreadableImageError
-from protoseg.data.masks import COLOR, MaskArray, MaskFile, count_values, describe, pack
+from protoseg.data.masks import COLOR, MaskArray, MaskFile, PaletteMask, count_values, describe, pack, read_with_palette
 from protoseg.data.palettes import check_palettes
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
@@ -81,14 +81,19 @@ def read_pair(sample: Sample, kind: ImageKind | None = None) -> tuple[ImageArray
     Raises:
         ValueError: one of them is unreadable, their sizes differ, or the image is of another kind.
     """
+    picture, mask = _read_pair(sample, kind)
+    return picture.image, mask.values
+
+
+def _read_pair(sample: Sample, kind: ImageKind | None) -> tuple[Picture, PaletteMask]:
     assert sample.mask is not None
-    image, mask = read_image(sample.image, kind), sample.mask.read()
-    if image.shape[:2] != mask.shape:
+    picture, mask = read_picture(sample.image, kind), read_with_palette(sample.mask)
+    if picture.image.shape[:2] != mask.values.shape:
         raise ValueError(
-            f"{sample.mask} is {_size(mask.shape)} but its image {sample.image} is {_size(image.shape)}; "
+            f"{sample.mask} is {_size(mask.values.shape)} but its image {sample.image} is {_size(picture.image.shape)}; "
             "they must be equal (after EXIF orientation)"
         )
-    return image, mask
+    return picture, mask
 
 
 def check_labels(
@@ -112,18 +117,18 @@ def check_labels(
     facts, moments = list[Facts](), list[NDArray[np.float64]]()
     kind: ImageKind | None = None
     for sample in track(partition.labeled):
-        image, mask = read_pair(sample, kind)
-        kind = kind_of(image)
-        facts.append(facts_of(sample, "labeled", image, mask))
+        picture, mask = _read_pair(sample, kind)
+        kind = kind_of(picture.image)
+        facts.append(facts_of(sample, "labeled", picture, mask))
         if not kind.is_photograph:
-            moments.append(_moments(image, kind))
+            moments.append(_moments(picture.image, kind))
     assert kind is not None
     rules = rules or ClassRules()
     given = rules.table_of(index)
     classes, notes = class_table(given, facts)
     classes = rules.apply(classes)
     for fact in facts:
-        _check_values(fact, classes)
+        _check_values(fact, classes, counts_from_one(facts, classes))
     if doubt := binary_doubt(facts, classes):
         notes += (doubt,)
     pixels = class_pixels(facts, classes)
@@ -131,8 +136,8 @@ def check_labels(
     sizes = Counter(fact.size for fact in facts)
     evaluation = list[Facts]()
     for sample in track(partition.evaluation):
-        evaluation.append(facts_of(sample, "evaluation", *read_pair(sample, kind)))
-        _check_values(evaluation[-1], classes)
+        evaluation.append(facts_of(sample, "evaluation", *_read_pair(sample, kind)))
+        _check_values(evaluation[-1], classes, counts_from_one(facts, classes))
     notes = index.notes + partition.notes + notes + check_palettes(facts + evaluation, given)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
@@ -320,14 +325,22 @@ def _check_several(pixels: NDArray[np.int64], classes: ClassTable, labeled: Sequ
     raise ValueError(f"{which} hold one class only, the value {value}; label at least two classes")
 
 
-def _check_values(fact: Facts, classes: ClassTable) -> None:
+def counts_from_one(facts: Sequence[Facts], classes: ClassTable) -> str:
+    """What to say where a class list means 0, 1, ... and the masks hold 1, 2, ... instead; empty where that is not so."""
+    found, last = {value for fact in facts for value in fact.values} - set(classes.ignored), len(classes)
+    if classes.written != tuple(range(last)) or last not in found or not found <= set(range(1, last + 1)):
+        return ""
+    return f"the masks count from 1 and the class list from 0: write the numbers into it (`1 {classes.names[0]}` and so on)"
+
+
+def _check_values(fact: Facts, classes: ClassTable, hint: str) -> None:
     known = classes.class_of
     value = next((value for value in fact.values if value not in known), None)
     if value is not None:
         raise ValueError(
             f"{fact.sample.mask} holds the value {describe(value)} in {fact.values[value]} pixels, which is no class; the "
-            f"{len(classes)} classes and 'ignore' are {_accepted(classes, value)}. Correct the mask, or list every class in "
-            "classes.txt"
+            f"{len(classes)} classes and 'ignore' are {_accepted(classes, value)}"
+            + (f"; {hint}" if hint else ". Correct the mask, or list every class in classes.txt")
         )
 
 

@@ -16,17 +16,18 @@ _GAP = r"[\s,;]+"
 _NUMBERED = re.compile(r"(?P<number>\d{1,6})(?:[:=,;)]|\.(?=\s)|\s)\s*(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;]\s*(?P<number>\d{1,6})")
 _NAME_RGB = re.compile(rf"(?P<name>.*\S){_GAP}(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+)")
+_AFTER_NAME = " :="
+_NAME_HEX = re.compile(rf"(?P<name>.*\S){_GAP}#(?P<r>[0-9a-fA-F]{{2}})(?P<g>[0-9a-fA-F]{{2}})(?P<b>[0-9a-fA-F]{{2}})")
 _RGB_NAME = re.compile(rf"(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+){_GAP}(?P<name>\S.*)")
 
 
 def read_class_list(root: Path) -> ClassTable | None:
     """The class list of a folder; None where it has none.
 
-    `classes.txt`: one class a line, `name`, `name R G B` or `R G B name`; `# ` begins a comment. Where all names begin with a
-    number (`1 cat`), or end with one after a colon or comma (`cat: 1`), it is their mask value.
-    `classes.csv`, `class_dict.csv`: columns name, r, g, b.
-    `labelmap.txt`: CVAT's `name:R,G,B::`. Without numbers, the order is that of 0, 1, ... in index
-    masks.
+    `classes.txt`: one class a line, `name`, `name R G B`, `name #RRGGBB` or `R G B name`; `# ` begins a comment. Where all
+    names begin with a number (`1 cat`), or end with one after a colon or comma (`cat: 1`), it is their mask value.
+    `classes.csv`, `class_dict.csv`: columns name, r, g, b, with commas, semicolons or tabs between.
+    `labelmap.txt`: CVAT's `name:R,G,B::`. Without numbers, the order is that of 0, 1, ... in index masks.
 
     Raises:
         ValueError: several lists, an empty one, a name or a colour twice, a line that does not fit; with file and line.
@@ -88,15 +89,21 @@ def _text(path: Path) -> list[tuple[str, Color | None]]:
         if match := _NAME_RGB.fullmatch(text) or _RGB_NAME.fullmatch(text):
             if match.re is _RGB_NAME and _NUMBERED.fullmatch(match["name"]):
                 raise ValueError(f"{path}, line {number}: {text[:40]!r} begins with four numbers; write `NUMBER name R G B`")
-            lines.append((match["name"], _color([match[c] for c in "rgb"], f"{path}, line {number}")))
+            lines.append((match["name"].rstrip(_AFTER_NAME), _color([match[c] for c in "rgb"], f"{path}, line {number}")))
+        elif match := _NAME_HEX.fullmatch(text):
+            lines.append((match["name"].rstrip(_AFTER_NAME), (int(match["r"], 16), int(match["g"], 16), int(match["b"], 16))))
         elif text:
             lines.append((text, None))
     return lines
 
 
 def _csv(path: Path) -> list[tuple[str, Color | None]]:
+    text = read_lines(path)
+    # Spreadsheets write semicolons where the comma is in numbers.
+    separator = max(",;\t", key=text[0].count) if text else ","
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path), skipinitialspace=True) if any(row)]
+        cells_of = csv.reader(text, delimiter=separator, skipinitialspace=True)
+        rows = [[cell.strip() for cell in row] for row in cells_of if any(row)]
     except csv.Error as error:
         raise ValueError(f"{path} is no table of classes: {error}") from error
     header = [cell.lower() for cell in rows[0]] if rows else []
@@ -135,6 +142,8 @@ def _once(path: Path, items: Sequence[str] | Sequence[Color]) -> None:
     for item in items:
         if item in seen:
             raise ValueError(
-                f"{path} names {item!r} twice" if isinstance(item, str) else f"{path} uses the colour {item} twice"
+                f"{path} names {item!r} twice; give each class another name (--classes.merge makes several one)"
+                if isinstance(item, str)
+                else f"{path} uses the colour {item} twice; give each class another one"
             )
         seen.add(item)

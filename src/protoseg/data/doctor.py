@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from protoseg.data.check import binary_doubt, stray_values
+from protoseg.data.check import binary_doubt, counts_from_one, stray_values
 from protoseg.data.duplicates import Look, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.images import PHOTOGRAPH
@@ -127,7 +127,7 @@ def _unreadable(facts: Sequence[Facts]) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"{len(needed)} labelled or evaluation images cannot be used: {reasons}",
-            "restore these files, or take image and mask away",
+            "mend or restore these files, or take image and mask away",
             _files(needed),
         )
     spare = [fact for fact in facts if fact.fault and fact.role == "unlabeled"]
@@ -280,11 +280,13 @@ def _values(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
         fact, value = wrong[0]
         files = tuple(dict.fromkeys(str(f.sample.mask) for f, _ in wrong))
         values = ", ".join(describe(v) for v in sorted({v for _, v in wrong})[:8])
+        shifted = counts_from_one([fact for fact in facts if fact.role == "labeled"], classes)
         yield Finding(
             "error",
             f"{len(files)} masks hold values that are no class ({values}), the first {fact.sample.mask}: {describe(value)} in "
             f"{fact.values[value]} pixels",
-            "correct the masks, list every class in classes.txt, or declare the values with --classes.names and --classes.ids",
+            shifted
+            or "correct the masks, list every class in classes.txt, or declare the values by --classes.names and --classes.ids",
             files,
             tuple(f"{f.sample.mask}: {describe(v)} in {f.values[v]} pixels" for f, v in wrong),
         )

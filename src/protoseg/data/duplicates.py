@@ -1,5 +1,8 @@
 """Images that are the same picture under two names: by content a copy, by perceptual hash a re-saved one or the next frame.
 
+Of pictures that do not change from left to right (black frames, plain gradients) only exact copies are found: what would tell
+a re-saved copy is as alike in two dark frames of different nights, and a false alarm costs more trust than a missed copy.
+
 N, M images
 """
 
@@ -16,6 +19,7 @@ from PIL import Image
 from protoseg.data.images import ImageArray, read_image, to_rgb
 from protoseg.data.index import Sample
 from protoseg.data.io import UnreadableImageError
+from protoseg.data.parallel import in_threads
 
 NEAR = 5
 """Bits of 64 that may differ. Re-saving, resizing and small shifts of a camera change fewer; another picture about 32."""
@@ -80,13 +84,15 @@ def perceptual_hash(image: ImageArray) -> int | None:
 
 def look_at_all(samples: Sequence[Sample], *, track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter) -> dict[str, Look]:
     """What every image that can be read is compared by, under the name of its sample."""
-    looks: dict[str, Look] = {}
-    for sample in track(samples):
-        try:
-            looks[sample.name] = look_at(read_image(sample.image))
-        except UnreadableImageError:  # the doctor's and the training's own finding
-            continue
-    return looks
+    looks = in_threads(_look_if_readable, samples, track=track)
+    return {sample.name: look for sample, look in zip(samples, looks, strict=True) if look is not None}
+
+
+def _look_if_readable(sample: Sample) -> Look | None:
+    try:
+        return look_at(read_image(sample.image))
+    except UnreadableImageError:  # the doctor's and the training's own finding
+        return None
 
 
 def find_doubles(*, labeled: dict[str, Look], unlabeled: dict[str, Look], evaluation: dict[str, Look]) -> Doubles:

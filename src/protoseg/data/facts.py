@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.data.duplicates import Look, look_at
-from protoseg.data.images import ImageArray, ImageKind, kind_of, nodata_of, orientation_of, read_image
+from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, read_picture
 from protoseg.data.index import ClassTable, Sample
-from protoseg.data.masks import MaskArray, count_values
+from protoseg.data.masks import Color, PaletteMask, count_values, read_with_palette
+from protoseg.data.parallel import in_threads
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
 
 Role = Literal["labeled", "unlabeled", "evaluation"]
+Part = tuple[Sample, Role]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class Facts:
     mask_size: tuple[int, int] | None = None
     kind: ImageKind | None = None
     look: Look | None = None
-    orientation: int = 1  # of EXIF, asked of images with masks alone
+    orientation: int = 1  # of EXIF or TIFF
     missing: float = 0.0  # share of the pixel values that are no numbers
     nodata: tuple[float, float] | None = None  # a declared value for no data that the image's type cannot mark, and its share
     color: tuple[float, ...] = ()  # mean of each channel, where 1.0 is the full scale of the type
     values: dict[int, int] = field(default_factory=dict)  # mask value -> pixels
+    shown: dict[int, Color] = field(default_factory=dict)  # mask value -> its colour, where the mask has a palette
 
     @property
     def is_readable(self) -> bool:
@@ -69,28 +70,37 @@ def class_pixels(facts: Iterable[Facts], classes: ClassTable) -> NDArray[np.int6
     return pixels
 
 
-def facts_of(sample: Sample, role: Role, image: ImageArray, mask: MaskArray | None, *, thorough: bool = False) -> Facts:
+def facts_of(sample: Sample, role: Role, picture: Picture, mask: PaletteMask | None, *, thorough: bool = False) -> Facts:
     """The facts about a readable image and its mask.
 
     Args:
         sample: the image.
         role: that it plays.
-        image, mask: its content.
+        picture, mask: its content.
         thorough: look at the picture too, for its copies and its colour.
     """
-    return Facts(
+    image = picture.image
+    facts = Facts(
         sample,
         role,
         size=(image.shape[0], image.shape[1]),
-        mask_size=None if mask is None else (mask.shape[0], mask.shape[1]),
         kind=kind_of(image),
-        orientation=1 if mask is None else orientation_of(sample.image),
+        orientation=picture.orientation,
         missing=float(1 - np.isfinite(image).mean()) if image.dtype == np.float32 else 0.0,
-        nodata=_nodata(sample, image),
+        nodata=_nodata(picture),
         look=look_at(image) if thorough else None,
         color=_mean_color(image) if thorough else (),
-        values={} if mask is None else count_values(mask),
     )
+    return facts if mask is None else with_mask(facts, mask)
+
+
+def with_mask(facts: Facts, mask: PaletteMask) -> Facts:
+    """The facts about an image, and what its mask shows."""
+    height, width = mask.values.shape
+    values = count_values(mask.values)
+    palette = [] if mask.palette is None else mask.palette.tolist()
+    shown = {value: palette[value] for value in values if value < len(palette)}
+    return replace(facts, mask_size=(height, width), values=values, shown={v: (r, g, b) for v, (r, g, b) in shown.items()})
 
 
 def _mean_color(image: ImageArray) -> tuple[float, ...]:
@@ -101,44 +111,44 @@ def _mean_color(image: ImageArray) -> tuple[float, ...]:
     return tuple((total / np.maximum(counted.sum(axis=0), 1) / kind_of(image).full_scale).tolist())
 
 
-def _nodata(sample: Sample, image: ImageArray) -> tuple[float, float] | None:
-    value = None if image.dtype == np.float32 else nodata_of(sample.image)
-    share = 0.0 if value is None else float((image == value).all(axis=2).mean())
-    return (value, share) if value is not None and share else None
+def _nodata(picture: Picture) -> tuple[float, float] | None:
+    if picture.nodata is None or picture.image.dtype == np.float32:  # there they are holes
+        return None
+    share = float((picture.image == picture.nodata).all(axis=2).mean())
+    return (picture.nodata, share) if share else None
 
 
 def examine(
     partition: Partition,
     also: Sequence[Sample] = (),
     *,
-    track: Callable[[Iterable[Facts], int], Iterable[Facts]] = lambda facts, _: facts,
+    track: Callable[[Sequence[Part]], Iterable[Part]] = iter,
 ) -> list[Facts]:
     """Read every image once, and the masks that the partition uses; several at a time.
 
     Args:
         partition: of the data set.
         also: further evaluation images, which this partition does not score on.
-        track: wraps the stream, whose length it is told, to show progress.
+        track: wraps the images and their roles, to show progress.
     """
-    parts: list[tuple[Sample, Role]] = [
+    parts: list[Part] = [
         *((sample, "labeled") for sample in partition.labeled),
         *((sample, "evaluation") for sample in (*partition.evaluation, *also)),
         *((sample, "unlabeled") for sample in partition.unlabeled),
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
-        return list(track(pool.map(_examine, parts), len(parts)))
+    return in_threads(_examine, parts, track=track)
 
 
-def _examine(part: tuple[Sample, Role]) -> Facts:
+def _examine(part: Part) -> Facts:
     sample, role = part
     try:
-        image = read_image(sample.image)
+        picture = read_picture(sample.image)
     except ValueError as error:
         return Facts(sample, role, fault=str(error))
     if role == "unlabeled" or sample.mask is None:  # a mask that is not used is never opened
-        return facts_of(sample, role, image, None, thorough=True)
+        return facts_of(sample, role, picture, None, thorough=True)
     try:
-        mask = sample.mask.read()
+        mask = read_with_palette(sample.mask)
     except ValueError as error:
-        return replace(facts_of(sample, role, image, None, thorough=True), mask_fault=str(error))
-    return facts_of(sample, role, image, mask, thorough=True)
+        return replace(facts_of(sample, role, picture, None, thorough=True), mask_fault=str(error))
+    return facts_of(sample, role, picture, mask, thorough=True)

@@ -15,9 +15,9 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, opened
+from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, opened, why_no_image
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -59,6 +59,14 @@ class ImageKind(NamedTuple):
         return f"{self.channels} channel{'s' if self.channels > 1 else ''} of {self.dtype}"
 
 
+class Picture(NamedTuple):
+    """An image, and what its file says beside the pixels."""
+
+    image: ImageArray  # (H, W, I), turned
+    orientation: int = 1  # of EXIF or TIFF, by which it was turned
+    nodata: float | None = None  # the value that a TIFF declares for pixels without one
+
+
 _SEEN, _ROWS = 1024, 512  # pixels a side that tell the range of an image, and rows that are shown at a time
 
 PHOTOGRAPH = ImageKind(3, "uint8")
@@ -84,10 +92,16 @@ def read_image(path: Path, kind: ImageKind | None = None) -> ImageArray:
     Raises:
         UnreadableImageError: missing, truncated, not an image, a stack of images, or of another kind.
     """
-    image = _read_tiff(path) if path.suffix.lower() in {".tif", ".tiff"} else _read(path)
-    if kind is not None and kind_of(image) != kind:
-        raise UnreadableImageError(f"{path} has {kind_of(image)}, the others have {kind}")
-    return image
+    return read_picture(path, kind).image
+
+
+def read_picture(path: Path, kind: ImageKind | None = None) -> Picture:
+    """`read_image`, and what the file says beside the pixels."""
+    picture = _read_tiff(path) if path.suffix.lower() in {".tif", ".tiff"} else _read(path)
+    found = kind_of(picture.image)
+    if kind is not None and found != kind:
+        raise UnreadableImageError(f"{path} has {found}, the others have {kind}")
+    return picture
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -121,11 +135,16 @@ def to_rgb(image: ImageArray) -> UInt8Array:
     return shown
 
 
-def _read(path: Path) -> ImageArray:
+def _read(path: Path) -> Picture:
     image, stored = open_image(path)
+    orientation = _orientation(image.getexif().get(_ORIENTATION))
     if image.format == "PNG" and ";16" in stored and image.mode in {"RGB", "RGBA", "LA"}:  # Pillow has cut them to 8 bits
-        return _turn(_decode_png(path), image.getexif().get(_ORIENTATION, 1))
-    image = ImageOps.exif_transpose(image)
+        return Picture(_turn(_decode_png(path), orientation), orientation)
+    return Picture(_bands(ImageOps.exif_transpose(image), path), orientation)
+
+
+def _bands(image: Image.Image, path: Path) -> ImageArray:
+    """The channels of what Pillow has decoded whole."""
     if image.mode in {"RGBA", "LA"}:
         bands = _without_transparency(np.asarray(image))
         if bands.shape[2] in {2, 4}:
@@ -152,19 +171,23 @@ def _without_transparency(image: NDArray[Any]) -> NDArray[Any]:
     return image[..., :-1] if ((last == 0) | (last == np.iinfo(image.dtype).max)).all() else image
 
 
-def _read_tiff(path: Path) -> ImageArray:
+def _read_tiff(path: Path) -> Picture:
     with _open_tiff(path) as file:
-        if _is_photograph(file):
-            return _read(path)  # which also knows palettes, CMYK and JPEG inside
-        return _plain(_stored(file, path), path)
+        # Pillow also knows palettes, CMYK and JPEG inside.
+        image = _read(path).image if _is_photograph(file) else _plain(_stored(file, path), path)
+        return Picture(image, _tiff_orientation(file), _nodata(file))
 
 
-def read_tiff(path: Path) -> tuple[NDArray[Any], str]:
+class TiffPage(NamedTuple):
+    """The numbers of a TIFF file, and what they stand for."""
+
+    values: NDArray[Any]  # (H, W, I) of the stored type, turned as the file's orientation says
+    meaning: str  # of the numbers, as in TIFF's PhotometricInterpretation: MINISBLACK, RGB, PALETTE, ...
+    palette: UInt8Array | None  # (N, 3) the colour of each number; None where the file has none
+
+
+def read_tiff(path: Path) -> TiffPage:
     """Read the only page of a TIFF file as numbers: those of a palette stay numbers, and white may be 0.
-
-    Returns:
-        (H, W, I) of the stored type, turned as the file's orientation says, and the name of what the numbers mean, as in
-        TIFF's PhotometricInterpretation: MINISBLACK, RGB, PALETTE, ...
 
     Raises:
         UnreadableImageError: missing, damaged, or of several pages.
@@ -172,7 +195,8 @@ def read_tiff(path: Path) -> tuple[NDArray[Any], str]:
     with _open_tiff(path) as file:
         if _num_images(file) > 1:
             raise UnreadableImageError(f"{path} holds {_num_images(file)} images; store one in a file")
-        return _stored(file, path), tifffile.PHOTOMETRIC(file.pages.first.photometric).name
+        meaning = tifffile.PHOTOMETRIC(file.pages.first.photometric).name
+        return TiffPage(_stored(file, path), meaning, _colormap(file))
 
 
 @contextmanager
@@ -194,7 +218,7 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     except UnreadableImageError:
         raise
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+        raise UnreadableImageError(f"{path} cannot be read as an image: {why_no_image(path, str(error))}") from error
 
 
 def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
@@ -203,34 +227,20 @@ def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
     bands = [axis for axis in range(series.ndim) if series.axes[axis] not in "YX"]
     if len(bands) > 1 or len(images) > 1:
         raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
-    array, orientation = series.asarray(), file.pages.first.tags.get(_ORIENTATION)
+    array = series.asarray()
     image = np.moveaxis(array, bands[0], -1) if bands else array[..., None]
     nodata = _nodata(file)
     if nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1:  # these become floats, which have holes
         image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
-    return _turn(image, 1 if orientation is None else int(orientation.value))
+    return _turn(image, _tiff_orientation(file))
 
 
-def nodata_of(path: Path) -> float | None:
-    """The value that a readable TIFF declares for pixels without one; None where it declares none."""
-    if path.suffix.lower() not in {".tif", ".tiff"}:
+def _colormap(file: tifffile.TiffFile) -> UInt8Array | None:
+    page = file.pages.first
+    if page.photometric != tifffile.PHOTOMETRIC.PALETTE or page.colormap is None:
         return None
-    with _open_tiff(path) as file:
-        return _nodata(file)
-
-
-def colormap_of(path: Path) -> UInt8Array | None:
-    """(N, 3) the colour of each number of a palette TIFF; None of any other TIFF.
-
-    Raises:
-        UnreadableImageError: missing or damaged.
-    """
-    with _open_tiff(path) as file:
-        page = file.pages.first
-        if page.photometric != tifffile.PHOTOMETRIC.PALETTE or page.colormap is None:
-            return None
-        # 16 bits by the standard; some programs write 8, which libtiff too takes for such where none is larger.
-        return np.asarray(page.colormap.T >> (8 if page.colormap.max() > 255 else 0), dtype=np.uint8)
+    # 16 bits by the standard; some programs write 8, which libtiff too takes for such where none is larger.
+    return np.asarray(page.colormap.T >> (8 if page.colormap.max() > 255 else 0), dtype=np.uint8)
 
 
 def _nodata(file: tifffile.TiffFile) -> float | None:
@@ -258,14 +268,14 @@ def missing_pixels(image: ImageArray) -> NDArray[np.bool_]:
     return np.asarray(~np.isfinite(image).any(axis=2))
 
 
-def orientation_of(path: Path) -> int:
-    """The orientation that a readable image's EXIF data or TIFF tag says, 1 where it says none."""
-    if path.suffix.lower() in {".tif", ".tiff"}:
-        with _open_tiff(path) as file:
-            tag = file.pages.first.tags.get(_ORIENTATION)
-            return 1 if tag is None else int(tag.value)
-    with opened(path) as image:
-        return int(image.getexif().get(_ORIENTATION, 1))
+def _orientation(stored: object) -> int:
+    """What a file says, 1 where that is none of the eight."""
+    return stored if isinstance(stored, int) and stored in range(1, 9) else 1
+
+
+def _tiff_orientation(file: tifffile.TiffFile) -> int:
+    tag = file.pages.first.tags.get(_ORIENTATION)
+    return _orientation(None if tag is None else tag.value)
 
 
 def _is_companion(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ OTHER_PICTURES = frozenset(
 
 UInt8Array = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
+
+
+_POINTER = b"version https://git-lfs"
 
 
 class UnreadableImageError(ValueError):
@@ -74,6 +78,11 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what Python makes of other bytes
 
 
+def composed(name: str) -> str:
+    """A name as it is compared: a file may have come from macOS, which stores ü as two characters, or from elsewhere."""
+    return unicodedata.normalize("NFC", name)
+
+
 def files_by_name(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     """Relative path without suffix -> file, sorted.
 
@@ -84,7 +93,7 @@ def files_by_name(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     for path in walk(root):
         if path.suffix.lower() not in suffixes:
             continue
-        name = path.relative_to(root).with_suffix("").as_posix()
+        name = composed(path.relative_to(root).with_suffix("").as_posix())
         if name in found:
             raise ValueError(f"{found[name]} and {path} have the same name; keep one of them")
         found[name] = path
@@ -100,7 +109,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8") from error
+        raise ValueError(f"{path} is not a text file in UTF-8; save it in that encoding") from error
 
 
 def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int, int]]) -> None:
@@ -131,8 +140,20 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path} does not exist") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        why = why_no_image(path, f"its content is none of {', '.join(FORMATS)}")
+        raise UnreadableImageError(f"{path} cannot be read as an image: {why}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+
+
+def why_no_image(path: Path, otherwise: str) -> str:
+    """What a file that no library knows holds: nothing, or what Git leaves in the place of a large file; else as given."""
+    with path.open("rb") as file:
+        head = file.read(len(_POINTER))
+    if not head:
+        return "it is empty"
+    return "it is a pointer of Git LFS, which `git lfs pull` replaces by the image" if head == _POINTER else otherwise
 
 
 def open_image(path: Path) -> tuple[Image.Image, str]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from protoseg.data.images import read_tiff
-from protoseg.data.io import UnreadableImageError, open_image
+from protoseg.data.images import TiffPage, read_tiff
+from protoseg.data.io import UInt8Array, UnreadableImageError, open_image
 
 MaskArray = NDArray[np.integer[Any]]
 Color = tuple[int, int, int]
@@ -22,6 +22,13 @@ Color = tuple[int, int, int]
 COLOR = 1 << 24
 """Mask values from here on are colours: COLOR + 0xRRGGBB."""
 _SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0-255; a mask needs the stored numbers
+
+
+class PaletteMask(NamedTuple):
+    """A mask, and the colours in which its file shows the numbers."""
+
+    values: MaskArray  # (H, W)
+    palette: UInt8Array | None = None  # (N, 3) RGB of the numbers 0, 1, ...; None where the file has none
 
 
 class MaskSource(Protocol):
@@ -49,6 +56,15 @@ class MaskFile:
         return str(self.path)
 
 
+def read_with_palette(mask: MaskSource) -> PaletteMask:
+    """Read a mask and its palette in one opening of its file.
+
+    Raises:
+        ValueError: see `MaskSource.read`.
+    """
+    return _read(mask.path) if isinstance(mask, MaskFile) else PaletteMask(mask.read())
+
+
 def read_mask(path: Path) -> MaskArray:
     """Read a mask as it is stored: the numbers of a grey, palette or 1-bit image, never their colours; of RGB ones the colours.
 
@@ -61,10 +77,20 @@ def read_mask(path: Path) -> MaskArray:
     Raises:
         UnreadableImageError: missing, truncated, not an image, partly transparent, or without whole numbers below 65,536.
     """
+    return _read(path).values
+
+
+def _read(path: Path) -> PaletteMask:
     if path.suffix.lower() in {".tif", ".tiff"}:
-        return _read_tiff(path)
+        page = read_tiff(path)
+        return PaletteMask(_tiff_values(page, path), page.palette)
     image, stored = open_image(path)
-    image = ImageOps.exif_transpose(image)
+    values = _values(ImageOps.exif_transpose(image), stored, path)
+    colors = image.getpalette() if image.mode == "P" else None
+    return PaletteMask(values, None if colors is None else np.array(colors, dtype=np.uint8).reshape(-1, 3))
+
+
+def _values(image: Image.Image, stored: str, path: Path) -> MaskArray:
     if image.mode in {"RGBA", "LA", "PA"}:
         alpha = np.asarray(image.getchannel("A"))
         if alpha.min() < alpha.max():
@@ -80,8 +106,8 @@ def read_mask(path: Path) -> MaskArray:
     raise _no_mask(path, f"a {image.mode} image ({stored})")
 
 
-def _read_tiff(path: Path) -> MaskArray:
-    values, meaning = read_tiff(path)  # (H, W, I); Pillow would turn MinIsWhite ones round
+def _tiff_values(page: TiffPage, path: Path) -> MaskArray:
+    values, meaning, _ = page  # Pillow would turn MinIsWhite ones round
     if values.ndim != 3 or 0 in values.shape:  # a damaged header
         raise _no_mask(path, f"a {meaning} image of the shape {values.shape}")
     if values.dtype == np.uint8 and (meaning, values.shape[2]) in {("RGB", 4), ("MINISBLACK", 2)}:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from protoseg.data.index import EXTRA, DataIndex, Sample, Split
-from protoseg.data.io import read_lines
+from protoseg.data.io import composed, read_lines
 from protoseg.functional.random import generator
 
 _FLAGS = frozenset({"-1", "0", "1"})  # behind the names in VOC's lists of one class: absent, difficult, present
@@ -198,11 +198,12 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
     train = [sample for sample in index.of("train") if not sample.name.startswith(EXTRA)]
 
     def whole_names(sample: Sample) -> tuple[str, ...]:
-        below_root = sample.image.relative_to(index.root).as_posix()
-        return sample.name, sample.name + sample.image.suffix, below_root
+        below_root, whole = sample.image.relative_to(index.root).as_posix(), sample.image.as_posix().lstrip("/")
+        return sample.name, sample.name + sample.image.suffix, below_root, whole
 
     whole, short = _by(train, whole_names), _by(train, _short_names)
-    evaluation = {key for s in index.samples if s.split != "train" for key in (*whole_names(s), *_short_names(s))}
+    scored = [sample for sample in index.samples if sample.split != "train"]
+    evaluation = _by(scored, whole_names).keys() | _by(scored, _short_names).keys()
     chosen: dict[str, Sample] = {}
     empty, others = list[Sample](), list[str]()
     for number, line in enumerate(read_lines(path), start=1):
@@ -210,14 +211,14 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         if not key:
             continue
         found: list[Sample] = []
-        text = name = key.lstrip("/")  # some published lists begin so
+        text = name = _path(key)
         # A whole path is meant even where it is another one's stem.
         while name and not (found := whole.get(name) or short.get(name, [])):
             # The lists of the benchmarks give `image mask` pairs. A name may hold blanks itself.
             name = "".join(name.rsplit(maxsplit=1)[:-1])
         where = f"{path}, line {number}: {key!r}"
         if not found:
-            hint = " (it names an evaluation image, which never trains)" if key in evaluation else ""
+            hint = " (it names an evaluation image, which never trains)" if text in evaluation else ""
             raise ValueError(f"{where} fits no training image{hint}; write its name or its path below images/")
         if len(found) > 1:
             raise ValueError(f"{where} fits {found[0].name} and {found[1].name}; write the path below images/")
@@ -256,21 +257,26 @@ def _names_another_mask(second: str, image: Sample, index: DataIndex, where: str
     """
     if not second or second in _FLAGS:
         return False
-    own = str(image.mask)
-    if f"/{own}".endswith(f"/{second.lstrip('/')}"):
+    own = composed(str(image.mask))
+    if f"/{own}".endswith(f"/{_path(second)}"):
         return False
     if not Path(second).suffix:
         raise ValueError(
             f"{where} begins with the image {image.name}, but {second!r} after it is no mask; write the name alone, or the "
             f"path of its mask behind it ({own})"
         )
-    stems = {Path(text).stem.split("_gtFine_")[0] for text in (own, image.image.stem)}
+    stems = {composed(Path(text).stem.split("_gtFine_")[0]) for text in (own, image.image.stem)}
     if index.format == "folder" or Path(second).stem.split("_gtFine_")[0] not in stems:
         raise ValueError(
             f"{where} names the mask {second}, but the mask of {image.image} here is {own}; write that one or leave it out, or "
             "put the other masks in its place"
         )
     return True
+
+
+def _path(text: str) -> str:
+    """A path in a list as it is compared: some come from Windows or from `find .`, some published ones begin with a slash."""
+    return composed(text).replace("\\", "/").removeprefix("./").lstrip("/")
 
 
 def _short_names(sample: Sample) -> tuple[str, ...]:
@@ -280,7 +286,7 @@ def _short_names(sample: Sample) -> tuple[str, ...]:
 def _by(samples: Sequence[Sample], keys: Callable[[Sample], tuple[str, ...]]) -> dict[str, list[Sample]]:
     table: dict[str, list[Sample]] = {}
     for sample in samples:
-        for key in set(keys(sample)):
+        for key in set(map(composed, keys(sample))):
             table.setdefault(key, []).append(sample)
     return table
 

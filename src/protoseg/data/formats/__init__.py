@@ -14,6 +14,7 @@ from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
 from protoseg.data.io import check_names
 from protoseg.data.left_out import unread_images
+from protoseg.data.misplaced import no_images_folder
 
 
 class Format(Protocol):
@@ -134,11 +135,19 @@ def _recognise(root: Path) -> str:
         raise ValueError(f"{small} is Label Studio's JSON_MIN, which lacks sizes and ids; export as JSON instead")
     if found or folder.matches(root):
         return found[0] if found else "folder"
+    if near := _near(root):
+        raise FileNotFoundError(f"{root} is no data set, but {near} looks like one; give that folder")
     known = "; ".join(f"{layout.NEEDS} ({name})" for name, layout in FORMATS.items())
-    raise FileNotFoundError(
-        f"{root} has no images/ folder; put the images there, and masks of equal names into {root}/masks. "
-        f"Or give a folder with {known}"
-    )
+    raise FileNotFoundError(f"{no_images_folder(root)}. Or give a folder with {known}")
+
+
+def _near(root: Path) -> Path | None:
+    """The data set that a folder is a part of, or that lies a little below it. Annotation files are not looked for, because
+    that may mean to read through everything that somebody has."""
+    looks = [folder.matches, *(layout.matches for name, layout in FORMATS.items() if name not in _ANNOTATION_FORMATS)]
+    above = [root.parent] if root.name in {"images", "masks"} else []
+    below = [path for depth in ("[!.]*", "[!.]*/[!.]*") for path in sorted(root.glob(depth)) if path.is_dir()]
+    return next((path for path in (*above, *below) if any(matches(path) for matches in looks)), None)
 
 
 def _checked(root: Path, format: str) -> str:

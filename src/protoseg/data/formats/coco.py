@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from protoseg.data.annotations import ImageFinder, beginning, field, read_json, size_field, table_with_background
+from protoseg.data.annotations import ImageFinder, beginning, field, json_files, read_json, size_field, table_with_background
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, Split, split_among
 from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
@@ -186,8 +186,8 @@ def _say_left_aside(root: Path) -> tuple[str, ...]:
 
 def _all_files(root: Path) -> list[Path]:
     files = [
-        *sorted(root.glob("*.json")),
-        *sorted(root.glob("annotations/*.json")),
+        *json_files(root),
+        *json_files(root / "annotations"),
         *sorted(root.glob("*/_annotations.coco.json")),
     ]
     return [path for path in files if _is_coco(path)]

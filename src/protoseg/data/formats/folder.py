@@ -15,6 +15,7 @@ from protoseg.data.index import EXTRA, DataIndex, LeftOut, Sample, Split, named_
 from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, files_by_name, walk
 from protoseg.data.left_out import unused_masks
 from protoseg.data.masks import MaskFile
+from protoseg.data.misplaced import no_masks_folder, rename_hint, unread_pictures
 
 _NO_MASKS = (IMAGE_SUFFIXES | {".gif"}) - MASK_SUFFIXES
 
@@ -38,7 +39,7 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
     top = _training_folder(root)
     images, masks = top / "images", top / "masks"
     if for_training and not masks.is_dir():
-        raise FileNotFoundError(f"{top} has no masks/ folder; a few labelled images are needed to learn from")
+        raise FileNotFoundError(no_masks_folder(top))
     mask_of, image_of = files_by_name(masks, MASK_SUFFIXES), files_by_name(images, IMAGE_SUFFIXES)
     # `train` means something only beside test or val; on its own it is a folder like any other.
     beside = [part for part in _evaluation_folders(root) if (part / "images").is_dir()]
@@ -90,7 +91,8 @@ def _training_folder(root: Path) -> Path:
 def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
     train = [sample for sample in samples if sample.split == "train"]
     if not train:
-        raise ValueError(f"there is no training image in {root / 'images'} ({_list(IMAGE_SUFFIXES)})")
+        unread = unread_pictures(root / "images")
+        raise ValueError(f"there is no training image in {root / 'images'} ({_list(IMAGE_SUFFIXES)}){unread}")
     if not mask_of:
         if blurred := next((path for path in walk(root / "masks") if path.suffix.lower() in _NO_MASKS), None):
             raise ValueError(
@@ -100,11 +102,9 @@ def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path]
         raise ValueError(f"there is no mask in {root / 'masks'} ({_list(MASK_SUFFIXES)}); label a few images first")
     if any(sample.mask for sample in train):
         return
-    orphan = next((name for name in mask_of if name not in image_of), None)
-    example = f": e.g. {mask_of[orphan]} belongs to images/{orphan}.*" if orphan else ""
     raise ValueError(
-        f"no training image in {root / 'images'} has a mask of the same name in {root / 'masks'}{example} "
-        "(paths must be equal, suffix aside)"
+        f"no training image in {root / 'images'} has a mask of the same name in {root / 'masks'}"
+        f"{rename_hint(mask_of, image_of)} (paths must be equal, suffix aside)"
     )
 
 

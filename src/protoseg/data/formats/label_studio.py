@@ -18,6 +18,7 @@ from protoseg.data.annotations import (
     ImageFinder,
     beginning,
     field,
+    json_files,
     mentions,
     read_json,
     size_field,
@@ -79,13 +80,13 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
 
 
 def _files(root: Path) -> list[Path]:
-    heads = ((path, beginning(path)) for path in sorted(root.glob("*.json")))
+    heads = ((path, beginning(path)) for path in json_files(root))
     return [path for path, head in heads if head.startswith("[") and ('"annotations"' in head or _is_late(path, head))]
 
 
 def small_export(root: Path) -> Path | None:
     """A JSON_MIN export, which is not read; None where there is none."""
-    heads = ((path, beginning(path)) for path in sorted(root.glob("*.json")))
+    heads = ((path, beginning(path)) for path in json_files(root))
     words = [f'"{kind}"' for kind in _KINDS]
     return next((path for path, head in heads if head.startswith("[") and any(word in head for word in words)), None)
 

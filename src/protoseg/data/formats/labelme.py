@@ -22,6 +22,7 @@ from protoseg.data.annotations import (
     ImageFinder,
     beginning,
     field,
+    is_json,
     read_json,
     size_field,
     split_of,
@@ -93,7 +94,7 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
 
 def _files(root: Path) -> Iterator[Path]:
     """LabelMe's files: JSON that speaks of shapes. Others, such as results of a run, are none of it."""
-    heads = ((path, beginning(path)) for path in walk(root) if path.suffix == ".json")
+    heads = ((path, beginning(path)) for path in walk(root) if is_json(path))
     # With its fields sorted, the image itself comes first, and is longer than what is looked at.
     return (path for path, head in heads if any(f'"{name}"' in head for name in ("shapes", "imagePath", "imageData")))
 

@@ -1,0 +1,52 @@
+"""What a data set was probably meant to be. The messages as a whole are cases of tests/test_bad_input.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from make_folder import make_folder, write_image
+
+from protoseg.data.formats import open_dataset
+from protoseg.data.misplaced import meant_by
+
+
+@pytest.mark.parametrize(
+    ("mask", "images", "image"),
+    [
+        ("a_mask", ["a", "b"], "a"),
+        ("mask_a", ["a", "b"], "a"),
+        ("a.jpg", ["a"], "a"),
+        ("img_10_mask", ["img_1", "img_10", "img_100"], "img_10"),
+        ("img_1", ["img_10_rgb", "img_1_rgb"], "img_1_rgb"),
+        ("a", ["x/a", "y/b"], "x/a"),
+        ("masks/a", ["a_mask", "y/a"], "y/a"),
+        ("c", ["a", "b"], None),
+        ("c", [], None),
+    ],
+)
+def test_the_image_that_a_mask_is_meant_for(mask: str, images: list[str], image: str | None) -> None:
+    assert meant_by(mask, images) == image
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_a_part_of_a_data_set(tmp_path: Path, part: str) -> None:
+    make_folder(tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match=rf"data/{part} is no data set, but {tmp_path / 'data'} looks like one"):
+        open_dataset(tmp_path / "data" / part)
+
+
+def test_what_only_lies_beside_a_data_set_is_not_a_part_of_it(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data")
+    write_image(tmp_path / "data/more/a.png", open_dataset(tmp_path / "data").samples[0].mask.read())  # type: ignore[union-attr]
+    with pytest.raises(FileNotFoundError, match=r"more has no images/ folder; put the images there"):
+        open_dataset(tmp_path / "data/more")
+
+
+def test_folders_without_pictures_and_evaluation_parts_are_not_proposed(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data")
+    (root / "masks").rename(root / "gt")
+    (root / "notes").mkdir()
+    (root / "images").rename(root / "test")
+    with pytest.raises(FileNotFoundError, match=r"has no images/ folder; if gt/ holds the images, rename it"):
+        open_dataset(root)
