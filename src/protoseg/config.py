@@ -39,6 +39,7 @@ METHODS = {
     "fixmatch": "fixmatch.FixMatch",
     "augseg": "augseg.AugSeg",
     "u2pl": "u2pl.U2PL",
+    "corrmatch": "corrmatch.CorrMatch",
     "cps": "cps.CrossPseudoSupervision",
     "self_training": "self_training.SelfTraining",
     "unimatch": "unimatch.UniMatch",
@@ -535,7 +536,7 @@ def metric_fields(config: TrainConfig) -> tuple[str, ...]:
     own = (*method.unlabeled_weights, "confident", "teacher_agreement", "pseudo_distance") if method.uses_unlabeled else ()
     of_prototypes = ("prototype_entropy", "dead_prototypes") if config.prototypes.per_class else ()
     shared = (f"{name}{network}" for network in method.trained_names for name in fields)
-    return ("loss", *shared, *own, *of_prototypes, "ema_distance")
+    return ("loss", *shared, *method.labeled_weights, *own, *of_prototypes, "ema_distance")
 
 
 def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:

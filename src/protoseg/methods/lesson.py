@@ -30,7 +30,7 @@ class Lesson:
 
     Attributes:
         labeled: the student's output on the labelled crops.
-        terms: named losses on unlabelled crops, scalars with a graph.
+        terms: the method's own named losses, scalars with a graph.
         taught: the views that learned from pseudo-labels.
         pseudo: pseudo-labels of the weak views, before mixing.
         monitors: detached scalars worth a look.
