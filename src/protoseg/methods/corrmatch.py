@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.correlation import relabel_regions, sample_regions
-from protoseg.functional.mixing import cutmix, paste
+from protoseg.functional.mixing import cutmix, mix_labels, paste
 from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected, soft_consistency_loss
 from protoseg.functional.random import uniform
 from protoseg.methods.base import Method, SharedOptions, StepCarry, Trained, checked_threshold, confident_share
@@ -72,8 +72,8 @@ class CorrMatch(Method):
         threshold = self.thresholds()
         terms, taught = self.learn_views({"consistency": (strong, target), "feature": (featured, told)}, threshold=threshold)
         # A relabelled pixel contradicts its own probabilities, and the map would be its own teacher: both go by `own`.
-        pasted = PseudoLabel(*(paste(part, box) for part in own))
-        terms["soft"] = soft_consistency_loss(strong.logits, paste(logits, box), pasted, threshold=threshold)
+        soft = paste(logits, box)
+        terms["soft"] = soft_consistency_loss(strong.logits, soft, mix_labels(own, box), threshold=threshold)
         terms["correlation"] = consistency_loss(related.logits, own, threshold=threshold)
         terms["labeled_correlation"] = self.labeled_loss(known.logits, labeled.mask)
         monitors = {"confident": confident_share(taught[1].confident, told.valid)}
