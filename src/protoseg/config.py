@@ -43,6 +43,7 @@ METHODS = {
     "cps": "cps.CrossPseudoSupervision",
     "self_training": "self_training.SelfTraining",
     "unimatch": "unimatch.UniMatch",
+    "prevmatch": "prevmatch.PrevMatch",
     "unimatch_v2": "unimatch_v2.UniMatchV2",
     "prototype": "prototype.PrototypeConsistency",
 }

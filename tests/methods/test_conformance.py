@@ -19,6 +19,7 @@ from torch import Tensor
 from protoseg.config import METHODS, method_class
 from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method
+from protoseg.methods.prevmatch import PrevMatch
 from protoseg.methods.prototype_term import PrototypeTerm
 from protoseg.methods.u2pl import U2PL
 from protoseg.nn.class_thresholds import ClassThresholds
@@ -30,15 +31,15 @@ from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, UnlabeledBat
 SIDE, GRID, K, WIDTH = 32, 4, 2, 4
 NAMES = sorted(METHODS)
 LEARNING = [name for name in NAMES if method_class(name).uses_unlabeled]
-OWN_TEACHER = {"unimatch", "corrmatch", "cps", "self_training"}
+OWN_TEACHER = {"unimatch", "corrmatch", "prevmatch", "cps", "self_training"}
 """Methods whose labels come from the networks that are trained, or from a finished one."""
 PASTES_LABELS = {"augseg"}
 """Methods whose unlabelled crops may show labelled ones, which are certain."""
-FEATURE_VIEW = {"unimatch", "corrmatch"}
+FEATURE_VIEW = {"unimatch", "corrmatch", "prevmatch"}
 """Methods that show the features of the weak view once more, changed."""
 ON_BOTH_HALVES = {"contrast"}
 """Terms that labelled crops are enough for, and that have no view of their own."""
-SECOND_LOSSES = {"soft", "correlation"}
+SECOND_LOSSES = {"soft", "correlation", "previous_strong_1", "previous_strong_2", "previous_feature"}
 """Terms on a view that has another one, which is where the prototype term belongs."""
 SOFT = {"soft"}
 """Terms that are 0 where student and teacher say the same, however unsure."""
@@ -59,6 +60,8 @@ def make(name: str, *, classes: int = 3, prototypes: bool = False, **options: An
     method = method_class(name)(student, **options)
     with torch.no_grad():
         for parameter in method.teacher.network.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
+        for parameter in method.snapshots.parameters() if isinstance(method, PrevMatch) else ():
             parameter += 0.05 * torch.randn(parameter.shape)
     if isinstance(method, U2PL):  # without keys there is no contrast yet
         method.contrast.update(torch.randn(20, WIDTH), torch.ones(20, classes, dtype=torch.bool))
@@ -289,6 +292,8 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
             weights[f"prototype_consistency{network}"] = 0.2 * 3 * views
     assert out.terms.keys() == weights.keys()
     expected = sum(weights[term] * value.item() for term, value in out.terms.items())
+    if method.uses_unlabeled:
+        expected *= method.learn(labeled_batch(), unlabeled_batch(method), step=0).scale
     assert out.loss.item() == pytest.approx(expected, rel=1e-5)
 
 

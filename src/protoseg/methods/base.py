@@ -177,7 +177,7 @@ class Method(nn.Module):
                     weights[f"{key}{name}"] = self.prototype_weight * proportion.get(key, 1.0) * weight
                 monitors[f"prototype_agreement{name}"] = losses.agreement
                 prototypes.append(losses.carries)
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        loss = lessons[0].scale * torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         pseudo = lessons[0].pseudo
         sure = None if self.class_thresholds is None or pseudo is None else self.class_thresholds.count(pseudo)
         carry = StepCarry(tuple(prototypes), *self._counts(labeled, pseudo), sure, lessons[0].carry)
