@@ -96,8 +96,7 @@ def relabel_regions(
     new = torch.where(best > 0, label.gather(1, winner), IGNORE_INDEX)[:, cell]  # (B, H, W)
 
     changed = known & (new != IGNORE_INDEX)
-    least = torch.as_tensor(share, dtype=pseudo.confidence.dtype, device=cell.device)
     return pseudo._replace(
         label=torch.where(changed, new, pseudo.label),
-        confidence=torch.where(changed, torch.maximum(pseudo.confidence, least), pseudo.confidence),
+        confidence=torch.where(changed, pseudo.confidence.clamp(min=share), pseudo.confidence),
     )

@@ -32,7 +32,8 @@ class CorrMatch(Method):
 
     L = (0.5 L_x + 0.5 L_x' + 0.25 L_s + 0.25 KL + 0.25 L_fp + 0.25 L_u') / 2, where ' is the prediction propagated along the
     map. The student is its own teacher, as in UniMatch; regions of the map that are sure and agree are relabelled as a whole
-    for the strong view and the features. The text of the paper leaves details open: docs/decisions/0011.
+    for the strong view and the features. Ours, where no text settles it: how a row of the map becomes a region, which region
+    decides where several overlap, and which losses the new labels teach (docs/decisions/0011).
 
     Args:
         student: the network; it has to take `perturb`.
