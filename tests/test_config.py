@@ -418,6 +418,7 @@ class TestBuild:
             if method.prototypes is not None:
                 columns |= {f"prototype_labeled{network}", f"prototype_agreement{network}"}
                 columns |= {f"prototype_consistency{network}"} if method.uses_unlabeled else set()
+        columns |= method.labeled_weights.keys()
         columns |= {"ema_distance"} | ({"teacher_agreement", "pseudo_distance"} if method.uses_unlabeled else set())
         columns |= {"prototype_entropy", "dead_prototypes"} if method.prototypes is not None else set()
         assert set(metric_fields(config)) == columns

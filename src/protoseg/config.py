@@ -39,9 +39,11 @@ METHODS = {
     "fixmatch": "fixmatch.FixMatch",
     "augseg": "augseg.AugSeg",
     "u2pl": "u2pl.U2PL",
+    "corrmatch": "corrmatch.CorrMatch",
     "cps": "cps.CrossPseudoSupervision",
     "self_training": "self_training.SelfTraining",
     "unimatch": "unimatch.UniMatch",
+    "prevmatch": "prevmatch.PrevMatch",
     "unimatch_v2": "unimatch_v2.UniMatchV2",
     "prototype": "prototype.PrototypeConsistency",
 }
@@ -541,7 +543,7 @@ def metric_fields(config: TrainConfig) -> tuple[str, ...]:
     own = (*method.unlabeled_weights, "confident", "teacher_agreement", "pseudo_distance") if method.uses_unlabeled else ()
     of_prototypes = ("prototype_entropy", "dead_prototypes") if config.prototypes.per_class else ()
     shared = (f"{name}{network}" for network in method.trained_names for name in fields)
-    return ("loss", *shared, *own, *of_prototypes, "ema_distance")
+    return ("loss", *shared, *method.labeled_weights, *own, *of_prototypes, "ema_distance")
 
 
 def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:

@@ -107,10 +107,19 @@ def test_prototypes_moved(states: list[dict[str, torch.Tensor]]) -> None:
     assert (moved > 0).all()
 
 
-def test_processes_remember_the_same_keys(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "moved"),
+    [
+        ("u2pl", "contrast.arrived"),
+        ("corrmatch", "global_threshold.value"),
+        ("prevmatch", "snapshots.kept.3.network.head.weight"),
+    ],
+)
+def test_processes_keep_the_same_state(tmp_path: Path, method: str, moved: str) -> None:
     make_folder(tmp_path / "set", train=9, labeled=3)
-    launch(tmp_path, "--method", "u2pl", "--accumulate", "2")
+    launch(tmp_path, "--method", method, "--accumulate", "2")
     first, second = states_in(tmp_path)
-    assert first["contrast.arrived"].sum() > 0
+    assert first[moved].abs().sum() > 0
+    assert first[moved].sum() != torch.tensor(0.85)  # where the threshold starts
     for name in first:
         assert torch.equal(first[name], second[name]), name

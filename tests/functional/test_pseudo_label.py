@@ -14,6 +14,7 @@ from protoseg.functional.pseudo_label import (
     kept_consistency_loss,
     pseudo_label,
     selected,
+    soft_consistency_loss,
     squared_consistency_loss,
 )
 from protoseg.types import IGNORE_INDEX, PseudoLabel
@@ -201,3 +202,24 @@ def test_squared_consistency_loss(teacher_logits: Tensor, student_logits: Tensor
     assert 0 < sure < count
     nothing = pseudo._replace(valid=torch.zeros_like(valid))
     assert squared_consistency_loss(student_logits, probability, nothing, threshold=0.5).item() == 0.0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_soft_labels(student_logits: Tensor, teacher_logits: Tensor, valid: Tensor, threshold: float) -> None:
+    """sum over confident pixels of KL(q || p), divided by the number of valid ones; the teacher gets no gradient."""
+    target = pseudo_label(teacher_logits, valid)
+    total = 0.0
+    for b, y, x in positions():
+        if valid[b, y, x] and target.confidence[b, y, x] >= threshold:
+            q, p = (probabilities(logits[b, :, y, x].tolist()) for logits in (teacher_logits, student_logits))
+            total += sum(wanted * math.log(wanted / said) for wanted, said in zip(q, p, strict=True))
+    teacher_logits.requires_grad_()
+    loss = soft_consistency_loss(student_logits, teacher_logits, target, threshold=threshold)
+    assert loss.item() == pytest.approx(total / int(valid.sum()), rel=1e-5)
+    loss.backward()
+    assert teacher_logits.grad is None
+    assert student_logits.grad is not None
+    assert not student_logits.grad.movedim(1, -1)[~valid].any()
+    assert (threshold < 1) is bool(student_logits.grad.any())
+    none = soft_consistency_loss(student_logits, teacher_logits, target._replace(valid=~valid & valid), threshold=0.0)
+    assert none.item() == 0

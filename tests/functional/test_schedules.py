@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from protoseg.functional.schedules import ema_momentum, poly, sigmoid_rampup
+from protoseg.functional.schedules import ema_momentum, poly, sigmoid_rampup, triangle
 
 
 @pytest.mark.parametrize("power", [0.9, 1.0, 2.0])
@@ -59,3 +59,12 @@ def test_sigmoid_rampup_is_the_formula() -> None:
         [math.exp(-5), math.exp(-5 * 0.75**2), math.exp(-5 * 0.5**2), math.exp(-5 * 0.25**2), 1.0, 1.0]
     )
     assert sigmoid_rampup(0, 0) == 1.0
+
+
+@pytest.mark.parametrize("length", [1, 2, 10, 11])
+def test_triangle(length: int) -> None:
+    """As large as the way from the middle of the step to the nearer end, which is 1 at the middle."""
+    for step in range(length):
+        middle = step + 0.5
+        assert triangle(step, length) == pytest.approx(min(middle, length - middle) / (length / 2))
+    assert triangle(length, length) == triangle(length + 5, length) == triangle(0, 0) == 0

@@ -19,6 +19,7 @@ from torch import Tensor
 from protoseg.config import METHODS, method_class
 from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method
+from protoseg.methods.prevmatch import PrevMatch
 from protoseg.methods.prototype_term import PrototypeTerm
 from protoseg.methods.u2pl import U2PL
 from protoseg.nn.class_thresholds import ClassThresholds
@@ -30,12 +31,18 @@ from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, UnlabeledBat
 SIDE, GRID, K, WIDTH = 32, 4, 2, 4
 NAMES = sorted(METHODS)
 LEARNING = [name for name in NAMES if method_class(name).uses_unlabeled]
-OWN_TEACHER = {"unimatch", "cps", "self_training"}
+OWN_TEACHER = {"unimatch", "corrmatch", "prevmatch", "cps", "self_training"}
 """Methods whose labels come from the networks that are trained, or from a finished one."""
 PASTES_LABELS = {"augseg"}
 """Methods whose unlabelled crops may show labelled ones, which are certain."""
+FEATURE_VIEW = {"unimatch", "corrmatch", "prevmatch"}
+"""Methods that show the features of the weak view once more, changed."""
 ON_BOTH_HALVES = {"contrast"}
 """Terms that labelled crops are enough for, and that have no view of their own."""
+SECOND_LOSSES = {"soft", "correlation", "previous_strong_1", "previous_strong_2", "previous_feature"}
+"""Terms on a view that has another one, which is where the prototype term belongs."""
+SOFT = {"soft"}
+"""Terms that are 0 where student and teacher say the same, however unsure."""
 
 
 def make(name: str, *, classes: int = 3, prototypes: bool = False, **options: Any) -> Method:
@@ -53,6 +60,8 @@ def make(name: str, *, classes: int = 3, prototypes: bool = False, **options: An
     method = method_class(name)(student, **options)
     with torch.no_grad():
         for parameter in method.teacher.network.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
+        for parameter in method.snapshots.parameters() if isinstance(method, PrevMatch) else ():
             parameter += 0.05 * torch.randn(parameter.shape)
     if isinstance(method, U2PL):  # without keys there is no contrast yet
         method.contrast.update(torch.randn(20, WIDTH), torch.ones(20, classes, dtype=torch.bool))
@@ -104,13 +113,14 @@ def test_loss_is_averaged_over_valid_pixels_not_over_confident_ones(name: str, m
 
         def sure(pseudo: PseudoLabel, share: int = share) -> PseudoLabel:
             confidence = torch.zeros_like(pseudo.confidence)
-            confidence[..., :share] = 1.0
+            confidence[..., :: SIDE // share] = 1.0  # scattered: no region is sure because of where it is
             return pseudo._replace(confidence=confidence)
 
         with monkeypatch.context() as patch:
             given_labels(patch, method, sure)
             out = method(labeled_batch(), unlabeled_batch(method, mixed=False), step=0)
-        sums.append([out.terms[term].item() for term in method.unlabeled_weights if term not in ON_BOTH_HALVES])
+        averaged = [term for term in method.unlabeled_weights if term not in ON_BOTH_HALVES | SOFT]
+        sums.append([out.terms[term].item() for term in averaged])
         if name not in {"mean_teacher", "cutmix_mt"}:  # squared errors
             assert sums[-1] == pytest.approx([math.log(3) * share / SIDE] * len(sums[-1]), rel=1e-5)
     assert sums[1] == pytest.approx([value / 2 for value in sums[0]], rel=1e-5)
@@ -233,6 +243,7 @@ def test_missing_pieces_are_finite(name: str, prototypes: bool, case: str) -> No
     method.after_step([out.carry], step=0)
     zero = {term for term, value in out.terms.items() if value.item() == 0}
     on_labels = {f"{term}{network}" for term in ("labeled", "prototype_labeled") for network in method.trained_names}
+    on_labels |= method.labeled_weights.keys()
     on_others = {*method.unlabeled_weights, *(f"prototype_consistency{network}" for network in method.trained_names)}
     on_others -= ON_BOTH_HALVES
     expected = {
@@ -255,8 +266,9 @@ def test_warm_up_needs_labels_only(name: str, prototypes: bool) -> None:
     seen = [copy.deepcopy(part.network)(labeled.image).logits for part in method.trained()]
     out = method(labeled, None, step=2)
     expected = sum(F.cross_entropy(logits, labeled.mask, ignore_index=IGNORE_INDEX) for logits in seen)
-    torch.testing.assert_close(out.loss, method.labeled_weight * expected)
-    assert out.terms.keys() == {f"labeled{network}" for network in method.trained_names}
+    own = sum(weight * out.terms[term] for term, weight in method.labeled_weights.items())
+    torch.testing.assert_close(out.loss, method.labeled_weight * expected + own)
+    assert out.terms.keys() == {f"labeled{network}" for network in method.trained_names} | method.labeled_weights.keys()
     method.after_step([out.carry], step=2)
     assert all(torch.equal(a, b) for a, b in zip(method.teacher.parameters(), method.student.parameters(), strict=True))
     if method.uses_unlabeled:
@@ -269,16 +281,19 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
     """With the weights of the paper's formula, those of the prototype term in proportion, and the user's on top."""
     method = make(name, prototypes=True, prototype_weight=0.2, unlabeled_weight=3.0)
     out = method(labeled_batch(), unlabeled_batch(method), step=0)
-    weights = {term: 3 * weight for term, weight in method.unlabeled_weights.items()}
+    weights = {term: 3 * weight for term, weight in method.unlabeled_weights.items()} | method.labeled_weights
     for network in method.trained_names:
         weights[f"labeled{network}"] = method.labeled_weight
         weights[f"prototype_labeled{network}"] = 0.2 * method.labeled_weight
         if method.uses_unlabeled:
-            views = sum(w for term, w in method.unlabeled_weights.items() if term not in ON_BOTH_HALVES)
+            without_view = ON_BOTH_HALVES | SECOND_LOSSES
+            views = sum(w for term, w in method.unlabeled_weights.items() if term not in without_view)
             views /= len(method.trained_names)
             weights[f"prototype_consistency{network}"] = 0.2 * 3 * views
     assert out.terms.keys() == weights.keys()
     expected = sum(weights[term] * value.item() for term, value in out.terms.items())
+    if method.uses_unlabeled:
+        expected *= method.learn(labeled_batch(), unlabeled_batch(method), step=0).scale
     assert out.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -351,7 +366,7 @@ def test_vitals(name: str, prototypes: bool) -> None:
         assert vitals.pseudo is None
     assert (vitals.prototype_use is not None) == prototypes
     if vitals.prototype_use is not None:
-        views = 1 + (method.num_strong if method.uses_unlabeled else 0) + (name == "unimatch")
+        views = 1 + (method.num_strong if method.uses_unlabeled else 0) + (name in FEATURE_VIEW)
         assert vitals.prototype_use.shape == (3, K)
         assert 0 < int(vitals.prototype_use.sum()) <= views * 2 * GRID**2
 

@@ -1,9 +1,13 @@
-"""One step of FixMatch, UniMatch and UniMatch V2 on fixed tensors: the loss that the authors' own training loops compute.
+"""One step of a method on fixed tensors: the loss that the authors' own training loops compute.
 
 The expected numbers came out of the loops of github.com/LiheYoung/UniMatch (commit 0324f3d, MIT) and
 github.com/LiheYoung/UniMatch-V2 (f6afb4d, MIT), run on the network, crops, boxes and dropped channels below, with the partner
 of each image in place of their second draw from the loader. Beside each stands its formula, written once more with plain
 tensors: CE is over pixels with conf >= 0.8 and no padding, divided by the pixels without padding.
+
+PrevMatch's is made of the functions of github.com/wooseok-shin/PrevMatch (bcfac70, Apache-2.0) with two snapshots and their
+shares as below; those of CPS and of the two mean teachers of the arithmetic of github.com/charlesCXK/TorchSemiSeg (5e0c29c,
+MIT) and github.com/Britefury/cutmix-semisup-seg (af6183a, MIT), on crops without padding.
 
 I = 3 channels · B = 2 + 2 images · C = 3 classes
 """
@@ -17,10 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import protoseg.methods.prevmatch
 import protoseg.methods.unimatch
 import protoseg.methods.unimatch_v2
 from protoseg.methods.base import Method
+from protoseg.methods.cps import CrossPseudoSupervision
+from protoseg.methods.cutmix_mt import CutMixMT
 from protoseg.methods.fixmatch import FixMatch
+from protoseg.methods.mean_teacher import MeanTeacher
+from protoseg.methods.prevmatch import PrevMatch
 from protoseg.methods.unimatch import UniMatch
 from protoseg.methods.unimatch_v2 import UniMatchV2
 from protoseg.types import IGNORE_INDEX, LabeledBatch, Perturb, SegOutput, UnlabeledBatch
@@ -102,12 +111,18 @@ def mixed_ce(student: nn.Module, unlabeled: UnlabeledBatch, view: int, labels: T
     return ce(logits, *(swapped(part, box) for part in (labels, confidence, unlabeled.valid)))
 
 
-def check(method: Method, formula: Tensor, published: float) -> None:
-    labeled, unlabeled = batches(method.num_strong)
-    out = method.train()(labeled, unlabeled, step=0)
+def check(
+    method: Method,
+    formula: Tensor,
+    published: float,
+    given: tuple[LabeledBatch, UnlabeledBatch] | None = None,
+    *,
+    step: int = 0,
+) -> None:
+    out = method.train()(*(given or batches(method.num_strong)), step=step)
     assert out.loss.item() == pytest.approx(formula.item(), abs=1e-5)
     assert out.loss.item() == pytest.approx(published, abs=1e-5)
-    assert 0.2 < out.monitors["confident"] < 0.9
+    assert method.threshold == 0 or 0.2 < out.monitors["confident"] < 0.9
 
 
 @pytest.mark.parametrize("labels_from", ["self", "ema"])
@@ -163,3 +178,77 @@ def test_unimatch_v2(monkeypatch: pytest.MonkeyPatch) -> None:
         logits = F.conv2d(student.decode([x * k[:, :, None, None] for x, k in zip(maps, kept, strict=True)]), student.head)
         views.append(ce(logits, *(swapped(part, box) for part in (*labels, unlabeled.valid))))
     check(method, (supervised + sum(views) / 2) / 2, 1.502797)
+
+
+def test_prevmatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L = (CE(x_l) + L_u + r L_prev) / (2 + r), where L_prev is UniMatch's L_u with labels of mixed logits from 0.75 on."""
+    drop, share = [dropped(4, 6), dropped(4, 4)], {0: 0.3, 2: 0.7}
+    monkeypatch.setattr(
+        protoseg.methods.unimatch, "uniform", lambda seed, stream, *shape, device: drop[int(stream[-1])] / 2 + 0.25
+    )
+    monkeypatch.setattr(protoseg.methods.prevmatch, "draw_ensemble", lambda held, most, gen: share)
+    student, earlier = TinyNet(), {0: TinyNet(0.9), 2: TinyNet(1.1)}
+    method = PrevMatch(student, threshold=THRESHOLD, total_steps=8)
+    for place, network in earlier.items():
+        method.snapshots.kept[place].network = network.requires_grad_(False)
+    labeled, unlabeled = batches(2)
+    supervised = F.cross_entropy(student(labeled.image).logits, labeled.mask, ignore_index=IGNORE_INDEX)
+    maps = [x * kept[2:, :, None, None] for x, kept in zip(student.encode(unlabeled.weak), drop, strict=True)]
+    mixed = sum(weight * earlier[place](unlabeled.weak).logits for place, weight in share.items())
+    parts = []
+    for labels, lower in ((labels_of(student(unlabeled.weak).logits), 0.0), (labels_of(mixed), 0.05)):
+        labels = (labels[0], labels[1] + lower)
+        strong = sum(mixed_ce(student, unlabeled, view, *labels) for view in range(2))
+        feature = ce(F.conv2d(student.decode(maps), student.head), *labels, unlabeled.valid)
+        parts.append(0.25 * strong + 0.5 * feature)
+    ramp = 0.625  # of the middle of step 2 in 8
+    formula = (supervised + parts[0] + ramp * parts[1]) / (2 + ramp)
+    check(method, formula, 1.065190, step=2)
+
+
+def without_padding() -> tuple[LabeledBatch, UnlabeledBatch]:
+    """Where every pixel is real: older code bases average over padding too, or know none."""
+    labeled, unlabeled = batches(1)
+    return labeled, unlabeled._replace(valid=torch.ones_like(unlabeled.valid))
+
+
+def test_cps() -> None:
+    """L = CE_1(x_l) + CE_2(x_l) + w (CE(f_1(mix), argmax of f_2) + CE(f_2(mix), argmax of f_1)), w = 1 for CutMix on VOC."""
+    first, second = TinyNet(), TinyNet(0.9)
+    method = CrossPseudoSupervision(first)
+    method.peer = second
+    labeled, unlabeled = without_padding()
+    box = unlabeled.box[0]
+    image, formula = swapped(unlabeled.strong[0], box), torch.zeros(())
+    for network, other in ((first, second), (second, first)):
+        label = swapped(other(unlabeled.weak).logits, box).argmax(dim=1)
+        formula = formula + F.cross_entropy(network(image).logits, label)
+        formula = formula + F.cross_entropy(network(labeled.image).logits, labeled.mask, ignore_index=IGNORE_INDEX)
+    check(method, formula, 7.822448, (labeled, unlabeled))
+
+
+@pytest.mark.parametrize(("method_class", "published"), [(MeanTeacher, 2.475662), (CutMixMT, 2.483393)])
+def test_teachers_of_probabilities(method_class: type[MeanTeacher], published: float) -> None:
+    """L = CE(x_l) + the share of pixels with max q >= threshold, times the mean over pixels of sum_c (p_c - q_c)^2."""
+    student, teacher = TinyNet(), TinyNet(0.9)
+    method = method_class(student, threshold=THRESHOLD)
+    method.teacher.network = teacher.requires_grad_(False)
+    labeled, unlabeled = without_padding()
+    box = unlabeled.box[0] if method_class is CutMixMT else torch.zeros_like(unlabeled.valid)
+    supervised = F.cross_entropy(student(labeled.image).logits, labeled.mask, ignore_index=IGNORE_INDEX)
+    p = student(swapped(unlabeled.strong[0], box)).logits.softmax(dim=1)
+    q = swapped(teacher(unlabeled.weak).logits, box).softmax(dim=1)
+    rate = (q.amax(dim=1) >= THRESHOLD).float().mean()
+    check(method, supervised + rate * (p - q).square().sum(dim=1).mean(), published, (labeled, unlabeled))
+
+
+def test_another_mean_teacher_differs_by_a_constant() -> None:
+    """TorchSemiSeg's has the mean over classes, where French et al. have the sum, and no rate; it multiplies by 100."""
+    student, teacher = TinyNet(), TinyNet(0.9)
+    method = MeanTeacher(student, threshold=0.0)
+    method.teacher.network = teacher.requires_grad_(False)
+    labeled, unlabeled = without_padding()
+    p, q = (f(x).logits.softmax(dim=1) for f, x in ((student, unlabeled.strong[0]), (teacher, unlabeled.weak)))
+    term = method.train()(labeled, unlabeled, step=0).terms["consistency"].item()
+    assert term == pytest.approx(3 * F.mse_loss(p, q).item(), abs=1e-5)
+    assert term == pytest.approx(3 * 0.172376, abs=1e-5)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from protoseg.methods.supervised import Supervised
 from protoseg.nn.distributed import all_reduce_sum_, average_buffers_, broadcast_, is_distributed
+from protoseg.nn.global_threshold import GlobalThreshold
 from protoseg.nn.memory_contrast import MemoryContrast
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
-from protoseg.types import IGNORE_INDEX
+from protoseg.types import IGNORE_INDEX, PseudoLabel
 
 WORLD, D, C, K = 2, 6, 4, 2
 COUNT = (9, 30)  # pixels of each process
@@ -35,6 +36,12 @@ def keys(rank: int, step: int) -> tuple[Tensor, Tensor]:
     """Class 1 gets keys from the second process only, class 3 from none."""
     gen = torch.Generator().manual_seed(20 + 2 * step + rank)
     return torch.randn(9, D, generator=gen), torch.rand(9, C, generator=gen) < torch.tensor([0.7, 0.5 * rank, 0.9, 0.0])
+
+
+def beliefs(rank: int) -> PseudoLabel:
+    """Class 1 is named by the second process only, class 3 by none."""
+    label = pixels(rank)[1]
+    return PseudoLabel(label, torch.rand(label.shape, generator=torch.Generator().manual_seed(rank)), label == label)
 
 
 def started(**options: Any) -> PrototypeHead:
@@ -69,6 +76,10 @@ def work(rank: int, folder: str) -> None:
     for step in range(2):
         contrast.update(*keys(rank, step))
     result["contrast"] = contrast.state_dict()
+
+    threshold = GlobalThreshold(C, momentum=0.5)
+    threshold.update(threshold.highest(beliefs(rank)))
+    result["threshold"] = threshold()
 
     head = PrototypeHead(D, C, per_class=K)
     head.fit(*pixels(rank)[:2])
@@ -126,6 +137,16 @@ def test_every_process_remembers_the_keys_of_all(results: list[dict[str, Any]]) 
     assert contrast.arrived[0] > 15
     for result in results:
         assert all(torch.equal(result["contrast"][name], value) for name, value in contrast.state_dict().items())
+
+
+def test_the_threshold_follows_the_surest_pixels_of_all(results: list[dict[str, Any]]) -> None:
+    threshold = GlobalThreshold(C, momentum=0.5)
+    threshold.update(threshold.highest(PseudoLabel(*(torch.cat(p) for p in zip(*map(beliefs, range(WORLD)), strict=True)))))
+    assert torch.equal(results[0]["threshold"], results[1]["threshold"])
+    torch.testing.assert_close(results[0]["threshold"], threshold())
+    alone = GlobalThreshold(C, momentum=0.5)
+    alone.update(alone.highest(beliefs(0)))
+    assert not torch.allclose(alone(), threshold(), atol=1e-3)
 
 
 def test_fit_is_the_first_process(results: list[dict[str, Any]]) -> None:

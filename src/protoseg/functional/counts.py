@@ -26,7 +26,7 @@ def class_counts(label: Tensor, num_classes: int, *, keep: Tensor | None = None)
         (C,) int64.
     """
     counted = label != IGNORE_INDEX if keep is None else (label != IGNORE_INDEX) & keep
-    return _histogram(torch.where(counted, label, num_classes), num_classes)
+    return histogram(torch.where(counted, label, num_classes), num_classes)
 
 
 @torch.no_grad()
@@ -65,10 +65,11 @@ def prototype_counts(label: Tensor, nearest: Tensor, per_class: int, *, keep: Te
     own = torch.where(counted, label, 0)
     slot = own * per_class + nearest.gather(1, own[:, None])[:, 0]
     slots = num_classes * per_class
-    return _histogram(torch.where(counted, slot, slots), slots).view(num_classes, per_class)
+    return histogram(torch.where(counted, slot, slots), slots).view(num_classes, per_class)
 
 
-def _histogram(slot: Tensor, slots: int) -> Tensor:
-    """(slots,) int64 of values in [0, slots]; the last one is for what does not count."""
+@torch.no_grad()
+def histogram(slot: Tensor, slots: int) -> Tensor:
+    """How often each value occurs: (slots,) int64 of values in [0, slots], the last of which is for what does not count."""
     slot = slot.flatten()
     return torch.zeros(slots + 1, dtype=torch.int64, device=slot.device).index_add_(0, slot, torch.ones_like(slot))[:-1]

@@ -98,6 +98,11 @@ def paste(values: Tensor, box: Tensor) -> Tensor:
     return torch.where(box if values.ndim == 3 else box[:, None], other, values)
 
 
+def mix_labels(pseudo: PseudoLabel, box: Tensor) -> PseudoLabel:
+    """Show the partner's pseudo-label inside the box: label, confidence and validity come from the same source."""
+    return PseudoLabel(*(paste(part, box) for part in pseudo))
+
+
 def cutmix(image: Tensor, pseudo: PseudoLabel, box: Tensor) -> tuple[Tensor, PseudoLabel]:
     """Paste each image's partner into its box, and the partner's pseudo-label with it.
 
@@ -109,4 +114,4 @@ def cutmix(image: Tensor, pseudo: PseudoLabel, box: Tensor) -> tuple[Tensor, Pse
     Returns:
         The mixed image and its pseudo-label, in which label, confidence and validity come from the same source as the pixel.
     """
-    return paste(image, box), PseudoLabel(*(paste(part, box) for part in pseudo))
+    return paste(image, box), mix_labels(pseudo, box)

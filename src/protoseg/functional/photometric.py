@@ -125,7 +125,8 @@ def gaussian_blur(
 def random_operations(image: Tensor, uniform: Tensor, *, most: int = 3, clamp: bool = True) -> Tensor:
     """One to `most` operations of random kind and strength, one after the other, drawn for each image.
 
-    The intensity augmentation of AugSeg (Zhao et al., CVPR 2023, arXiv 2212.04976), with its pool and ranges: `OPERATIONS`.
+    The intensity augmentation of AugSeg (Zhao et al., CVPR 2023, arXiv 2212.04976): a random number of operations, their
+    strengths uniform in a continuous space, as its abstract says. `OPERATIONS` says where pool and ranges come from.
 
     Args:
         image: (B, I, H, W) float in [0, 1].
@@ -229,4 +230,9 @@ OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "posterize": _posterize,
     "solarize": _solarize,
 }
-"""Each takes an image (I, H, W) and a strength in [0, 1), which it maps to its own range in the paper."""
+"""Each takes an image (I, H, W) and a strength in [0, 1), which it maps to its own range.
+
+Pool and ranges are AugSeg's as others restate them: the paper's own table was not at hand, and its code has no licence to read
+it by. Posterize's 4 to 8 bits, and a threshold of solarize up to 256, are also those of AutoAugment (Cubuk et al., CVPR 2019,
+arXiv 1805.09501); the blur's deviation of 0.1 to 2 pixels is UniMatch's (arXiv 2208.09910).
+"""

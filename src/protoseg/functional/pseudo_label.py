@@ -136,3 +136,22 @@ def squared_consistency_loss(logits: Tensor, probability: Tensor, target: Pseudo
     error = (logits.float().softmax(dim=1) - probability.float()).square().sum(dim=1)  # (B_u, H, W)
     sure = selected(target, threshold).sum() / target.valid.sum().clamp(min=1)
     return sure * masked_mean(error, target.valid)
+
+
+def soft_consistency_loss(logits: Tensor, teacher_logits: Tensor, target: PseudoLabel, *, threshold: float | Tensor) -> Tensor:
+    """KL(q || p) of the student's probabilities p from the teacher's q, on confident pixels.
+
+    `sum over selected pixels of sum_c q_c log(q_c / p_c) / number of valid pixels`, as `consistency_loss` with soft labels.
+
+    Args:
+        logits: (B_u, C, H, W) of the student.
+        teacher_logits: (B_u, C, H, W), mixed as the student's view is. They get no gradient.
+        target: label, confidence and valid pixels, mixed in the same way.
+        threshold: lowest confidence that counts, in [0, 1], or (C,) one for each class.
+
+    Returns:
+        Scalar; 0 when no pixel is selected.
+    """
+    wanted = teacher_logits.detach().float().log_softmax(dim=1)
+    apart = (wanted.exp() * (wanted - logits.float().log_softmax(dim=1))).sum(dim=1)  # (B_u, H, W)
+    return masked_mean(apart, selected(target, threshold), target.valid.sum())

@@ -30,6 +30,16 @@ def ema_momentum(step: int, *, momentum: float = 0.99, start: int = 0) -> float:
     return min(1.0 - 1.0 / (t + 1), momentum)
 
 
+def triangle(step: int, length: int) -> float:
+    """From 0 to 1 over the first half of `length` steps and back to 0 over the second; 0 outside.
+
+    Args:
+        step: from 0; the value is that of the step's middle.
+        length: steps.
+    """
+    return 1.0 - abs(2 * (step + 0.5) / length - 1) if 0 <= step < length else 0.0
+
+
 def sigmoid_rampup(step: int, length: int) -> float:
     """exp(-5 (1 - t)^2) with t = step / length, 1 from `length` on (Laine and Aila, ICLR 2017, arXiv 1610.02242).
 

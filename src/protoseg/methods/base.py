@@ -114,7 +114,9 @@ class Method(nn.Module):
     labeled_weight = 1.0
     """Of the loss on labelled crops, in the paper's formula."""
     unlabeled_weights: ClassVar[Mapping[str, float]] = {}
-    """Of each of the method's own terms, in the paper's formula."""
+    """Of each of the method's own terms on unlabelled crops, in the paper's formula."""
+    labeled_weights: ClassVar[Mapping[str, float]] = {}
+    """Of each of the method's own terms on labelled crops, in the paper's formula."""
 
     def __init__(self, student: nn.Module, **options: Unpack[SharedOptions]) -> None:
         super().__init__()
@@ -140,6 +142,10 @@ class Method(nn.Module):
         """The method's own step, after the warm-up. Writes nothing but BatchNorm statistics."""
         raise NotImplementedError
 
+    def learn_labels(self, part: Trained, labeled: LabeledBatch) -> Lesson:
+        """The method's own step in the warm-up, for one of its networks."""
+        return Lesson(part.network(labeled.image))
+
     def forward(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch | None = None, *, step: int) -> StepOutput:
         """Compute the loss of one batch. Writes nothing but BatchNorm statistics.
 
@@ -150,7 +156,7 @@ class Method(nn.Module):
         """
         trained = self.trained()
         if not self.uses_unlabeled or step < self.warmup_steps:
-            lessons = [Lesson(part.network(labeled.image)) for part in trained]
+            lessons = [self.learn_labels(part, labeled) for part in trained]
         else:
             assert unlabeled is not None, "this method learns from unlabelled images"
             lesson = self.learn(labeled, unlabeled, step=step)
@@ -171,7 +177,7 @@ class Method(nn.Module):
                     weights[f"{key}{name}"] = self.prototype_weight * proportion.get(key, 1.0) * weight
                 monitors[f"prototype_agreement{name}"] = losses.agreement
                 prototypes.append(losses.carries)
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        loss = lessons[0].scale * torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         pseudo = lessons[0].pseudo
         sure = None if self.class_thresholds is None or pseudo is None else self.class_thresholds.count(pseudo)
         carry = StepCarry(tuple(prototypes), *self._counts(labeled, pseudo), sure, lessons[0].carry)
@@ -190,6 +196,7 @@ class Method(nn.Module):
     def weights(self) -> dict[str, float]:
         """Of every term that is not a prototype loss."""
         weights = {name: self.unlabeled_weight * weight for name, weight in self.unlabeled_weights.items()}
+        weights |= self.labeled_weights
         for part in self.trained():
             weights[f"labeled{part.name}"] = self.labeled_weight
             weights[f"auxiliary{part.name}"] = self.labeled_weight * self.auxiliary_weight

@@ -30,12 +30,13 @@ class Lesson:
 
     Attributes:
         labeled: the student's output on the labelled crops.
-        terms: named losses on unlabelled crops, scalars with a graph.
+        terms: the method's own named losses, scalars with a graph.
         taught: the views that learned from pseudo-labels.
         pseudo: pseudo-labels of the weak views, before mixing.
         monitors: detached scalars worth a look.
         carry: what the method's own `after_step` needs, detached.
         peer: the same for a second network that is trained beside the student.
+        scale: of the whole loss, where the paper's formula divides by something that changes.
     """
 
     labeled: SegOutput
@@ -45,3 +46,4 @@ class Lesson:
     monitors: dict[str, Tensor] = field(default_factory=dict)
     carry: Any = None
     peer: Lesson | None = None
+    scale: float = 1.0

@@ -52,7 +52,7 @@ class UniMatch(Method):
         views = [*together(self.student, *(image for image, _ in mixed)), featured]
         targets = [*(target for _, target in mixed), pseudo]
 
-        named = dict(zip(self.unlabeled_weights, zip(views, targets, strict=True), strict=True))
+        named = dict(zip(UniMatch.unlabeled_weights, zip(views, targets, strict=True), strict=True))
         terms, taught = self.learn_views(named, threshold=self.thresholds())
         confident = selected(pseudo, self.thresholds())
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(confident, pseudo.valid)})

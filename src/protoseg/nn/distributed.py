@@ -20,6 +20,13 @@ def all_reduce_sum_(*tensors: Tensor) -> None:
             dist.all_reduce(tensor)
 
 
+def all_reduce_max_(*tensors: Tensor) -> None:
+    """The largest of all processes for each element, in place."""
+    if is_distributed():
+        for tensor in tensors:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
+
 def broadcast_(*tensors: Tensor) -> None:
     """Overwrite each tensor with the first process's, in place."""
     if is_distributed():
