@@ -10,6 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import grid
+from protoseg.arguments import parse_train
 
 CELL = {"method": "prototypes", "seed": 0, "recipe": "demo@12345678"}
 
@@ -61,3 +62,15 @@ def test_table_pairs_by_seed() -> None:
     assert x == "| x | 0, 1 | 30.0 \u00b1 28.3 |  | 9 | 2 |"
     assert y == "| y | 0, 1, 2 | 50.0 \u00b1 26.5 | +10.0 \u00b1 0.0 | 9 | 2 |"
     assert grid.class_table(rows, ["x", "y"]).splitlines()[2:] == ["| a | 30.0 | 50.0 |", "| b |  |  |"]
+
+
+@pytest.mark.parametrize("recipe", ["demo", "camvid"])
+def test_contestants_differ_in_nothing_but_the_method(recipe: str) -> None:
+    labels, teacher, prototypes = (parse_train(["data", "--recipe", recipe, *words]) for words in grid.METHODS.values())
+    assert [config.prototypes.per_class for config in (labels, teacher, prototypes)] == [0, 0, 4]
+    assert prototypes.consistency.ema_momentum == 0.99
+    for config in (labels, teacher):
+        assert config.consistency.ema_momentum == prototypes.consistency.ema_momentum
+        assert config.consistency.warmup_steps == prototypes.consistency.warmup_steps
+        for part in ("steps", "crop", "batch", "model", "optimizer", "views", "loss", "trainer"):
+            assert getattr(config, part) == getattr(prototypes, part), part

@@ -82,7 +82,10 @@ def change_method(config: TrainConfig, given: TrainConfig) -> TrainConfig:
         config: recipe and command line together.
         given: the command line alone, which counts whatever the method.
     """
-    own = {name: getattr(given.consistency, name) for name in (*METHOD_OPTIONS, "ema_momentum")}
+    names = list(METHOD_OPTIONS)
+    if config.method.partition("+")[0] != "supervised":  # the baseline has no paper: it is averaged as what it is compared with
+        names.append("ema_momentum")
+    own = {name: getattr(given.consistency, name) for name in names}
     return dataclasses.replace(
         config,
         prototypes=dataclasses.replace(config.prototypes, per_class=given.prototypes.per_class),
