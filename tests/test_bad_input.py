@@ -200,6 +200,12 @@ def nothing_unlabeled(data: Path) -> Path:
     return Path("--unlabeled")
 
 
+def nothing_readable_unlabeled(data: Path) -> Path:
+    for i in (3, 4, 5):
+        (data / f"images/img_{i:02d}.png").write_bytes(b"")
+    return data / "images/img_03.png"
+
+
 SPOIL = [
     no_folder,
     no_images,
@@ -226,6 +232,7 @@ SPOIL = [
     masks_as_jpeg,
     a_mask_with_minus_one,
     nothing_unlabeled,
+    nothing_readable_unlabeled,
 ]
 
 

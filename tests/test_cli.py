@@ -23,6 +23,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
+from protoseg import stage
 from protoseg.arguments import parse_train
 from protoseg.cli import main
 from protoseg.config import METHODS
@@ -309,7 +310,10 @@ class TestRun:
         assert result["split"]["hash"] == partition.hash
         assert result["seconds"] > 0
         assert result["versions"]["torch"] == torch.__version__.split("+")[0]
-        assert "commit" in result["versions"]
+        root = Path(__file__).parents[1]
+        head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if (root / ".git").exists() and head.returncode == 0:
+            assert result["versions"]["commit"].removesuffix("-dirty") == head.stdout.strip()
 
     def test_prints_the_table_and_the_gain(self, run: Run) -> None:
         result = run.result
@@ -361,6 +365,38 @@ class TestRun:
             key: run.result[key] for key in ("seed", "steps", "split", "labeled")
         }
         assert baseline["miou"] == run.result["baseline"]["miou"]
+
+    @pytest.mark.parametrize(("words", "factor"), [([], 1.0), (["--optimizer.baseline_lr", "0.004"], 4.0)])
+    def test_baseline_is_averaged_alike_and_may_have_its_own_learning_rate(
+        self, tmp_path: Path, words: list[str], factor: float
+    ) -> None:
+        data, out = make_folder(tmp_path / "data", train=4, labeled=2, test=1), tmp_path / "out"
+        assert main(["train", str(data), *TINY, "--baseline", "--optimizer.lr", "0.001", *words, "--out", str(out)]) == 0
+        ours, baseline = (load_model_file(out / part / "model.safetensors").header["config"] for part in ("", "baseline"))
+        assert baseline["consistency"]["ema_momentum"] == ours["consistency"]["ema_momentum"]
+        assert baseline["optimizer"]["lr"] == pytest.approx(factor * ours["optimizer"]["lr"])
+        same = ("steps", "crop", "batch", "seed", "views", "model", "loss")
+        assert {key: baseline[key] for key in same} == {key: ours[key] for key in same}
+
+    def test_a_run_broken_off_in_its_baseline_goes_on_exactly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+        words = ["train", str(data), *TINY, "--steps", "4", "--checkpoint-every", "1", "--baseline"]
+        assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+        break_off(monkeypatch, [*words, "--out", str(tmp_path / "resumed")], after=2)
+        assert not (tmp_path / "resumed/last.ckpt").exists()  # it had not got further than the baseline
+        assert main(["train", "--resume", str(tmp_path / "resumed")]) == 0
+        for part in ("", "baseline"):
+            whole, resumed = (load_model_file(tmp_path / out / part / "model.safetensors") for out in ("whole", "resumed"))
+            assert all(torch.equal(tensor, resumed.tensors[name]) for name, tensor in whole.tensors.items())
+        gains = [json.loads((tmp_path / out / "result.json").read_text())["gain"] for out in ("whole", "resumed")]
+        assert gains[0] == gains[1]
+
+    def test_baseline_of_labels_only_is_itself(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+        words = [*TINY, "--method", "supervised", "--baseline", "--out", str(tmp_path / "out")]
+        assert main(["train", str(data), *words]) == 0
+        assert "which is the baseline" in capsys.readouterr().out
+        assert not (tmp_path / "out/baseline").exists()
 
     def test_baseline_starts_alike_and_sees_the_same_crops(self, tmp_path: Path) -> None:
         """Until the unlabelled images come in, the two runs are one run, to the last bit."""
@@ -711,7 +747,9 @@ def test_no_git_program_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("shutil.which", lambda _: None)
     data = make_folder(tmp_path / "data", train=4, labeled=2)
     assert main(["train", str(data), *TINY, "--out", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "out/result.json").read_text())["versions"]["commit"] is None
+    built = Path(stage.__file__).with_name("commit.txt")  # of an installed package
+    commit = json.loads((tmp_path / "out/result.json").read_text())["versions"]["commit"]
+    assert commit == (built.read_text().strip() if built.is_file() else None)
 
 
 class TestWithoutScore:

@@ -85,6 +85,8 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     out = _open_run_folder(config, data.partition)
     if _is_main_process():
         print_found(config, data, out, console)
+    if config.baseline and not method.uses_unlabeled:
+        console.print("note: --baseline adds nothing to --method supervised, which is the baseline")
 
     baseline: dict[str, Any] | None = None
     labels_only = _baseline_config(config)

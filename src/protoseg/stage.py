@@ -203,10 +203,11 @@ def _versions() -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    """The commit of a source checkout, with `-dirty` where files differ from it; None for an installed package."""
-    root = Path(__file__).parents[2]
+    """The commit of the code, with `-dirty` where files differ from it: asked of a checkout, written into a wheel when it is
+    built (hatch_build.py). None where neither knows."""
+    root, built = Path(__file__).parents[2], Path(__file__).with_name("commit.txt")
     if not (root / ".git").exists() or shutil.which("git") is None:
-        return None
+        return built.read_text().strip() if built.is_file() else None
     words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or None
 

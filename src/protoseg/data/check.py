@@ -149,17 +149,24 @@ def check_unlabeled(samples: Sequence[Sample], kind: ImageKind) -> tuple[str, ..
         What to say, if anything.
 
     Raises:
-        ValueError: not one of them is of that kind.
+        ValueError: not one of them can be read, or is of that kind.
     """
-    others, good = list[tuple[Sample, ImageKind]](), 0
-    for sample in samples[:: 1 + len(samples) // _LOOKED_AT]:
+    others, good, damaged = list[tuple[Sample, ImageKind]](), 0, list[UnreadableImageError]()
+    looked_at = samples[:: 1 + len(samples) // _LOOKED_AT]
+    for sample in looked_at:
         try:
             found = kind_of(read_image(sample.image))
-        except UnreadableImageError:  # counted and named where training meets it
+        except UnreadableImageError as error:  # counted and named where training meets it
+            damaged.append(error)
             continue
         good += found == kind
         if found != kind:
             others.append((sample, found))
+    if looked_at and len(damaged) == len(looked_at):
+        raise ValueError(
+            f"no unlabelled image can be read ({len(damaged)} were tried): {damaged[0]}; mend them, or train with "
+            "--method supervised"
+        )
     if not others:
         return ()
     sample, found = others[0]
