@@ -18,6 +18,9 @@ from protoseg.methods.lesson import Lesson
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.types import IGNORE_INDEX, LabeledBatch, LabeledPass, PseudoLabel, SegOutput, UnlabeledBatch
 
+Labels = Literal["linear", "agree", "mean"]
+"""What the prototypes have to say in a teacher's labels; see `PrototypeTerm`."""
+
 
 class PrototypeCarry(NamedTuple):
     """What the update after the step needs, detached."""
@@ -94,7 +97,7 @@ class PrototypeTerm(nn.Module):
         shared_points: bool = False,
         fit_start: bool = True,
         fit_points: int = 4096,
-        labels: Literal["linear", "agree", "mean"] = "linear",
+        labels: Labels = "linear",
     ) -> None:
         super().__init__()
         if grid < 1 or fit_points < 1:
@@ -103,7 +106,7 @@ class PrototypeTerm(nn.Module):
         if labels not in ("linear", "agree", "mean"):
             raise ValueError(f"labels is 'linear', 'agree' or 'mean', got {labels!r}")
         self.shared_points, self.fit_start = shared_points, fit_start
-        self.labels: Literal["linear", "agree", "mean"] = labels
+        self.labels: Labels = labels
 
     def forward(
         self,
