@@ -227,6 +227,8 @@ def validate(config: TrainConfig) -> None:
                 f"prototypes.delay is {delay}, after {warmup} steps of warm-up: prototypes never start in {steps} steps; "
                 "give a smaller delay, or more --steps"
             )
+    if config.prototypes.labels != "linear" and config.method == "self_training":
+        raise ValueError("self_training labels with a finished model, which has no prototypes; leave out prototypes.labels")
     if config.model.freeze_encoder and config.optimizer.layer_decay != 1:
         raise ValueError("model.freeze_encoder leaves no block for optimizer.layer_decay to slow down; leave one of them out")
     if config.loss.name == "ohem" and (config.loss.balance or config.loss.class_weights):
@@ -497,6 +499,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
             shared_points=prototypes.shared_points,
             fit_start=prototypes.start == "kmeans",
             fit_points=prototypes.fit_points,
+            labels=prototypes.labels,  # type: ignore[arg-type]
         )
     labeled_loss: SegmentationLoss = ohem if loss.name == "ohem" else cross_entropy
     if loss.class_weights is not None:

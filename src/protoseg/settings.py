@@ -71,6 +71,7 @@ class PrototypesConfig:
         start: kmeans, random, or FILE with a (C, K, D) tensor
         unit_features: average unit-length features
         class_prior: rare classes get lower logits
+        labels: who says the pseudo-label: linear, agree (both predictors do) or mean (of both)
         fit_points: most pixels per class for k-means
     """
 
@@ -85,6 +86,7 @@ class PrototypesConfig:
     start: str = "kmeans"
     unit_features: bool = False
     class_prior: bool = False
+    labels: str = "linear"
     fit_points: int = 4096
 
 

@@ -20,7 +20,7 @@ from protoseg.config import METHODS, method_class
 from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method
 from protoseg.methods.prevmatch import PrevMatch
-from protoseg.methods.prototype_term import PrototypeTerm
+from protoseg.methods.prototype_term import Labels, PrototypeTerm
 from protoseg.methods.u2pl import U2PL
 from protoseg.nn.class_thresholds import ClassThresholds
 from protoseg.nn.prototype_head import PrototypeHead
@@ -45,7 +45,7 @@ SOFT = {"soft"}
 """Terms that are 0 where student and teacher say the same, however unsure."""
 
 
-def make(name: str, *, classes: int = 3, prototypes: bool = False, **options: Any) -> Method:
+def make(name: str, *, classes: int = 3, prototypes: bool = False, labels: Labels = "linear", **options: Any) -> Method:
     """A method whose teacher has seen other weights than its student."""
     torch.manual_seed(0)
     student = SmallUNet(classes, width=WIDTH)
@@ -54,7 +54,7 @@ def make(name: str, *, classes: int = 3, prototypes: bool = False, **options: An
         head = PrototypeHead(WIDTH, classes, per_class=K)
         features = torch.rand(20 * classes, WIDTH, generator=torch.Generator().manual_seed(1))
         head.fit(features, torch.arange(20 * classes) % classes)
-        options["prototypes"] = PrototypeTerm(head, grid=GRID)
+        options["prototypes"] = PrototypeTerm(head, grid=GRID, labels=labels)
     if method_class(name).uses_unlabeled:
         options.setdefault("threshold", 0.0)
     method = method_class(name)(student, **options)
@@ -139,6 +139,30 @@ def test_a_class_may_have_a_threshold_of_its_own(name: str) -> None:
     assert own.class_thresholds.confidence.min() < 1
     own.class_thresholds.confidence.copy_(torch.tensor([1.0, 0.1, 0.1]))
     assert own(labeled, unlabeled, step=1).monitors["confident"] > first.monitors["confident"]
+
+
+@pytest.mark.parametrize("name", sorted(set(LEARNING) - {"self_training"}))
+def test_prototypes_may_veto_a_label_or_say_half_of_it(name: str) -> None:
+    """Prototypes which take every pixel for class 0 leave to a teacher of class 2 nothing to teach, and outvote a faint one."""
+    labels: Labels
+    for labels, sure, teaches in (("linear", 40.0, True), ("agree", 40.0, False), ("mean", 40.0, True), ("mean", 0.1, True)):
+        method = make(name, prototypes=True, labels=labels, threshold=0.4)
+        for part in method.trained():
+            assert part.prototypes is not None
+            direction = -torch.ones(3, K, WIDTH)
+            direction[0] = 1.0  # features are not negative
+            part.prototypes.head.assign(direction)
+        for network in (method.teacher.network, *(part.network for part in method.trained())):
+            torch.nn.init.zeros_(network.head.weight)
+            network.head.bias.data.copy_(torch.tensor([0.0, 0.0, sure]))
+        unlabeled = unlabeled_batch(method)
+        with torch.no_grad():
+            _, pseudo = method.label(method.teacher(unlabeled.weak), unlabeled.valid)
+        expected = {"linear": 2, "agree": IGNORE_INDEX, "mean": 2 if sure > 1 else 0}[labels]
+        assert (pseudo.label[unlabeled.valid] == expected).float().mean() > 0.9  # where no feature is 0
+        method.train()
+        share = method(labeled_batch(), unlabeled, step=0).monitors["confident"].item()
+        assert (share > 0.3) is teaches, (labels, share)
 
 
 @with_and_without

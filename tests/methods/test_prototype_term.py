@@ -16,7 +16,7 @@ from protoseg.functional.random import uniform
 from protoseg.methods.prototype_term import EvenSample, PrototypeCarry, PrototypeTerm
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
-from protoseg.types import IGNORE_INDEX, LabeledBatch, SegOutput
+from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, SegOutput
 
 D, C, K, GRID = 5, 3, 2, 4
 SIZE, COVERS = (22, 29), (24, 32)
@@ -342,3 +342,44 @@ def test_an_even_sample_is_every_nth_member(most: int) -> None:
             assert min(most, len(members)) / 2 <= len(own) <= most
             assert step == 1 or len(members) > most
         assert not (classes == 2).any()
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_what_prototypes_say_to_a_label(align_corners: bool) -> None:
+    """A veto where the nearest prototype is of another class; half of the probability otherwise. In loops."""
+    inputs, term = Inputs(align_corners=align_corners), ready_term()
+    gen = torch.Generator().manual_seed(4)
+    logits = torch.randn(BATCH, C, *SIZE, generator=gen)
+    told = PseudoLabel(logits.argmax(dim=1), logits.softmax(dim=1).amax(dim=1), inputs.valid)
+    small = torch.zeros(BATCH, C, 6, 8)
+    for b in range(BATCH):
+        for y in range(6):
+            for x in range(8):
+                small[b, :, y, x] = torch.tensor(scores(term.head, inputs.features[b, :, y, x].tolist()))
+    large = F.interpolate(small, COVERS, mode="bilinear", align_corners=align_corners)
+    vetoed, advised = term.veto(inputs.out, told), term.advise(inputs.out, logits)
+    differ = 0
+    for b in range(BATCH):
+        for y in range(SIZE[0]):
+            for x in range(SIZE[1]):
+                agreed = int(large[b, :, y, x].argmax()) == int(told.label[b, y, x])
+                differ += not agreed
+                assert int(vetoed.label[b, y, x]) == (int(told.label[b, y, x]) if agreed else IGNORE_INDEX)
+                both = (logits[b, :, y, x].softmax(dim=0) + large[b, :, y, x].softmax(dim=0)) / 2
+                torch.testing.assert_close(advised[b, :, y, x].softmax(dim=0), both, rtol=1e-4, atol=1e-5)
+    assert 0 < differ < BATCH * SIZE[0] * SIZE[1]
+    assert vetoed.confidence is told.confidence
+    assert vetoed.valid is told.valid
+
+
+def test_prototypes_that_have_not_started_say_nothing() -> None:
+    inputs, term = Inputs(), PrototypeTerm(PrototypeHead(D, C, per_class=K), grid=GRID)
+    logits = torch.randn(BATCH, C, *SIZE)
+    told = PseudoLabel(logits.argmax(dim=1), logits.softmax(dim=1).amax(dim=1), inputs.valid)
+    assert torch.equal(term.veto(inputs.out, told).label, told.label)
+    assert torch.equal(term.advise(inputs.out, logits), logits)
+
+
+def test_another_word_for_labels_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'linear', 'agree' or 'mean'"):
+        PrototypeTerm(PrototypeHead(D, C), labels="both")  # type: ignore[arg-type]

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from protoseg.functional.losses import masked_mean
 from protoseg.functional.mixing import cutmix, sample_boxes
-from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.functional.random import uniform
 from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson
@@ -42,8 +41,7 @@ class AugSeg(Method):
         self.threshold = checked_threshold(threshold)
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
-        logits = self.aligned(self.teacher(unlabeled.weak).logits)  # (B_u, C, H, W)
-        pseudo = pseudo_label(logits, unlabeled.valid)
+        logits, pseudo = self.label(self.teacher(unlabeled.weak), unlabeled.valid)
         box = label_boxes(unlabeled.seed, image_certainty(logits, unlabeled.valid), unlabeled.valid)
         image, told = paste_labels(unlabeled.strong[0], pseudo, labeled, box)
         mixed, target = cutmix(image, told, unlabeled.box[0])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.losses import SegmentationLoss, cross_entropy
-from protoseg.functional.pseudo_label import consistency_loss, selected
+from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
 from protoseg.functional.schedules import ema_momentum
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm, prototype_losses
@@ -203,8 +203,28 @@ class Method(nn.Module):
         return weights
 
     def aligned(self, logits: Tensor) -> Tensor:
-        """A teacher's logits (B_u, C, H, W), with the shares of the classes aligned where that is asked for."""
+        """Logits (B_u, C, H, W) that label, with the shares of the classes aligned where that is asked for."""
         return logits if self.alignment is None else self.alignment(logits)
+
+    @torch.no_grad()
+    def label(self, out: SegOutput, valid: Tensor, *, prototypes: PrototypeTerm | None = None) -> tuple[Tensor, PseudoLabel]:
+        """What a teacher teaches: its logits, with the shares of the classes aligned and the prototypes' opinion where that is
+        asked for, and the labels that follow.
+
+        Args:
+            out: of the teacher, B_u unlabelled images.
+            valid: (B_u, H, W) bool, False on padding.
+            prototypes: whose opinion; the student's when left out.
+
+        Returns:
+            (B_u, C, H, W) logits and the PseudoLabel.
+        """
+        term = self.prototypes if prototypes is None else prototypes
+        logits = self.aligned(out.logits.detach())
+        if term is not None and term.labels == "mean":
+            logits = term.advise(out, logits)
+        pseudo = pseudo_label(logits, valid)
+        return logits, term.veto(out, pseudo) if term is not None and term.labels == "agree" else pseudo
 
     def learn_views(
         self, views: Mapping[str, tuple[SegOutput, PseudoLabel]], *, threshold: float | Tensor

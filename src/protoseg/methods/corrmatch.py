@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from protoseg.functional.correlation import relabel_regions, sample_regions
 from protoseg.functional.mixing import cutmix, mix_labels, paste
-from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected, soft_consistency_loss
+from protoseg.functional.pseudo_label import consistency_loss, selected, soft_consistency_loss
 from protoseg.functional.random import uniform
 from protoseg.methods.base import Method, SharedOptions, StepCarry, Trained, checked_threshold, confident_share
 from protoseg.methods.lesson import Lesson
@@ -63,8 +63,7 @@ class CorrMatch(Method):
         out: SegOutput = self.student(clean, perturb=beside_dropped(torch.cat([labeled.seed, unlabeled.seed])))
         seen, weak, _, featured = out.split([*sizes, *sizes])
         known, related = self.correlation(seen), self.correlation(weak)
-        logits = self.aligned(weak.logits.detach())
-        own = pseudo_label(logits, unlabeled.valid)
+        logits, own = self.label(weak, unlabeled.valid)
         told = self.relabeled(own, related, unlabeled.seed)
         box = unlabeled.box[0]
         image, target = cutmix(unlabeled.strong[0], told, box)

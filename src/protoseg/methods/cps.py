@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.functional.random import fold
 from protoseg.methods.base import Method, SharedOptions, Trained, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson
@@ -47,13 +46,13 @@ class CrossPseudoSupervision(Method):
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
         with torch.no_grad():  # in training mode, as in the authors' code
-            own, other = (self._teach(network, unlabeled) for network in (self.student, self.peer))
+            own, other = (
+                self.label(part.network(unlabeled.weak), unlabeled.valid, prototypes=part.prototypes)[1]
+                for part in self.trained()
+            )
         first = self._follow(self.student, other, labeled, unlabeled, name="cross")
         first.peer = self._follow(self.peer, own, labeled, unlabeled, name="cross_peer")
         return first
-
-    def _teach(self, network: nn.Module, unlabeled: UnlabeledBatch) -> PseudoLabel:
-        return pseudo_label(self.aligned(network(unlabeled.weak).logits), unlabeled.valid)
 
     def _follow(
         self, network: nn.Module, pseudo: PseudoLabel, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, name: str

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Unpack
 
-from torch import Tensor, nn
+from torch import nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson
 from protoseg.types import LabeledBatch, SegOutput, UnlabeledBatch
@@ -46,8 +45,8 @@ class FixMatch(Method):
         self.threshold, self.labels_from = checked_threshold(threshold), labels_from
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
-        seen, logits = self._look(labeled, unlabeled)
-        pseudo = pseudo_label(self.aligned(logits), unlabeled.valid)
+        seen, weak = self._look(labeled, unlabeled)
+        _, pseudo = self.label(weak, unlabeled.valid)
         mixed, target = cutmix(unlabeled.strong[0], pseudo, unlabeled.box[0])
         if seen is None:
             seen, strong = together(self.student, labeled.image, mixed)
@@ -56,9 +55,9 @@ class FixMatch(Method):
         terms, taught = self.learn_views({"consistency": (strong, target)}, threshold=self.thresholds())
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(taught[0].confident, target.valid)})
 
-    def _look(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> tuple[SegOutput | None, Tensor]:
-        """The labels' logits, and the labelled crops' output where the student saw them on the way."""
+    def _look(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> tuple[SegOutput | None, SegOutput]:
+        """The labelled crops' output where the student saw them on the way, and that which the labels come from."""
         if self.labels_from == "ema":
-            return None, self.teacher(unlabeled.weak).logits
+            return None, self.teacher(unlabeled.weak)
         seen, weak = together(self.student, labeled.image, unlabeled.weak)
-        return seen, weak.logits.detach()
+        return seen, weak

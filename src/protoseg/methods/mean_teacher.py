@@ -11,7 +11,7 @@ from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
-from protoseg.functional.pseudo_label import pseudo_label, selected, squared_consistency_loss
+from protoseg.functional.pseudo_label import selected, squared_consistency_loss
 from protoseg.functional.schedules import sigmoid_rampup
 from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson, Taught
@@ -44,8 +44,7 @@ class MeanTeacher(Method):
         self.threshold, self.rampup_steps = checked_threshold(threshold), rampup_steps
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
-        logits = self.aligned(self.teacher(unlabeled.weak).logits)  # (B_u, C, H, W)
-        pseudo = pseudo_label(logits, unlabeled.valid)
+        logits, pseudo = self.label(self.teacher(unlabeled.weak), unlabeled.valid)
         image, probability, target = self.mix(unlabeled, logits.softmax(dim=1), pseudo)
         seen, view = together(self.student, labeled.image, image)
         ramp = sigmoid_rampup(step - self.warmup_steps, self.rampup_steps)

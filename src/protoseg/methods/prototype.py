@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Unpack
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, kept_consistency_loss, pseudo_label, selected
+from protoseg.functional.pseudo_label import consistency_loss, entropy_drop, kept_consistency_loss, selected
 from protoseg.methods.base import Method, SharedOptions, checked_percent, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.types import LabeledBatch, PseudoLabel, UnlabeledBatch
@@ -72,8 +72,7 @@ class PrototypeConsistency(Method):
         return Lesson(seen, {"consistency": self._consistency(strong.logits, target)}, [taught], pseudo, monitors)
 
     def _teach(self, unlabeled: UnlabeledBatch, step: int) -> PseudoLabel:
-        logits = self.aligned(self.teacher(unlabeled.weak).logits)  # (B_u, C, H, W)
-        pseudo = pseudo_label(logits, unlabeled.valid)
+        logits, pseudo = self.label(self.teacher(unlabeled.weak), unlabeled.valid)
         if self.selection == "entropy_drop":
             left = 1 - step / max(self.total_steps, 1)
             pseudo = entropy_drop(pseudo, logits, percent=self.drop_percent * max(0.0, left))

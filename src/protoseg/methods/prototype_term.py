@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protoseg.functional.points import read_features, read_pixels, sample_points
 from protoseg.functional.random import uniform
 from protoseg.methods.lesson import Lesson
 from protoseg.nn.prototype_head import PrototypeHead
-from protoseg.types import IGNORE_INDEX, LabeledBatch, LabeledPass, SegOutput, UnlabeledBatch
+from protoseg.types import IGNORE_INDEX, LabeledBatch, LabeledPass, PseudoLabel, SegOutput, UnlabeledBatch
+
+Labels = Literal["linear", "agree", "mean"]
+"""What the prototypes have to say in a teacher's labels; see `PrototypeTerm`."""
 
 
 class PrototypeCarry(NamedTuple):
@@ -82,6 +86,8 @@ class PrototypeTerm(nn.Module):
         shared_points: the same pixels for all images of a batch, as in the authors' code, instead of new ones for each.
         fit_start: start with k-means; False keeps what `head.assign` was given.
         fit_points: most pixels of a class that k-means starts from.
+        labels: what the prototypes have to say in a teacher's labels: nothing ("linear", as in the paper), a veto ("agree": a
+            pixel whose nearest prototype is of another class does not teach), or half of the probability ("mean").
     """
 
     def __init__(
@@ -93,12 +99,16 @@ class PrototypeTerm(nn.Module):
         shared_points: bool = False,
         fit_start: bool = True,
         fit_points: int = 4096,
+        labels: Labels = "linear",
     ) -> None:
         super().__init__()
         if grid < 1 or fit_points < 1:
             raise ValueError(f"grid and fit_points must be at least 1, got {grid} and {fit_points}")
         self.head, self.grid, self.fit_points = head, grid, fit_points
+        if labels not in ("linear", "agree", "mean"):
+            raise ValueError(f"labels is 'linear', 'agree' or 'mean', got {labels!r}")
         self.images, self.shared_points, self.fit_start = images, shared_points, fit_start
+        self.labels: Labels = labels
 
     def forward(
         self,
@@ -164,6 +174,39 @@ class PrototypeTerm(nn.Module):
         self.head.set_prior(torch.cat(labels))
         if self.fit_start:
             self.head.fit(*sample.taken(), seed=seed)
+
+    @torch.no_grad()
+    def advise(self, out: SegOutput, logits: Tensor) -> Tensor:
+        """What both predictors say together, for `labels` "mean"; the linear one alone while a class has no prototypes.
+
+        Args:
+            out: of the teacher.
+            logits: (B, C, H, W) of its linear predictor.
+
+        Returns:
+            (B, C, H, W) logits.
+        """
+        both = (logits.float().softmax(dim=1) + self._answer(out).softmax(dim=1)) / 2
+        return torch.where(self.head.ready.all(), both.clamp(min=1e-12).log(), logits.float())
+
+    @torch.no_grad()
+    def veto(self, out: SegOutput, pseudo: PseudoLabel) -> PseudoLabel:
+        """Leave out the pixels whose nearest prototype is of another class, for `labels` "agree".
+
+        Args:
+            out: of the teacher.
+            pseudo: what its linear predictor says.
+
+        Returns:
+            PseudoLabel whose `label` is IGNORE_INDEX there. Without prototypes there is no veto.
+        """
+        agreed = (self._answer(out).argmax(dim=1) == pseudo.label) | ~self.head.ready.all()
+        return pseudo._replace(label=torch.where(agreed, pseudo.label, IGNORE_INDEX))
+
+    def _answer(self, out: SegOutput) -> Tensor:
+        """(B, C, H, W) logits of the prototypes, up-sampled as the network's own are."""
+        logits = F.interpolate(self.head(out.features), out.covers, mode="bilinear", align_corners=out.align_corners)
+        return logits[..., : out.logits.shape[-2], : out.logits.shape[-1]]
 
     def update(self, carries: Sequence[PrototypeCarry]) -> None:
         """Move the prototypes by all points since the last optimizer step."""

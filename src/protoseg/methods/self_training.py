@@ -10,7 +10,6 @@ from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
-from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson
 from protoseg.nn.teacher import Teacher
@@ -47,7 +46,7 @@ class SelfTraining(Method):
         self.labeler.network.load_state_dict(state)
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
-        pseudo = pseudo_label(self.aligned(self.labeler(unlabeled.weak).logits), unlabeled.valid)
+        _, pseudo = self.label(self.labeler(unlabeled.weak), unlabeled.valid)
         seen, strong = together(self.student, labeled.image, unlabeled.strong[0])
         terms, taught = self.learn_views({"self_training": (strong, pseudo)}, threshold=self.thresholds())
         return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(taught[0].confident, pseudo.valid)})

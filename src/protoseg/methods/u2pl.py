@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
 from protoseg.functional.points import read_features, read_pixels, sample_points
-from protoseg.functional.pseudo_label import entropy_drop, kept_consistency_loss, pseudo_label, selected
+from protoseg.functional.pseudo_label import entropy_drop, kept_consistency_loss, selected
 from protoseg.functional.random import uniform
 from protoseg.methods.base import (
     Method,
@@ -76,10 +76,11 @@ class U2PL(Method):
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
         known, weak = self.teacher(torch.cat([labeled.image, unlabeled.weak])).split([len(labeled.image), len(unlabeled.weak)])
-        weak = weak._replace(logits=self.aligned(weak.logits))
+        logits, pseudo = self.label(weak, unlabeled.valid)
+        weak = weak._replace(logits=logits)
         truth = told_by_mask(known.logits, labeled.mask)
         left = max(0.0, 1 - step / max(self.total_steps, 1))
-        pseudo = entropy_drop(pseudo_label(weak.logits, unlabeled.valid), weak.logits, percent=self.drop_percent * left)
+        pseudo = entropy_drop(pseudo, logits, percent=self.drop_percent * left)
         mixed, target = cutmix(unlabeled.strong[0], pseudo, unlabeled.box[0])
         seen, strong = together(self.student, labeled.image, mixed)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import pseudo_label, selected
+from protoseg.functional.pseudo_label import selected
 from protoseg.functional.random import uniform
 from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share, together
 from protoseg.methods.lesson import Lesson
@@ -47,7 +47,7 @@ class UniMatch(Method):
         seeds = torch.cat([labeled.seed, unlabeled.seed])
         out: SegOutput = self.student(clean, perturb=beside_dropped(seeds))  # decoded together: 2 (B_l + B_u)
         seen, weak, _, featured = out.split([*sizes, *sizes])
-        pseudo = pseudo_label(self.aligned(weak.logits.detach()), unlabeled.valid)
+        _, pseudo = self.label(weak, unlabeled.valid)
         mixed = [cutmix(strong, pseudo, box) for strong, box in zip(unlabeled.strong, unlabeled.box, strict=True)]
         views = [*together(self.student, *(image for image, _ in mixed)), featured]
         targets = [*(target for _, target in mixed), pseudo]

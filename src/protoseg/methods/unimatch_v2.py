@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import cutmix
-from protoseg.functional.pseudo_label import pseudo_label, selected
+from protoseg.functional.pseudo_label import selected
 from protoseg.functional.random import uniform
 from protoseg.methods.base import Method, SharedOptions, checked_threshold, confident_share
 from protoseg.methods.lesson import Lesson
@@ -40,7 +40,7 @@ class UniMatchV2(Method):
         self.threshold = checked_threshold(threshold)
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
-        pseudo = pseudo_label(self.aligned(self.teacher(unlabeled.weak).logits), unlabeled.valid)
+        _, pseudo = self.label(self.teacher(unlabeled.weak), unlabeled.valid)
         mixed = [cutmix(strong, pseudo, box) for strong, box in zip(unlabeled.strong, unlabeled.box, strict=True)]
         images = torch.cat([labeled.image, *(image for image, _ in mixed)])  # one pass: BatchNorm sees all
         out: SegOutput = self.student(images, perturb=complementary_dropout(len(labeled.image), unlabeled.seed))
