@@ -112,6 +112,11 @@ def read_lines(path: Path) -> list[str]:
         raise ValueError(f"{path} is not a text file in UTF-8; save it in that encoding") from error
 
 
+def listed_path(text: str) -> str:
+    """A path in a list as it is compared: some come from Windows or from `find .`, some published ones begin with a slash."""
+    return composed(text).replace("\\", "/").removeprefix("./").lstrip("/")
+
+
 def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int, int]]) -> None:
     """Write an index mask as a palette PNG: the numbers are the classes, the colours are for the eye.
 
