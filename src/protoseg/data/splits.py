@@ -211,7 +211,8 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         if not key:
             continue
         found: list[Sample] = []
-        text = name = listed_path(key)
+        # A name as it is, blanks and backslashes included, before a path as people write it.
+        text = name = exact if (exact := composed(line)) in whole else listed_path(key)
         # A whole path is meant even where it is another one's stem.
         while name and not (found := whole.get(name) or short.get(name, [])):
             # The lists of the benchmarks give `image mask` pairs. A name may hold blanks itself.
