@@ -184,6 +184,12 @@ def other_size(data: Path) -> Path:
     return write_index(data / "masks/img_02.png", np.zeros((48, 40), dtype=np.uint8))
 
 
+def colors_under_a_list_of_names(data: Path) -> Path:
+    (data / "classes.txt").write_text("ground\nsquare\ndisc\n")
+    colors_beside_numbers(data)
+    return Path("the masks hold colours and the class list none: write them into it (`ground R G B` and so on)")
+
+
 def masks_that_count_from_one(data: Path) -> Path:
     (data / "classes.txt").write_text("ground\nsquare\ndisc\n")
     for mask in (data / "masks").rglob("*.png"):
@@ -287,6 +293,7 @@ SPOIL = [
     color_outside_the_class_list,
     transparent_mask,
     other_size,
+    colors_under_a_list_of_names,
     masks_that_count_from_one,
     outside_the_class_list,
     outside_the_labeled_values,

@@ -154,6 +154,24 @@ def mask_without_image(data: Path) -> Path:
     return write_index(data / "masks/img_99.png", read_mask(data / "masks/img_00.png"))
 
 
+def one_class_alone(data: Path) -> Path:
+    for path in (data / "masks").glob("*.png"):
+        write_index(path, np.zeros((64, 72), dtype=np.uint8))
+    return Path()
+
+
+def nothing_but_ignored(data: Path) -> Path:
+    (data / "classes.txt").unlink()
+    for path in (data / "masks").rglob("*.png"):
+        write_index(path, np.full((64, 72), 255, dtype=np.uint8))
+    return Path()
+
+
+def image_to_score_on_without_mask(data: Path) -> Path:
+    (data / "masks/test/test_01.png").unlink()
+    return data / "images/test/test_01.png"
+
+
 def mirrored(data: Path) -> Path:
     exif = Image.Exif()
     exif[0x0112] = 2
@@ -175,6 +193,9 @@ CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (truncated_mask, "error", "cannot be used"),
     (other_size, "error", "not of their images' size"),
     (unknown_value, "error", "no class (77)"),
+    (one_class_alone, "error", "hold one class only, the value 0"),
+    (nothing_but_ignored, "error", "are ignored (255) everywhere; label some pixels"),
+    (image_to_score_on_without_mask, "note", "1 evaluation images have no mask"),
     (unreadable_unlabeled, "warning", "unlabelled images cannot be read"),
     (leak, "warning", "1 of 3 evaluation images look nearly the same"),
     (twice_labeled, "note", "1 pairs of labelled images are the same picture"),
@@ -251,6 +272,18 @@ def test_every_mask_is_listed_with_value_and_pixels(data: Path) -> None:
         write_index(path, mask)
     (found,) = [f for f in examine(data, status=1) if "no class" in f["title"]]
     assert found["details"] == [f"{paths[0]}: 77 in 72 pixels", f"{paths[1]}: 78 in 72 pixels"]
+
+
+@pytest.mark.parametrize("with_colors", [False, True])
+def test_colors_under_a_list_of_names(data: Path, with_colors: bool) -> None:
+    for path in (data / "masks").rglob("*.png"):
+        write_image(path, np.array([[0, 0, 0], [200, 30, 0], [0, 0, 255]], dtype=np.uint8)[read_mask(path)])
+    (data / "classes.txt").write_text(
+        "ground #000000\nsquare #c81e00\ndisc #0000ff\n" if with_colors else "ground\nsquare\ndisc\n"
+    )
+    found = [f["advice"] for f in examine(data, status=0 if with_colors else 1) if "no class" in f["title"]]
+    hint = "the masks hold colours and the class list none: write them into it (`ground R G B` and so on)"
+    assert found == ([] if with_colors else [hint])
 
 
 @pytest.mark.parametrize(("shift", "is_said"), [(1, True), (2, False)])

@@ -27,7 +27,7 @@ from protoseg.config import (
     default_crop,
 )
 from protoseg.data.check import channel_statistics, class_table
-from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, ignored_shares, left_out
+from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, ignored_shares, left_out, unscored
 from protoseg.data.facts import Facts, Part, examine
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
@@ -77,7 +77,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     scored = [fact for fact in facts if fact.role == "evaluation" and fact.is_readable]
     findings, classes = _classes(config, index, labeled, scored)
     crop = config.crop or (default_crop(fact.size for fact in labeled) if labeled else None)
-    findings += left_out(index)
+    findings += [*left_out(index), *unscored(index)]
     findings += diagnose(facts, classes, crop=crop)
     if classes is not None and crop is not None and not any(finding.severity == "error" for finding in findings):
         kind = labeled[0].kind or PHOTOGRAPH

@@ -55,6 +55,12 @@ class TestLabelMe:
         assert (mask == "cat").sum() == 60
         assert mask[0, 0] == "background"
 
+    def test_blanks_around_a_label_are_no_other_class(self, root: Path) -> None:
+        shapes = (("cat", [[0, 0], [9, 9]]), ("cat ", [[20, 10], [29, 19]]))
+        mask = labelme(root, *({"label": name, "points": points, "shape_type": "rectangle"} for name, points in shapes))
+        assert (mask[:9, :9] == "cat").all()
+        assert (mask[10:19, 20:29] == "cat").all()
+
     def test_circle(self, root: Path) -> None:
         mask = labelme(root, {"label": "cat", "points": [[10, 10], [10, 15]], "shape_type": "circle"})
         assert abs((mask == "cat").sum() - np.pi * 25) < 4

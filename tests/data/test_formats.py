@@ -107,6 +107,18 @@ def test_evaluation_lists_of_voc_by_other_names(tmp_path: Path, title: str, spli
     assert (names(index, "train"), names(index, split)) == (["0"], ["1"])
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("line", ["{}", "{} 1", "/JPEGImages/{}.jpg /SegmentationClass/{}.png", "JPEGImages\\{}.jpg"])
+def test_lines_of_a_list_of_voc(tmp_path: Path, line: str, form: str) -> None:
+    write_image(tmp_path / "JPEGImages/Größe.jpg", draw_shapes(_rng())[0])
+    write_image(tmp_path / "JPEGImages/other.jpg", draw_shapes(_rng())[0])
+    write_index(tmp_path / f"SegmentationClass/{unicodedata.normalize(form, 'Größe')}.png", draw_shapes(_rng())[1])
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_bytes(line.replace("{}", "Größe").encode() + b"\r\n")
+    index = open_dataset(tmp_path)
+    assert names(index, "train", masked=True) == names(index, "train") == ["Größe"]
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [("valid/a", "val"), ("x/Validation/a", "val"), ("testing/a", "test"), ("validated/a", "train"), ("test", "train")],

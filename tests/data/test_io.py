@@ -74,6 +74,15 @@ def test_what_stands_in_the_place_of_an_image(tmp_path: Path, read, suffix: str,
         read(path)
 
 
+@pytest.mark.parametrize("name", ["a\nb.png", "a\u2028b.png"])
+def test_a_name_with_a_line_break_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"the name 'a.*b\.png' in the folder .* holds a line break, as no list can; rename it"
+    ):
+        walk(tmp_path)
+
+
 def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x.png").write_bytes(b"")

@@ -29,6 +29,12 @@ def test_the_image_that_a_mask_is_meant_for(mask: str, images: list[str], image:
     assert meant_by(mask, images) == image
 
 
+def test_a_folder_around_a_zip_file(tmp_path: Path) -> None:
+    (tmp_path / "task.zip").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=rf"if {tmp_path}/task\.zip is the data set, give it itself"):
+        open_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("part", ["images", "masks"])
 def test_a_part_of_a_data_set(tmp_path: Path, part: str) -> None:
     make_folder(tmp_path / "data")

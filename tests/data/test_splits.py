@@ -154,6 +154,11 @@ class TestLabels:
     def test_windows_line_ends_and_a_byte_order_mark(self, listed) -> None:  # type: ignore[no-untyped-def]
         assert names(make_partition(TEN, labels=listed("\ufeffa1", "a2", "", end="\r\n")).labeled) == ["a1", "a2"]
 
+    @pytest.mark.parametrize("name", ["x y 1", " x", "x ", "x\\y", "./x", "# x", "-1", "x.jpg", "\u2028x".strip()])
+    def test_what_is_drawn_can_be_read_again(self, listed, name: str) -> None:  # type: ignore[no-untyped-def]
+        """Whatever an image is called."""
+        assert names(make_partition(index_of(sample(name), sample("y")), labels=listed(name)).labeled) == [name]
+
     @pytest.mark.parametrize(
         ("line", "message"),
         [

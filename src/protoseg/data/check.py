@@ -16,8 +16,8 @@ from protoseg.data.facts import Facts, class_pixels, facts_of
 from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, read_image, read_picture
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, nearly_binary, table_from_values
 from protoseg.data.io import UnreadableImageError
-from protoseg.data.masks import COLOR, MaskArray, MaskFile, PaletteMask, count_values, describe, pack, read_with_palette
-from protoseg.data.palettes import check_palettes
+from protoseg.data.masks import COLOR, MaskArray, MaskFile, PaletteMask, count_values, describe, pack, read_with_palette, unpack
+from protoseg.data.palettes import check_palettes, lists_colors
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
 
@@ -128,16 +128,17 @@ def check_labels(
     classes, notes = class_table(given, facts)
     classes = rules.apply(classes)
     for fact in facts:
-        _check_values(fact, classes, counts_from_one(facts, classes))
+        _check_values(fact, classes, other_rule(facts, classes))
     if doubt := binary_doubt(facts, classes):
         notes += (doubt,)
     pixels = class_pixels(facts, classes)
-    _check_several(pixels, classes, partition.labeled)
+    if few := too_few_classes(pixels, classes, partition.labeled):
+        raise ValueError(few)
     sizes = Counter(fact.size for fact in facts)
     evaluation = list[Facts]()
     for sample in track(partition.evaluation):
         evaluation.append(facts_of(sample, "evaluation", *_read_pair(sample, kind)))
-        _check_values(evaluation[-1], classes, counts_from_one(facts, classes))
+        _check_values(evaluation[-1], classes, other_rule(facts, classes))
     notes = index.notes + partition.notes + notes + check_palettes(facts + evaluation, given)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
@@ -314,23 +315,39 @@ def _say_colors(inferred: ClassTable, samples: Sequence[Sample], counts: Sequenc
     return (f"classes are the colours found in the labelled masks; to {how}",)
 
 
-def _check_several(pixels: NDArray[np.int64], classes: ClassTable, labeled: Sequence[Sample]) -> None:
+def too_few_classes(pixels: NDArray[np.int64], classes: ClassTable, labeled: Sequence[Sample]) -> str:
+    """What to say where the labelled masks show less than two classes; empty where they show more.
+
+    Args:
+        pixels: (C,) of each class.
+        classes: of the masks.
+        labeled: all labelled images.
+    """
     seen = np.flatnonzero(pixels)
     if len(seen) >= 2:
-        return
+        return ""
     which = f"the {len(labeled)} labelled masks (the first is {labeled[0].mask})"
     if not len(seen):
-        raise ValueError(f"{which} are ignored (255) everywhere; label some pixels of at least two classes")
+        return f"{which} are ignored (255) everywhere; label some pixels of at least two classes"
     value = describe(classes.values[seen[0]][0])
-    raise ValueError(f"{which} hold one class only, the value {value}; label at least two classes")
+    return f"{which} hold one class only, the value {value}; label at least two classes"
 
 
-def counts_from_one(facts: Sequence[Facts], classes: ClassTable) -> str:
-    """What to say where a class list means 0, 1, ... and the masks hold 1, 2, ... instead; empty where that is not so."""
+def other_rule(facts: Sequence[Facts], classes: ClassTable) -> str:
+    """What to say where the class list means 0, 1, ... and the masks hold 1, 2, ... or colours; empty where that is not so."""
+    if any(_is_color(value) for fact in facts for value in fact.values) and not lists_colors(classes):
+        return f"the masks hold colours and the class list none: write them into it (`{classes.names[0]} R G B` and so on)"
     found, last = {value for fact in facts for value in fact.values} - set(classes.ignored), len(classes)
-    if classes.written != tuple(range(last)) or last not in found or not found <= set(range(1, last + 1)):
+    first = tuple(values[0] for values in classes.values)
+    if first != tuple(range(last)) or last not in found or not found <= set(range(1, last + 1)):
         return ""
     return f"the masks count from 1 and the class list from 0: write the numbers into it (`1 {classes.names[0]}` and so on)"
+
+
+def _is_color(value: int) -> bool:
+    """Whether a mask value is a colour that is no grey: grey ones may be numbers."""
+    color = unpack(value)
+    return color is not None and len(set(color)) > 1
 
 
 def _check_values(fact: Facts, classes: ClassTable, hint: str) -> None:

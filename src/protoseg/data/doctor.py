@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from protoseg.data.check import binary_doubt, counts_from_one, stray_values
+from protoseg.data.check import binary_doubt, other_rule, stray_values, too_few_classes
 from protoseg.data.duplicates import Look, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.images import PHOTOGRAPH
@@ -71,7 +71,13 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
         *_colors(facts),
     ]
     if classes is not None:
-        found += [*_values(facts, classes), *_rare(facts, classes), *_ignored(facts, classes), *_table(facts, classes)]
+        found += [
+            *_values(facts, classes),
+            *_few(facts, classes),
+            *_rare(facts, classes),
+            *_ignored(facts, classes),
+            *_table(facts, classes),
+        ]
     if crop is not None:
         found += _crop(facts, crop)
     return gravest_first(found)
@@ -82,6 +88,21 @@ def left_out(index: DataIndex) -> list[Finding]:
     return [
         Finding("warning", f"{len(o.files)} {o.what}, e.g. {o.files[0]}", o.advice, tuple(map(str, o.files)))
         for o in index.left_out
+    ]
+
+
+def unscored(index: DataIndex) -> list[Finding]:
+    """Evaluation images without masks."""
+    bare = [sample for sample in index.samples if sample.split != "train" and sample.mask is None]
+    if not bare:
+        return []
+    return [
+        Finding(
+            "note",
+            f"{len(bare)} evaluation images have no mask, so that they are neither scored nor trained on, e.g. {bare[0].image}",
+            "give them masks, or keep some labelled images back with --holdout 1/5",
+            tuple(str(sample.image) for sample in bare),
+        )
     ]
 
 
@@ -280,16 +301,23 @@ def _values(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
         fact, value = wrong[0]
         files = tuple(dict.fromkeys(str(f.sample.mask) for f, _ in wrong))
         values = ", ".join(describe(v) for v in sorted({v for _, v in wrong})[:8])
-        shifted = counts_from_one([fact for fact in facts if fact.role == "labeled"], classes)
+        rule = other_rule([fact for fact in facts if fact.role == "labeled"], classes)
         yield Finding(
             "error",
             f"{len(files)} masks hold values that are no class ({values}), the first {fact.sample.mask}: {describe(value)} in "
             f"{fact.values[value]} pixels",
-            shifted
+            rule
             or "correct the masks, list every class in classes.txt, or declare the values by --classes.names and --classes.ids",
             files,
             tuple(f"{f.sample.mask}: {describe(v)} in {f.values[v]} pixels" for f, v in wrong),
         )
+
+
+def _few(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    labeled = [fact for fact in facts if fact.role == "labeled" and fact.values]
+    few = too_few_classes(class_pixels(labeled, classes), classes, [fact.sample for fact in labeled]) if labeled else ""
+    if few:
+        yield Finding("error", few, "look whether the masks hold what they should", _masks(labeled))
 
 
 def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:

@@ -42,7 +42,7 @@ def walk(root: Path) -> list[Path]:
     """All files below a folder, sorted; linked folders included, each folder once, hidden files and folders left out.
 
     Raises:
-        ValueError: a name that is no UTF-8, which no list or result could hold.
+        ValueError: a name that is no UTF-8 or holds a line break, so that no list or result could hold it.
     """
     paths, seen = list[Path](), set[str]()
     for folder, below, files in os.walk(root, followlinks=True):
@@ -62,7 +62,7 @@ def check_names(paths: Iterable[Path]) -> None:
     """Stop at the first path that could stand in no list or result.
 
     Raises:
-        ValueError: a name that is no UTF-8.
+        ValueError: a name that is no UTF-8 or holds a line break.
     """
     for path in paths:
         broken = next((i for i, part in enumerate(path.parts) if not _is_text(part)), None)
@@ -71,6 +71,10 @@ def check_names(paths: Iterable[Path]) -> None:
             raise ValueError(
                 f"the name '{stored}' in the folder {folder} is not UTF-8; rename it (if it is Latin-1, this renames all such: "
                 f"convmv -r -f latin1 -t utf8 --notest '{folder}')"
+            )
+        if len(str(path).splitlines()) > 1:
+            raise ValueError(
+                f"the name {path.name!r} in the folder {path.parent} holds a line break, as no list can; rename it"
             )
 
 
@@ -110,6 +114,11 @@ def read_lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8; save it in that encoding") from error
+
+
+def listed_path(text: str) -> str:
+    """A path in a list as it is compared: some come from Windows or from `find .`, some published ones begin with a slash."""
+    return composed(text).replace("\\", "/").removeprefix("./").lstrip("/")
 
 
 def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int, int]]) -> None:

@@ -22,6 +22,8 @@ def no_masks_folder(root: Path) -> str:
 def no_images_folder(root: Path) -> str:
     """The message for a folder of no known layout."""
     others = [name for name in _folders_of_pictures(root) if name != "masks/"]
+    if not others and (packed := next(iter(sorted(root.glob("*.zip"))), None)):
+        return f"{root} has no images/ folder; if {packed} is the data set, give it itself"
     which = f"if {' or '.join(others)} holds the images, rename it to images/" if others else "put the images there"
     said = f"{root} has no images/ folder; {which}; masks of equal names belong into {root}/masks"
     return f"{said}; {foreign}" if (foreign := foreign_annotation(root)) else said

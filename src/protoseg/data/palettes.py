@@ -40,7 +40,7 @@ def check_palettes(facts: Sequence[Facts], given: ClassTable | None) -> tuple[st
     """
     # A palette that does not tell its numbers apart says nothing.
     telling = [fact for fact in facts if len(set(fact.shown.values())) == len(fact.shown)]
-    if given is not None and _lists_colors(given):
+    if given is not None and lists_colors(given):
         for fact in telling:
             _check_colors(fact, given)
     clash = _clash(telling)
@@ -54,7 +54,7 @@ def check_palettes(facts: Sequence[Facts], given: ClassTable | None) -> tuple[st
     return (f"{what}, so look whether both masks mean the same by it",)
 
 
-def _lists_colors(given: ClassTable) -> bool:
+def lists_colors(given: ClassTable) -> bool:
     """Whether a table says how its classes look in masks. The grey of a number is only that number, saved as RGB."""
     greys = [{pack((number,) * 3) for number in values if number < 256} for values in given.values]
     return any(

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from protoseg.data.index import EXTRA, DataIndex, Sample, Split
-from protoseg.data.io import composed, read_lines
+from protoseg.data.io import composed, listed_path, read_lines
 from protoseg.functional.random import generator
 
 _FLAGS = frozenset({"-1", "0", "1"})  # behind the names in VOC's lists of one class: absent, difficult, present
@@ -211,7 +211,8 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         if not key:
             continue
         found: list[Sample] = []
-        text = name = _path(key)
+        # A name as it is, blanks and backslashes included, before a path as people write it.
+        text = name = exact if (exact := composed(line)) in whole else listed_path(key)
         # A whole path is meant even where it is another one's stem.
         while name and not (found := whole.get(name) or short.get(name, [])):
             # The lists of the benchmarks give `image mask` pairs. A name may hold blanks itself.
@@ -258,7 +259,7 @@ def _names_another_mask(second: str, image: Sample, index: DataIndex, where: str
     if not second or second in _FLAGS:
         return False
     own = composed(str(image.mask))
-    if f"/{own}".endswith(f"/{_path(second)}"):
+    if f"/{own}".endswith(f"/{listed_path(second)}"):
         return False
     if not Path(second).suffix:
         raise ValueError(
@@ -272,11 +273,6 @@ def _names_another_mask(second: str, image: Sample, index: DataIndex, where: str
             "put the other masks in its place"
         )
     return True
-
-
-def _path(text: str) -> str:
-    """A path in a list as it is compared: some come from Windows or from `find .`, some published ones begin with a slash."""
-    return composed(text).replace("\\", "/").removeprefix("./").lstrip("/")
 
 
 def _short_names(sample: Sample) -> tuple[str, ...]:

@@ -100,9 +100,10 @@ def open_dataset(
 def _lacking(index: DataIndex, needs: str) -> str:
     """What to do about a data set without a labelled training image."""
     if kept := sum(sample.mask is not None for sample in index.samples):
+        where = " (ImageSets/Segmentation/train.txt)" if index.format == "voc" else ""
         return (
-            f"all {kept} images with masks are for evaluation (val or test): add a list or a folder of training images "
-            "(VOC: ImageSets/Segmentation/train.txt)"
+            f"all {kept} images with masks are for evaluation (val or test): add a list, a folder or an annotation file of "
+            f"training images{where}"
         )
     return f"it needs {needs}"
 

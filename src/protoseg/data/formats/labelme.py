@@ -101,7 +101,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 def _label(shape: Any, where: str) -> str | None:
     """The class of a shape, None for what is ignored."""
-    label = field(shape, "label", str, where)
+    label = field(shape, "label", str, where).strip()  # typed by hand
     return _ALIASES.get(label, label)
 
 

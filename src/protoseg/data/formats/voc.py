@@ -14,7 +14,7 @@ from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, named_split
-from protoseg.data.io import IMAGE_SUFFIXES, read_lines
+from protoseg.data.io import IMAGE_SUFFIXES, composed, listed_path, read_lines
 from protoseg.data.masks import Color, MaskFile, pack
 
 NEEDS = "JPEGImages/ and SegmentationClass/"
@@ -74,11 +74,11 @@ def read_samples(root: Path) -> list[Sample]:
 def _by_id(folder: Path) -> dict[str, Path]:
     """Files by their path below a folder, without suffix."""
     files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+    return {composed(path.relative_to(folder).with_suffix("").as_posix()): path for path in files}
 
 
 def _ids(path: Path, images: Container[str]) -> list[str]:
     """Image ids of a list: each line, or its first word (`name flag`, `JPEGImages/name.jpg SegmentationClass/name.png`)."""
-    lines = [line.strip() for line in read_lines(path) if line.strip()]
+    lines = [listed_path(line.strip()) for line in read_lines(path) if line.strip()]
     words = [line if line in images else line.split()[0] for line in lines]
-    return [w if w in images else w.lstrip("/").removeprefix("JPEGImages/").removesuffix(".jpg") for w in words]
+    return [w if w in images else w.removeprefix("JPEGImages/").removesuffix(".jpg") for w in words]
