@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from grid import machine
+from protoseg.bench.store import machine
 
 _SIZE = (500, 375)
 _CELLS = (10, 8)  # of a mask, which is made of smooth areas

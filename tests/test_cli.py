@@ -83,6 +83,8 @@ class TestHelp:
                 assert f"--{field.name.replace('_', '-')} " in text
         assert "DATA" in text
         assert "--trainer." in text
+        for setting, value in (("prototypes.weight", 0.2), ("consistency.threshold", 0.9), ("views.cutmix_per", "image")):
+            assert re.search(rf"--{setting} .*\[{value}\]", text), "the default recipe's value"
         described = [line.split(None, 1) for line in text.splitlines() if line.startswith("  --")]
         assert all(len(parts) == 2 and not parts[1].startswith("[") for parts in described), "a setting has no description"
 

@@ -207,8 +207,14 @@ def _flags() -> set[str]:
 
 
 def train_help() -> str:
-    """All settings with their defaults, one a line or two that are described together. The text comes from their docstrings."""
-    lines = ["usage: protoseg train DATA [--setting VALUE ...]    A flag takes no value; --no-NAME switches it off."]
+    """All settings with their defaults, one a line or two that are described together. The text comes from their docstrings.
+
+    The defaults are what `protoseg train DATA` does: those of the recipe that it takes where none is named.
+    """
+    recipe = read_recipe(TrainConfig.recipe)
+    lines = [
+        f"usage: protoseg train DATA [--setting VALUE ...]   --no-NAME for a flag   [default, of --recipe {TrainConfig.recipe}]"
+    ]
     lines.append(_line(DRY_RUN, "build the network, read the data, take two small steps, write nothing"))
     for prefix, section in _sections():
         texts = _attribute_docs(section)
@@ -224,7 +230,8 @@ def train_help() -> str:
                 continue
             options = " ".join(f"--{prefix}{name}" if prefix else f"--{name.replace('_', '-')}" for name in shown)
             text = texts.get(names, "handed to the Lightning Trainer: --trainer.devices 2")
-            default = getattr(section, shown[0])
+            chosen = recipe.get(prefix[:-1], {}) if prefix else recipe
+            default = chosen.get(shown[0], getattr(section, shown[0]))
             lines.append(_line(options, text + ("" if default in (None, [], {}) else f" [{default}]")))
     return "\n".join(lines) + "\n"
 

@@ -158,10 +158,9 @@ class OptimizerConfig:
 
     Attributes:
         name: adamw or sgd
-        lr: learning rate of the encoder; default by batch
+        lr, baseline_lr: of the encoder, default by batch; of the labels-only run, default the same
         head_factor: the rest of the network learns this much faster
         layer_decay: each block of a ViT learns at this share of the next one's rate, 1 = off
-        baseline_lr: learning rate of the labels-only run; default lr
         weight_decay: weight decay
         momentum: of SGD
         power: of the poly schedule
@@ -207,8 +206,7 @@ class InferenceConfig:
     """Scoring and predicting.
 
     Attributes:
-        window: side of a sliding window; default the whole image at once
-        stride: between windows; default 2/3 of the window
+        window, stride: side of a sliding window, default the whole image; its step, default 2/3 of it
         scales: predictions at these sizes are averaged
         flip: average with the mirrored image
     """
