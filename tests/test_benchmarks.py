@@ -148,7 +148,7 @@ def test_the_doctor_is_timed_on_photographs(tmp_path: Path, capsys: pytest.Captu
     doctor.main(["--images", "8", "--labeled", "4", "--test", "2", "--repeats", "1"])
     row = capsys.readouterr().out.splitlines()[-1].split(" | ")
     assert row[:2] == ["| 8", "6"]
-    assert float(row[3]) > 0
+    assert min(float(row[3]), float(row[6])) > 0
     assert row[4].endswith("in 1 runs")
 
     doctor.write_images(tmp_path, 8, labeled=4, test=2)

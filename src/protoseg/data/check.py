@@ -127,8 +127,9 @@ def check_labels(
     given = rules.table_of(index)
     classes, notes = class_table(given, facts)
     classes = rules.apply(classes)
+    hint = other_rule(facts, classes)
     for fact in facts:
-        _check_values(fact, classes, other_rule(facts, classes))
+        _check_values(fact, classes, hint)
     if doubt := binary_doubt(facts, classes):
         notes += (doubt,)
     pixels = class_pixels(facts, classes)
@@ -138,7 +139,7 @@ def check_labels(
     evaluation = list[Facts]()
     for sample in track(partition.evaluation):
         evaluation.append(facts_of(sample, "evaluation", *_read_pair(sample, kind)))
-        _check_values(evaluation[-1], classes, other_rule(facts, classes))
+        _check_values(evaluation[-1], classes, hint)
     notes = index.notes + partition.notes + notes + check_palettes(facts + evaluation, given)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
@@ -335,9 +336,9 @@ def too_few_classes(pixels: NDArray[np.int64], classes: ClassTable, labeled: Seq
 
 def other_rule(facts: Sequence[Facts], classes: ClassTable) -> str:
     """What to say where the class list means 0, 1, ... and the masks hold 1, 2, ... or colours; empty where that is not so."""
-    if any(_is_color(value) for fact in facts for value in fact.values) and not lists_colors(classes):
-        return f"the masks hold colours and the class list none: write them into it (`{classes.names[0]} R G B` and so on)"
     found, last = {value for fact in facts for value in fact.values} - set(classes.ignored), len(classes)
+    if last and any(map(_is_color, found)) and not lists_colors(classes):
+        return f"the masks hold colours and the class list none: write them into it (`{classes.names[0]} R G B` and so on)"
     first = tuple(values[0] for values in classes.values)
     if first != tuple(range(last)) or last not in found or not found <= set(range(1, last + 1)):
         return ""
