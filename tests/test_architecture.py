@@ -23,17 +23,31 @@ MAY_IMPORT = {
     "methods": ("types", "functional", "nn", "methods"),
     "data": ("types", "functional", "data"),
     "engine": ("types", "functional", "data", "engine", "methods.base"),
+    "report": ("data", "engine", "report"),
     "settings": (),
     "config": ("settings", "types", "functional", "nn", "methods", "data", "engine"),
     "summary": ("settings", "types", "data", "engine", "config"),
-    "trained": ("settings", "types", "nn", "data", "engine", "config", "summary"),
-    "stage": ("settings", "types", "methods", "data", "engine", "config", "trained"),
+    "trained": ("settings", "types", "nn", "data", "engine", "report", "config", "summary"),
+    "rescore": ("data", "engine", "report", "trained"),
+    "stage": ("settings", "types", "methods", "data", "engine", "report", "config", "trained"),
     "self_training": ("settings", "methods", "data", "engine", "config", "trained", "stage"),
-    "run": ("settings", "methods", "data", "engine", "config", "summary", "trained", "stage", "self_training"),
+    "run": ("settings", "methods", "data", "engine", "report", "config", "summary", "trained", "stage", "self_training"),
     "doctor": ("settings", "types", "functional", "data", "config"),
     "split": ("settings", "types", "data", "trained"),
     "arguments": ("settings", "config"),
-    "cli": ("arguments", "settings", "config", "run", "trained", "split", "doctor", "data", "engine.collapse"),
+    "cli": (
+        "arguments",
+        "settings",
+        "config",
+        "run",
+        "trained",
+        "rescore",
+        "report",
+        "split",
+        "doctor",
+        "data",
+        "engine.collapse",
+    ),
     "__init__": ("settings", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""
@@ -45,6 +59,7 @@ ONLY_IN = {
     "timm": ("nn.segmenter", "nn.vit"),
     "sklearn": ("data.demo",),
     "jsonargparse": ("arguments",),
+    "jinja2": ("report",),
 }
 """Library -> the only places that may import it."""
 

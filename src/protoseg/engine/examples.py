@@ -72,7 +72,7 @@ def write_examples(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     scores = {name: tally.image_scores for name, tally in tallies.items()}
-    rows = []
+    rows = list[dict[str, Any]]()
     for chosen in choose(scores[list(scores)[-1]]):
         sample = samples[chosen.image]
         image, truth = read_labeled(sample, classes, normalization)
@@ -90,7 +90,7 @@ def write_examples(
             )
             score = float(scores[name][chosen.image]) if name in scores else None
             layers.append({"name": name, "picture": picture, "score": score, "shares": _shares(label, classes)})
-        row: dict[str, Any] = {"name": sample.name, "rank": chosen.rank, "size": size, "image": f"{stem}-image.jpg"}
+        row = {"name": sample.name, "rank": chosen.rank, "size": size, "image": f"{stem}-image.jpg"}
         rows.append(row | {"layers": layers})
     (folder / "examples.json").write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -82,7 +82,8 @@ class Tally:
         union = pixels.truth + pixels.predicted - pixels.hit
         there = pixels.truth > 0
         part = np.divide(pixels.hit, union, out=np.zeros(union.shape), where=there)
-        return np.divide(part.sum(1), there.sum(1), out=np.full(len(part), np.nan), where=there.any(1))
+        mean: NDArray[np.float64] = np.divide(part.sum(1), there.sum(1), out=np.full(len(part), np.nan), where=there.any(1))
+        return mean
 
     def save(self, path: Path) -> None:
         """Write it; a reader never sees half of it."""
