@@ -325,10 +325,12 @@ class TestPage:
 
     def test_alarms_come_first(self, run: Run) -> None:
         story = gather(run.out)
-        result = story.ours.result | {"events": [{"step": 7, "alarm": f"{HOSTILE!r} has disappeared"}]}
+        events = [{"step": 7, "alarm": f"{HOSTILE!r} has disappeared", "back_to": 4, "threshold": 0.97}]
+        result = story.ours.result | {"events": events}
         html = render(dataclasses.replace(story, ours=dataclasses.replace(story.ours, result=result)))
         text = Page(html).text
         assert text.index("Health warnings") < text.index("has disappeared") < text.index("IoU of each class")
+        assert "went back to step 4 with a threshold of 0.97" in text
         assert html.count("<script") == 1
 
     def test_many_classes_are_named_by_their_mistakes(self, run: Run) -> None:

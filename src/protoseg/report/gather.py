@@ -209,7 +209,7 @@ def _why_not(config: dict[str, Any], ours: Part, *, scored: bool, unfinished: bo
     if unfinished:
         return "the run has not finished"
     if scored:
-        return "evaluate scores one model; the report of the run itself compares two where it was trained with --baseline"
+        return "evaluate scores one model"
     if config.get("method") == "supervised":
         return "this model learned from labels only"
     if ours.miou is None:

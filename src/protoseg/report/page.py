@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from protoseg.engine.collapse import describe
 from protoseg.report.charts import Series, interval_chart, iou_bar, line_chart, share_chart
 from protoseg.report.compare import signed
 from protoseg.report.gather import Part, Story, gather
@@ -63,7 +64,7 @@ def render(story: Story) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": duration, "signed": signed}
+    environment.filters |= {"percent": percent, "duration": duration, "signed": signed, "remedy": describe}
     script = _text(environment, "page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
