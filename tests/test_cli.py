@@ -525,11 +525,11 @@ class TestEvaluate:
         assert main(words) == 0, capsys.readouterr().err
         assert set(ways) == {Inference(40, flip=True)}  # for the score and for predictions.png
         ways.clear()
-        assert main(["evaluate", str(tmp_path / "run"), str(data)]) == 0
+        assert main(["evaluate", str(tmp_path / "run"), str(data), "--no-report"]) == 0
         images = ["predict", str(tmp_path / "run"), str(data / "images/test"), "-o", str(tmp_path / "out")]
         assert main(images) == 0
         assert ways == [Inference(40, flip=True)] * 2
-        assert main(["evaluate", str(tmp_path / "run"), str(data), "--window", "0", "--no-flip"]) == 0
+        assert main(["evaluate", str(tmp_path / "run"), str(data), "--no-report", "--window", "0", "--no-flip"]) == 0
         assert ways[2:] == [Inference()]
 
     def test_merged_classes_are_one_there_too(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

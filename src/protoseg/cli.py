@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ protoseg: semantic segmentation from a few masks and many images.
   protoseg split data/ --labels 1/8                draw which masks to use, into a list for --labels
   protoseg bench --data data/ --labels 23,1/8      methods, label counts and seeds in one grid, with its tables
   protoseg evaluate runs/NAME data/ --split test   mIoU and IoU per class of a trained model
+  protoseg report runs/NAME                        one page that shows the run, to open in a browser
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
 
 protoseg COMMAND --help tells more.
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "demo": _demo,
         "train": _train,
         "evaluate": _evaluate,
+        "report": _report,
         "predict": _predict,
         "split": _split,
         "doctor": _doctor,
@@ -99,7 +102,7 @@ def _demo(arguments: list[str]) -> int:
 
     if not is_copy:
         write_demo(data, seed=options.seed)
-    return _train(words)
+    return _train(words, command=_shown("demo", arguments))
 
 
 def _free(path: Path) -> Path:
@@ -108,7 +111,7 @@ def _free(path: Path) -> Path:
     return next(c for c in candidates if not c.exists() and not c.with_name(f"{c.name}-data").exists())
 
 
-def _train(arguments: list[str]) -> int:
+def _train(arguments: list[str], *, command: str | None = None) -> int:
     """0, or 1 where training has collapsed."""
     config = parse_train([word for word in arguments if word != DRY_RUN])
     from protoseg.engine.collapse import CollapseError
@@ -121,11 +124,16 @@ def _train(arguments: list[str]) -> int:
         else:
             from protoseg.run import train
 
-            train(config, console=_console())
+            train(config, console=_console(), command=command or _shown("train", arguments))
     except CollapseError as error:
         print(f"protoseg train: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _shown(command: str, arguments: Sequence[str]) -> str:
+    """A command as it was typed, to type it again."""
+    return shlex.join(["protoseg", command, *arguments])
 
 
 def _console() -> Console:
@@ -141,10 +149,15 @@ def _evaluate(arguments: list[str]) -> None:
     parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
     parser.add_argument("--format", help="layout of the folder; recognised when left out")
     parser.add_argument("--split", choices=("test", "val"), help="which evaluation images; default test, else val")
+    parser.add_argument("--out", type=Path, help="folder for report.html; default evaluate-DATA in the run folder")
+    parser.add_argument("--no-report", action="store_true", help="print the table, write nothing")
     _add_inference(parser)
     options = parser.parse_args(arguments)
-    from protoseg.trained import evaluate_run
+    if options.no_report and options.out is not None:
+        raise ValueError("--out says where the report goes and --no-report that there is none; give one of them")
+    from protoseg.trained import evaluate_run, report_folder
 
+    default = report_folder(options.run, options.data, split=options.split, head=options.head)
     evaluate_run(
         options.run,
         options.data,
@@ -153,7 +166,31 @@ def _evaluate(arguments: list[str]) -> None:
         format=options.format,
         inference=_inference_of(options),
         head=options.head,
+        out=None if options.no_report else options.out or default,
+        command=_shown("evaluate", arguments),
     )
+
+
+def _report(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="protoseg report",
+        description="Write RUN/report.html: scores, curves, confusions, health and pictures of a run in one file.",
+        epilog="train writes it too. With DATA, what a run of an earlier version did not keep is made up for.",
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("data", type=Path, nargs="?", help="its data set: scores its evaluation images again")
+    parser.add_argument("--format", help="layout of the data set; recognised when left out")
+    options = parser.parse_args(arguments)
+    if options.format is not None and options.data is None:
+        raise ValueError("--format is the layout of DATA, which was not given: protoseg report RUN DATA")
+    console = _console()
+    if options.data is not None:
+        from protoseg.rescore import rescore
+
+        rescore(options.run, options.data, console=console, format=options.format)
+    from protoseg.report.page import write_report
+
+    console.print(f"report: {write_report(options.run)}")
 
 
 def _add_inference(parser: argparse.ArgumentParser) -> None:

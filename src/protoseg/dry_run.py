@@ -18,7 +18,7 @@ from protoseg.engine.train import METRICS, FitReport, fit
 from protoseg.run import build, settle
 from protoseg.settings import TrainConfig
 from protoseg.stage import build_streams, trainer_options
-from protoseg.summary import print_found
+from protoseg.summary import describe_data, print_found
 
 _STEPS, _IMAGES, _CROP = 2, 2, 64  # the first step on labels alone, the second on both
 
@@ -51,7 +51,7 @@ def dry_run(config: TrainConfig, *, console: Console) -> FitReport:
     whole, data = settle(config, console=console)
     small = reduced(whole)
     normalization, _, method = build(small, data, console=console)
-    print_found(whole, data, None, console)
+    print_found(whole, data, describe_data(whole, data), None, console)
     few = few_images(data)
     sizes = [f"{len(part.labeled)} labelled, {len(part.unlabeled)} unlabelled" for part in (data.partition, few.partition)]
     changes = [f"images {sizes[0]} -> {sizes[1]}", *differences(whole.to_dict(), small.to_dict())]

@@ -35,19 +35,22 @@ from protoseg.data.splits import Partition
 from protoseg.engine.evaluate import Normalization
 from protoseg.engine.train import CHECKPOINT, check_trainer_options
 from protoseg.methods.base import Method
+from protoseg.report.gather import BASELINE, RESULT, START
+from protoseg.report.page import write_report
 from protoseg.self_training import FIRST, prepare
 from protoseg.settings import TrainConfig
-from protoseg.stage import BASELINE, stored_json, train_one, uses_cuda, write_json
-from protoseg.summary import print_found, print_result
+from protoseg.stage import stored_json, train_one, uses_cuda, write_json
+from protoseg.summary import describe_data, print_found, print_result
 from protoseg.trained import CONFIG, SPLIT, progress, require_empty
 
 
-def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
+def train(config: TrainConfig, *, console: Console, command: str | None = None) -> dict[str, Any] | None:
     """Train as the settings say and leave a run folder; go on with one where `config.resume` names it.
 
     Args:
         config: settings; open ones are filled in.
         console: for everything that is printed.
+        command: that started it, for its report; None where it was no command.
 
     Returns:
         What `result.json` holds; None on all but the first process of a distributed run.
@@ -60,7 +63,9 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     # Whatever cannot work has stopped by now; only from here on something is written.
     out = _open_run_folder(config, data.partition)
     if _is_main_process():
-        print_found(config, data, out, console)
+        found = describe_data(config, data)
+        _note_start(out, command, found)
+        print_found(config, data, found, out, console)
     if config.baseline and not method.uses_unlabeled:
         console.print("note: --baseline adds nothing to --method supervised, which is the baseline")
 
@@ -84,6 +89,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     result = train_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
     if result is not None:
         print_result(result, out, console)
+        console.print(f"report: {write_report(out)}")
     return result
 
 
@@ -200,6 +206,15 @@ def _note_moved(config: TrainConfig, stored: Path) -> None:
     after = before | {name: getattr(config, name) for name in ("data", "unlabeled", "labels", "holdout")}
     if after != before:
         stored.write_text(yaml.safe_dump(after, sort_keys=False))
+
+
+def _note_start(out: Path, command: str | None, found: dict[str, Any]) -> None:
+    """run.json: the commands that the run came from, and what its data looked like."""
+    path = out / START
+    if (out / RESULT).is_file():
+        return  # nothing is trained, nothing changes
+    commands = stored_json(path)["commands"] if path.is_file() else []
+    write_json(path, {"commands": [*commands, *([command] if command else [])], "data": found})
 
 
 def _lists(partition: Partition) -> dict[str, Any]:

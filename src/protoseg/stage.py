@@ -29,19 +29,22 @@ from protoseg.data.check import CheckedData, read_pair
 from protoseg.data.images import read_image, to_rgb
 from protoseg.data.io import UnreadableImageError
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
-from protoseg.engine.checkpoint import save_model
+from protoseg.engine.checkpoint import MODEL, save_model
 from protoseg.engine.datamodule import StreamModule
-from protoseg.engine.evaluate import Normalization, evaluate, predict_image
+from protoseg.engine.evaluate import Normalization, evaluate, predict_image, tally
+from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.inference import Inference
+from protoseg.engine.machine import machine
 from protoseg.engine.metrics import IoU
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.pictures import colorize, sheet
+from protoseg.engine.tally import TALLY, Tally
 from protoseg.engine.train import FitReport, fit
 from protoseg.methods.base import Method
+from protoseg.report.gather import BASELINE, RESULT, SHEET
 from protoseg.settings import TrainConfig
 from protoseg.trained import load_model, progress
 
-MODEL, RESULT, BASELINE = "model.safetensors", "result.json", "baseline"
 _SHEET_ROWS = 6
 _PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "trainer"}
 """Settings that say where things lie on one machine: of no use to whoever gets the model file."""
@@ -114,9 +117,9 @@ def train_one(
     header = _header(config, data, normalization)
     save_model(out / MODEL, network.state_dict(), method.prototype_state(), header)
     result = _result(config, data, fitted, header)
-    evaluation = data.partition.evaluation
+    evaluation, scored = data.partition.evaluation, None
     if evaluation and config.evaluate:
-        iou = evaluate(
+        scored = tally(
             network.to(fitted.device),
             evaluation,
             data.classes,
@@ -124,11 +127,21 @@ def train_one(
             inference=inference,
             track=progress(f"scoring {title}", console),
         )
+        scored.save(out / TALLY)
+        iou = scored.iou
         result |= _score(data, iou)
         if baseline is not None:
             result["baseline"] = {key: baseline[key] for key in ("miou", "iou", "steps", "seconds")}
             result["gain"] = iou.mean - baseline["miou"]
-    _write_sheet(out, data, network, normalization, inference, has_baseline=baseline is not None)
+    networks = {"ours": network.eval()}
+    if baseline is not None:
+        networks = {"labels only": load_model(out / BASELINE).network.to(fitted.device), **networks}
+    if scored is not None:
+        tallies = {"ours": scored}
+        if baseline is not None and (out / BASELINE / TALLY).is_file():  # earlier versions kept none
+            tallies = {"labels only": Tally.load(out / BASELINE / TALLY), **tallies}
+        write_examples(out / EXAMPLES, evaluation, tallies, networks, data.classes, normalization, inference=inference)
+    _write_sheet(out, data, networks, normalization, inference)
     write_json(out / RESULT, result)
     return result
 
@@ -236,6 +249,7 @@ def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: d
         "events": list(fitted.events),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": header["versions"],
+        "machine": machine(fitted.device),
     }
 
 
@@ -263,19 +277,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def _write_sheet(
     out: Path,
     data: CheckedData,
-    network: nn.Module,
+    networks: dict[str, nn.Module],
     normalization: Normalization,
     inference: Inference,
-    *,
-    has_baseline: bool,
 ) -> None:
     """predictions.png: image, truth, labels-only where it was trained, ours. Without evaluation images, unlabelled ones."""
     partition, classes = data.partition, data.classes
     scored = bool(partition.evaluation)
     samples = partition.evaluation or partition.unlabeled or partition.labeled
-    networks = {"ours" if has_baseline else "prediction": network.eval()}
-    if has_baseline:
-        networks = {"labels only": load_model(out / BASELINE).network.to(next(network.parameters()).device), **networks}
     rows = []
     for sample in samples[:: max(1, len(samples) // _SHEET_ROWS)]:
         truth = []
@@ -293,4 +302,5 @@ def _write_sheet(
         if len(rows) == _SHEET_ROWS:
             break
     if rows:
-        sheet(out / "predictions.png", rows, ["image", *(["truth"] if scored else []), *networks], classes)
+        titles = networks if len(networks) > 1 else ("prediction",)
+        sheet(out / SHEET, rows, ["image", *(["truth"] if scored else []), *titles], classes)

@@ -16,8 +16,36 @@ from protoseg.engine.metrics import IoU
 from protoseg.settings import TrainConfig
 
 
-def print_found(config: TrainConfig, data: CheckedData, out: Path | None, console: Console) -> None:
-    """What training starts from: images, classes, network, length."""
+def describe_data(config: TrainConfig, data: CheckedData) -> dict[str, Any]:
+    """What a run starts from, for its folder: images, classes, and what may go wrong with them."""
+    partition, report = data.partition, data.report
+    share = report.pixels / report.pixels.sum()
+    findings = [*left_out(data.index), *diagnose(report.facts, data.classes, crop=config.crop)]
+    return {
+        "folder": config.data,
+        "format": data.index.format,
+        "labeled": len(partition.labeled),
+        "unlabeled": len(partition.unlabeled),
+        "evaluation": len(partition.evaluation),
+        "evaluation_name": partition.evaluation_name,
+        "sizes": [[w, h, count] for (h, w), count in report.sizes.items()],
+        "kind": str(report.kind),
+        "shares": dict(zip(data.classes.names, (round(float(part), 6) for part in share), strict=True)),
+        "notes": list(report.notes),
+        "findings": [{"severity": f.severity, "title": f.title, "advice": f.advice} for f in findings],
+    }
+
+
+def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], out: Path | None, console: Console) -> None:
+    """What training starts from: images, classes, network, length.
+
+    Args:
+        config: resolved.
+        data: images and classes.
+        found: of `describe_data`.
+        out: run folder, None where there is none.
+        console: for everything that is printed.
+    """
     partition, report = data.partition, data.report
     assert config.crop is not None
     assert config.batch is not None
@@ -30,8 +58,7 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path | None, consol
     table.add_row("unlabelled", f"{len(partition.unlabeled)} images")
     scored = f"{len(partition.evaluation)} {partition.evaluation_name} images" if partition.evaluation else "none"
     table.add_row("scored on", scored)
-    share = report.pixels / report.pixels.sum()
-    named = [f"{name} {100 * part:.1f} %" for name, part in zip(data.classes.names, share, strict=True)]
+    named = [f"{name} {100 * part:.1f} %" for name, part in found["shares"].items()]
     table.add_row("classes", f"{len(named)}: " + ", ".join(named[:20]) + (" ..." if len(named) > 20 else ""))
     model = config.model
     network = model.arch if model.arch in OWN_NETWORKS else f"{model.arch} on {model.encoder}"
@@ -60,8 +87,8 @@ def print_found(config: TrainConfig, data: CheckedData, out: Path | None, consol
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}")
-    for finding in [*left_out(data.index), *diagnose(report.facts, data.classes, crop=config.crop)]:
-        console.print(f"{finding.severity}: {finding.title}; {finding.advice}")
+    for finding in found["findings"]:
+        console.print(f"{finding['severity']}: {finding['title']}; {finding['advice']}")
     if len(partition.labeled) < config.batch:
         console.print(
             f"note: {len(partition.labeled)} labelled images for a batch of {config.batch}: drawn again, with fresh crops"

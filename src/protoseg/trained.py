@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +24,17 @@ from protoseg.data.io import check_names
 from protoseg.data.masks import describe
 from protoseg.data.palettes import check_palettes, mask_facts
 from protoseg.engine.checkpoint import load_model_file, part
-from protoseg.engine.evaluate import Normalization, evaluate
+from protoseg.engine.evaluate import Normalization, tally
+from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.inference import Inference
+from protoseg.engine.machine import machine
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import predict
+from protoseg.engine.tally import TALLY
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.prototype_predictor import PrototypePredictor
+from protoseg.report.gather import RESULT
+from protoseg.report.page import write_report
 from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig
 from protoseg.summary import iou_table
 from protoseg.types import IGNORE_INDEX
@@ -116,8 +123,10 @@ def evaluate_run(
     format: str | None = None,
     inference: Mapping[str, Any] | None = None,
     head: Head = "linear",
+    out: Path | None = None,
+    command: str | None = None,
 ) -> IoU:
-    """Score a trained model on a labelled folder and print the table.
+    """Score a trained model on a labelled folder, print the table and write a report.
 
     Args:
         run: run folder or model file.
@@ -128,27 +137,67 @@ def evaluate_run(
         format: layout of the data set; recognised when left out.
         inference: fields of `Inference` that differ from what the model was trained with.
         head: which of the two predictors answers.
+        out: folder for the report and what it is made of; None for no report.
+        command: that started it, for the report.
 
     Raises:
         ValueError: no labelled image to score on, no class that the model knows, a mask value that is none of them, or a
             palette that contradicts the colours of the classes.
+        OSError: nothing can be written into `out`.
     """
     model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run)
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
-    classes = _matched(model.classes, _classes_of(index, model), root)
+    classes = matched(model.classes, classes_of(index, model), root)
     notes = check_palettes(mask_facts(samples), classes)
-    network = model.network.to(_device())
+    if out is not None:
+        _make_writable(out)  # before the work, not after it
+    network = model.network.to(device())
     seen = dataclasses.replace(model.inference, **(inference or {}))
-    track = progress("scoring", console)
-    score = evaluate(network, samples, classes, model.normalization, inference=seen, track=track)
+    start = time.perf_counter()
+    scored = tally(network, samples, classes, model.normalization, inference=seen, track=progress("scoring", console))
+    seconds = time.perf_counter() - start
+    score = scored.iou
     if moved := _moved(model.classes, classes):
         notes += (f"classes are matched by name; in these masks {moved}",)
     for note in notes:
         console.print(f"note: {note}")
     console.print(f"{len(samples)} {where} of {root} ({index.format})")
     console.print(iou_table(classes.names, {"IoU": score}))
+    if out is not None:
+        scored.save(out / TALLY)
+        write_examples(
+            out / EXAMPLES, samples, {"ours": scored}, {"ours": network}, classes, model.normalization, inference=seen
+        )
+        result = {
+            "scored": {"folder": str(root), "format": index.format, "images": where, "number": len(samples)},
+            "head": head,
+            "inference": dataclasses.asdict(seen),
+            "commands": [command] if command else [],
+            "seconds": round(seconds, 1),
+            "machine": machine(device()),
+            "miou": None if score.mean != score.mean else score.mean,
+        }
+        (out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+        console.print(f"report: {write_report(run, scored=out)}")
     return score
+
+
+def report_folder(run: Path, root: Path, *, split: Split | None, head: Head) -> Path:
+    """Where `evaluate` leaves its report: in the run folder, named after what is scored."""
+    folder_of_run = run if run.is_dir() else run.parent
+    words = [root.resolve().stem, *([split] if split else []), *([head] if head != "linear" else [])]
+    return folder_of_run / f"evaluate-{'-'.join(words)}"
+
+
+def _make_writable(out: Path) -> None:
+    advice = "give a folder for the report with --out, or --no-report"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{out} cannot be made ({error}); {advice}") from error
+    if not os.access(out, os.W_OK):
+        raise OSError(f"nothing can be written into {out}; {advice}")
 
 
 def _to_score(index: DataIndex, run: Path, split: Split | None, *, given: Path) -> tuple[list[Sample], str]:
@@ -183,7 +232,7 @@ def _trained_on(run: Path) -> Path | None:
     return Path(yaml.safe_load(stored.read_text())["data"]).resolve() if stored.is_file() else None
 
 
-def _classes_of(index: DataIndex, model: TrainedModel) -> ClassTable | None:
+def classes_of(index: DataIndex, model: TrainedModel) -> ClassTable | None:
     """The data set's classes after the rules that the model was trained with: what it merged is one class here too."""
     if index.classes is None:
         return None
@@ -193,7 +242,7 @@ def _classes_of(index: DataIndex, model: TrainedModel) -> ClassTable | None:
     return rules.apply(named, strict=False)
 
 
-def _matched(model: ClassTable, here: ClassTable | None, root: Path) -> ClassTable:
+def matched(model: ClassTable, here: ClassTable | None, root: Path) -> ClassTable:
     """The model's classes, with the mask values that a data set gives to those names.
 
     Annotation files number their classes by what they hold, so the same class may have another value in each of them. Classes
@@ -248,7 +297,7 @@ def predict_run(
         found = folder.read_images(images, "prediction")
         samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
     require_empty(out, "-o")
-    network = model.network.to(_device())
+    network = model.network.to(device())
     seen, track = dataclasses.replace(model.inference, **(inference or {})), progress("predicting", console)
     skipped, unplaced = predict(network, samples, model.classes, model.normalization, out=out, inference=seen, track=track)
     for error in skipped:
@@ -283,5 +332,5 @@ def _classes_from(stored: dict[str, Any]) -> ClassTable:
     return ClassTable(tuple(stored["names"]), values, colors, tuple(stored["ignored"]))
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

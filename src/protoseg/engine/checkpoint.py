@@ -11,6 +11,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 FORMAT = "protoseg-model-1"
+MODEL = "model.safetensors"
+"""File of a run folder."""
 
 
 class ModelFile(NamedTuple):
@@ -50,20 +52,29 @@ def load_model_file(path: Path) -> ModelFile:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or was not written by protoseg.
     """
-    file = path / "model.safetensors" if path.is_dir() else path
+    return ModelFile(*_read(path, tensors=True))
+
+
+def load_header(path: Path) -> dict[str, Any]:
+    """What a model file says of itself, without its tensors. Arguments and errors are those of `load_model_file`."""
+    return _read(path, tensors=False)[1]
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    file = path / MODEL if path.is_dir() else path
     if not file.is_file():
         hint = "the run has not finished; go on with protoseg train --resume" if path.is_dir() else "give a run folder"
         raise FileNotFoundError(f"there is no model file {file}: {hint}")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            found = {name: opened.get_tensor(name) for name in opened.keys()} if tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{file} is not a protoseg model (its header has no {FORMAT!r})")
     try:
-        return ModelFile(tensors, json.loads(metadata["protoseg"]))
+        return found, json.loads(metadata["protoseg"])
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is damaged: its header cannot be read ({error})") from error
 

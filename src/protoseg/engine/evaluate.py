@@ -1,11 +1,11 @@
-"""Score a network on labelled images at their own size: one dataset-level confusion matrix.
+"""Score a network on labelled images at their own size: a confusion matrix of each, added up.
 
 I channels · C classes · H W image
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from protoseg.data.check import read_pair
 from protoseg.data.images import ImageArray, ImageKind, missing_pixels
 from protoseg.data.index import ClassTable, Sample
+from protoseg.data.io import UInt8Array
 from protoseg.engine.inference import Inference
-from protoseg.engine.metrics import ConfusionMatrix, IoU, iou
+from protoseg.engine.metrics import IoU, count_pairs
+from protoseg.engine.tally import Tally, make_tally
 from protoseg.types import IGNORE_INDEX
 
 WHOLE = Inference()
@@ -73,7 +75,24 @@ def evaluate(
     inference: Inference = WHOLE,
     track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
 ) -> IoU:
-    """Score a network on labelled images, each counted once.
+    """Score a network on labelled images, each counted once: see `tally`.
+
+    Returns:
+        IoU per class and their mean, over the whole data set.
+    """
+    return tally(network, samples, classes, normalization, inference=inference, track=track).iou
+
+
+def tally(
+    network: nn.Module,
+    samples: Sequence[Sample],
+    classes: ClassTable,
+    normalization: Normalization,
+    *,
+    inference: Inference = WHOLE,
+    track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
+) -> Tally:
+    """Count what a network takes for what in labelled images.
 
     Args:
         network: scored in eval mode; its mode is restored.
@@ -84,22 +103,35 @@ def evaluate(
         track: wraps the list, to show progress.
 
     Returns:
-        IoU per class and their mean.
+        The confusion matrix of each image.
 
     Raises:
         ValueError: a mask holds a value that is no class.
     """
     training = network.training
     network.eval()
-    metric = ConfusionMatrix(len(classes)).to(next(network.parameters()).device)
-    for sample in track(samples):
-        image, mask = read_pair(sample, normalization.kind)
-        try:
-            label = classes.encode(mask)
-        except ValueError as error:
-            raise ValueError(f"{sample.mask}: {error} of this model") from error
-        label[missing_pixels(image)] = IGNORE_INDEX
-        prediction = predict_image(network, image, normalization, inference)
-        metric.update(prediction.label, torch.from_numpy(label).to(metric.device))
+
+    def counts() -> Iterator[tuple[str, Tensor]]:
+        for sample in track(samples):
+            image, label = read_labeled(sample, classes, normalization)
+            prediction = predict_image(network, image, normalization, inference).label
+            yield sample.name, count_pairs(prediction, torch.from_numpy(label).to(prediction.device), len(classes))
+
+    found = make_tally(len(classes), counts())
     network.train(training)
-    return iou(metric.confusion)
+    return found
+
+
+def read_labeled(sample: Sample, classes: ClassTable, normalization: Normalization) -> tuple[ImageArray, UInt8Array]:
+    """An image and its class ids (H, W), IGNORE_INDEX where nothing is known.
+
+    Raises:
+        ValueError: see `read_pair`; or the mask holds a value that is no class.
+    """
+    image, mask = read_pair(sample, normalization.kind)
+    try:
+        label = classes.encode(mask)
+    except ValueError as error:
+        raise ValueError(f"{sample.mask}: {error} of this model") from error
+    label[missing_pixels(image)] = IGNORE_INDEX
+    return image, label

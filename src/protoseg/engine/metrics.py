@@ -43,13 +43,26 @@ class ConfusionMatrix(Metric):
             prediction: class ids, any shape.
             mask: class ids or IGNORE_INDEX, same shape.
         """
-        valid = mask != IGNORE_INDEX
-        pair = mask[valid].long() * self.num_classes + prediction[valid].long()
-        counts = torch.bincount(pair, minlength=self.num_classes**2)
-        self.confusion += counts.view(self.num_classes, self.num_classes)
+        self.confusion += count_pairs(prediction, mask, self.num_classes)
 
     def compute(self) -> IoU:
         return iou(self.confusion)
+
+
+def count_pairs(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each (true class, predicted class).
+
+    Args:
+        prediction: class ids, any shape.
+        mask: class ids or IGNORE_INDEX, same shape.
+        num_classes: C.
+
+    Returns:
+        (C, C) int64, rows are the truth.
+    """
+    valid = mask != IGNORE_INDEX
+    pair = mask[valid].long() * num_classes + prediction[valid].long()
+    return torch.bincount(pair, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def iou(confusion: Tensor) -> IoU:

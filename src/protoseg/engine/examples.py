@@ -1,0 +1,116 @@
+"""A few scored images to look at: the best and the worst, with what is true and what each model says.
+
+I images · H W image
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from protoseg.data.images import to_rgb
+from protoseg.data.index import ClassTable, Sample
+from protoseg.data.io import UInt8Array
+from protoseg.engine.evaluate import WHOLE, Normalization, predict_image, read_labeled
+from protoseg.engine.inference import Inference
+from protoseg.engine.tally import Tally
+from protoseg.types import IGNORE_INDEX
+
+EXAMPLES = "examples"
+"""Folder of a run folder: pictures, and `examples.json`, which says what they show."""
+_LONGEST = 640  # pixels of the longer side: enough to see, small enough to send a report by mail
+_NAMED = 4  # classes that the description of a picture names
+
+
+class Chosen(NamedTuple):
+    image: int
+    rank: str  # "best" or "worst"
+
+
+def choose(scores: NDArray[np.float64], *, each: int = 3) -> list[Chosen]:
+    """The worst images and the best ones, worst first; every image once.
+
+    Args:
+        scores: (I,) of the images; NaN for what has none.
+        each: images of either kind, at most.
+    """
+    order = [int(i) for i in np.argsort(scores, kind="stable") if not np.isnan(scores[i])]
+    worst = order[: min(each, (len(order) + 1) // 2)]
+    best = order[len(worst) :][-each:]
+    return [*(Chosen(i, "worst") for i in worst), *(Chosen(i, "best") for i in best)]
+
+
+def write_examples(
+    folder: Path,
+    samples: Sequence[Sample],
+    tallies: Mapping[str, Tally],
+    networks: Mapping[str, nn.Module],
+    classes: ClassTable,
+    normalization: Normalization,
+    *,
+    inference: Inference = WHOLE,
+) -> None:
+    """Predict the best and the worst images once more, with all networks, and write pictures of them.
+
+    Args:
+        folder: for the pictures; what was in it before is replaced.
+        samples: the scored images.
+        tallies: of each network; the last one says which images are chosen.
+        networks: in eval mode, by the same names.
+        classes: of the masks.
+        normalization: as in training.
+        inference: how the networks see an image.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    scores = {name: tally.image_scores for name, tally in tallies.items()}
+    rows = list[dict[str, Any]]()
+    for chosen in choose(scores[list(scores)[-1]]):
+        sample = samples[chosen.image]
+        image, truth = read_labeled(sample, classes, normalization)
+        labels = {"truth": truth}
+        for name, network in networks.items():
+            labels[name] = predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
+        size = _shrunk(truth.shape)
+        stem = f"{len(rows)}"
+        Image.fromarray(to_rgb(image)).resize(size, Image.Resampling.LANCZOS).save(folder / f"{stem}-image.jpg", quality=85)
+        layers = []
+        for i, (name, label) in enumerate(labels.items()):
+            picture = f"{stem}-{i}.png"
+            _paletted(label, classes).resize(size, Image.Resampling.NEAREST).save(
+                folder / picture, optimize=True, transparency=IGNORE_INDEX
+            )
+            score = float(scores[name][chosen.image]) if name in scores else None
+            layers.append({"name": name, "picture": picture, "score": score, "shares": _shares(label, classes)})
+        row = {"name": sample.name, "rank": chosen.rank, "size": size, "image": f"{stem}-image.jpg"}
+        rows.append(row | {"layers": layers})
+    (folder / "examples.json").write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _shrunk(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(W, H) of a picture of an image (H, W)."""
+    factor = min(1.0, _LONGEST / max(shape))
+    return max(1, round(shape[1] * factor)), max(1, round(shape[0] * factor))
+
+
+def _paletted(label: UInt8Array, classes: ClassTable) -> Image.Image:
+    palette = np.zeros((256, 3), dtype=np.uint8)  # whole: Pillow cuts the numbers down to what a shorter one needs
+    palette[: len(classes)] = classes.colors
+    picture = Image.fromarray(label)
+    picture.putpalette(palette.tobytes())
+    return picture
+
+
+def _shares(label: UInt8Array, classes: ClassTable) -> dict[str, float]:
+    """The largest classes of a picture and their shares, for those who cannot see it."""
+    counts = np.bincount(label[label != IGNORE_INDEX], minlength=len(classes))
+    largest = np.argsort(-counts, kind="stable")[:_NAMED]
+    return {classes.names[c]: round(float(counts[c] / label.size), 4) for c in largest if counts[c]}

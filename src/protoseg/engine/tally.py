@@ -1,0 +1,128 @@
+"""What was taken for what in each scored image: enough for every IoU, and for its uncertainty, without the predictions.
+
+I images · C classes · N pairs of classes that occur in an image
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from protoseg.engine.metrics import IoU, iou
+
+TALLY = "evaluation.npz"
+"""File of a run folder: the tally of its evaluation images."""
+
+
+class Pixels(NamedTuple):
+    """Pixels of each image and class, (I, C) each."""
+
+    hit: NDArray[np.int64]  # of the class, and predicted as it
+    truth: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The confusion matrix of each image, without its zeros: images hold few of many classes.
+
+    Attributes:
+        num_classes: C.
+        names: of the I images.
+        first: (I + 1,) where the pairs of each image begin.
+        pair: (N,) true class * C + predicted class.
+        count: (N,) pixels.
+    """
+
+    num_classes: int
+    names: tuple[str, ...]
+    first: NDArray[np.int64]
+    pair: NDArray[np.int64]
+    count: NDArray[np.int64]
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """(C, C) over all images, rows are the truth."""
+        total = np.zeros(self.num_classes**2, dtype=np.int64)
+        np.add.at(total, self.pair, self.count)
+        return total.reshape(self.num_classes, self.num_classes)
+
+    @property
+    def iou(self) -> IoU:
+        return iou(torch.from_numpy(self.confusion))
+
+    @property
+    def pixels(self) -> Pixels:
+        """What IoU is made of, for each image."""
+        image = np.repeat(np.arange(len(self.names)), np.diff(self.first))
+        true, predicted = np.divmod(self.pair, self.num_classes)
+        parts = [np.zeros((len(self.names), self.num_classes), dtype=np.int64) for _ in Pixels._fields]
+        same = true == predicted
+        np.add.at(parts[0], (image[same], true[same]), self.count[same])
+        np.add.at(parts[1], (image, true), self.count)
+        np.add.at(parts[2], (image, predicted), self.count)
+        return Pixels(*parts)
+
+    @property
+    def image_scores(self) -> NDArray[np.float64]:
+        """(I,) mean IoU over the classes that the truth of an image holds; NaN where it holds none.
+
+        Classes that are only predicted do not enter with an IoU of 0, as they do in the score of a data set: a handful of wrong
+        pixels would decide which image is the worst.
+        """
+        pixels = self.pixels
+        union = pixels.truth + pixels.predicted - pixels.hit
+        there = pixels.truth > 0
+        part = np.divide(pixels.hit, union, out=np.zeros(union.shape), where=there)
+        mean: NDArray[np.float64] = np.divide(part.sum(1), there.sum(1), out=np.full(len(part), np.nan), where=there.any(1))
+        return mean
+
+    def save(self, path: Path) -> None:
+        """Write it; a reader never sees half of it."""
+        partial = path.with_suffix(".partial")
+        names = np.frombuffer(json.dumps(self.names).encode(), dtype=np.uint8)  # NumPy's own text drops NULs and pads
+        with partial.open("wb") as file:
+            np.savez_compressed(
+                file, num_classes=self.num_classes, names=names, first=self.first, pair=self.pair, count=self.count
+            )
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Tally:
+        """Read it back; nothing is unpickled.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                names = tuple(json.loads(stored["names"].tobytes()))
+                return cls(int(stored["num_classes"]), names, stored["first"], stored["pair"], stored["count"])
+        except Exception as error:  # zip, zlib, NumPy and JSON each have their own
+            raise ValueError(f"{path} is damaged ({error}); delete it, and protoseg report RUN DATA makes it anew") from error
+
+
+def make_tally(num_classes: int, counts: Iterable[tuple[str, Tensor]]) -> Tally:
+    """Put the confusion matrices of images together.
+
+    Args:
+        num_classes: C.
+        counts: name and (C, C) counts of each image, rows are the truth; one after the other, because all of them may be large.
+    """
+    names, first = list[str](), [0]
+    pair, count = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for name, confusion in counts:
+        flat = confusion.cpu().numpy().reshape(-1)
+        pair.append(np.flatnonzero(flat))
+        count.append(flat[pair[-1]])
+        names.append(name)
+        first.append(first[-1] + len(pair[-1]))
+    return Tally(num_classes, tuple(names), np.array(first), np.concatenate(pair), np.concatenate(count))

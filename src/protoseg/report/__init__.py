@@ -1,0 +1,1 @@
+"""A run folder as one page that opens in any browser."""

@@ -1,0 +1,74 @@
+"""`protoseg report RUN DATA`: score the evaluation images of a finished run again, and keep what its report shows of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from protoseg.data.formats import open_dataset
+from protoseg.data.index import DataIndex, Sample
+from protoseg.engine.checkpoint import MODEL
+from protoseg.engine.evaluate import tally
+from protoseg.engine.examples import EXAMPLES, write_examples
+from protoseg.engine.tally import TALLY
+from protoseg.report.gather import BASELINE
+from protoseg.trained import SPLIT, classes_of, device, load_model, matched, progress
+
+
+def rescore(run: Path, root: Path, *, console: Console, format: str | None = None) -> None:
+    """Write the tally and the pictures that `train` writes today.
+
+    Args:
+        run: folder of a finished run.
+        root: the data set that it was trained on, wherever it lies now.
+        console: for progress.
+        format: layout of the data set; recognised when left out.
+
+    Raises:
+        FileNotFoundError: there is no finished run.
+        ValueError: the run was scored on no image, or not on images of this data set.
+    """
+    if not run.is_dir():
+        raise FileNotFoundError(f"there is no run folder {run}; a model file alone is scored by protoseg evaluate")
+    folders = {"ours": run}
+    if (run / BASELINE / MODEL).is_file():
+        folders = {"labels only": run / BASELINE, **folders}
+    models = {name: load_model(folder) for name, folder in folders.items()}
+    ours = models["ours"]
+    index = open_dataset(root, format=format, for_training=False)
+    samples = _scored(run, index)
+    classes = matched(ours.classes, classes_of(index, ours), root)
+    networks = {name: model.network.to(device()) for name, model in models.items()}
+    tallies = {
+        name: tally(
+            network,
+            samples,
+            classes,
+            ours.normalization,
+            inference=ours.inference,
+            track=progress(f"scoring {name}", console),
+        )
+        for name, network in networks.items()
+    }
+    for name, folder in folders.items():
+        tallies[name].save(folder / TALLY)
+    write_examples(run / EXAMPLES, samples, tallies, networks, classes, ours.normalization, inference=ours.inference)
+
+
+def _scored(run: Path, index: DataIndex) -> list[Sample]:
+    """The evaluation images of a run, in its order."""
+    lists = run / SPLIT
+    if not lists.is_file():
+        raise FileNotFoundError(f"{run} does not say which images it was scored on ({SPLIT} is missing)")
+    names = json.loads(lists.read_text())["evaluation"]
+    if not names:
+        raise ValueError(f"the run in {run} kept no images to score on; leave out the data set")
+    labeled = {sample.name: sample for sample in index.samples if sample.mask is not None}
+    if missing := [name for name in names if name not in labeled]:
+        raise ValueError(
+            f"{len(missing)} of the {len(names)} evaluation images of {run} are not in {index.root} with a mask, e.g. "
+            f"{missing[0]}; give the data set that it was trained on, or score others with protoseg evaluate"
+        )
+    return [labeled[name] for name in names]

@@ -1,0 +1,156 @@
+"""Confusions of single images against loops over pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make_folder import make_folder
+from PIL import Image
+from test_evaluate import CLASSES, PLAIN, ByColor
+from torch import Tensor
+
+from protoseg.data.formats import open_dataset
+from protoseg.engine.evaluate import tally
+from protoseg.engine.examples import choose, write_examples
+from protoseg.engine.metrics import count_pairs, iou
+from protoseg.engine.tally import Tally, make_tally
+
+C = 4
+
+
+def draw(number: int = 5, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Predictions and masks; the third image has no labelled pixel, and no image has a pixel of the last class."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = []
+    for i in range(number):
+        shape = (6, 5 + i)
+        prediction = torch.randint(0, C - 1, shape, generator=generator)
+        mask = torch.randint(0, min(i + 1, C - 1), shape, generator=generator)
+        mask[torch.rand(shape, generator=generator) < 0.2] = 255
+        pairs.append((prediction, mask if i != 2 else torch.full(shape, 255)))
+    return pairs
+
+
+def made(pairs: list[tuple[Tensor, Tensor]]) -> Tally:
+    return make_tally(C, ((f"image {i}", count_pairs(*pair, C)) for i, pair in enumerate(pairs)))
+
+
+def slow_pixels(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[list[int]], ...]:
+    hit, truth, predicted = ([[0] * C for _ in pairs] for _ in range(3))
+    for i, (prediction, mask) in enumerate(pairs):
+        for p, m in zip(prediction.flatten().tolist(), mask.flatten().tolist(), strict=True):
+            if m != 255:
+                hit[i][m] += p == m
+                truth[i][m] += 1
+                predicted[i][p] += 1
+    return hit, truth, predicted
+
+
+def test_pixels_equal_a_loop() -> None:
+    pairs = draw()
+    found, expected = made(pairs).pixels, slow_pixels(pairs)
+    assert [part.tolist() for part in found] == list(expected)
+
+
+def test_the_sum_over_images_is_the_confusion_matrix() -> None:
+    pairs = draw()
+    total = sum((count_pairs(*pair, C) for pair in pairs), torch.zeros(C, C, dtype=torch.int64))
+    found = made(pairs)
+    assert found.confusion.tolist() == total.tolist()
+    assert found.iou.mean == iou(total).mean
+    assert math.isnan(found.iou.per_class[C - 1])
+
+
+def test_the_score_of_an_image_is_over_the_classes_of_its_truth() -> None:
+    pairs = draw()
+    hit, truth, predicted = slow_pixels(pairs)
+    for i, score in enumerate(made(pairs).image_scores):
+        there = [c for c in range(C) if truth[i][c]]
+        expected = [hit[i][c] / (truth[i][c] + predicted[i][c] - hit[i][c]) for c in there]
+        assert score == pytest.approx(sum(expected) / len(there)) if there else math.isnan(score)
+
+
+def test_comes_back_from_its_file_whatever_the_names(tmp_path: Path) -> None:
+    pairs = draw(3)
+    names = ["tail\0", "<b>", "日本"]
+    before = make_tally(C, zip(names, (count_pairs(*pair, C) for pair in pairs), strict=True))
+    before.save(tmp_path / "evaluation.npz")
+    after = Tally.load(tmp_path / "evaluation.npz")
+    assert after.names == tuple(names)
+    assert after.confusion.tolist() == before.confusion.tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.npz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no more"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "evaluation.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"evaluation\.npz is damaged .* protoseg report RUN DATA"):
+        Tally.load(tmp_path / "evaluation.npz")
+
+
+def test_no_images() -> None:
+    empty = make_tally(C, ())
+    assert empty.confusion.sum() == 0
+    assert math.isnan(empty.iou.mean)
+
+
+def test_two_images_of_one_name_both_count(tmp_path: Path) -> None:
+    samples = open_dataset(make_folder(tmp_path, train=1, labeled=1)).of("train")
+    once, twice = (tally(ByColor(), samples * times, CLASSES, PLAIN) for times in (1, 2))
+    assert twice.confusion.tolist() == (2 * once.confusion).tolist()
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.5, 0.1, math.nan, 0.9, 0.3], [(1, "worst"), (4, "worst"), (0, "best"), (3, "best")]),
+        ([0.5], [(0, "worst")]),
+        ([math.nan], []),
+        ([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [(0, "worst"), (1, "worst"), (5, "best"), (6, "best")]),
+    ],
+)
+def test_the_worst_and_the_best_are_chosen_once_each(scores: list[float], expected: list[tuple[int, str]]) -> None:
+    assert choose(np.array(scores), each=2) == expected
+
+
+def test_examples_show_what_is_true_and_predicted(tmp_path: Path) -> None:
+    samples = open_dataset(make_folder(tmp_path / "data", train=2, labeled=2, size=(40, 48))).of("train")
+    network = ByColor().eval()
+    found = tally(network, samples, CLASSES, PLAIN)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/old.png").touch()
+    write_examples(tmp_path / "out", samples, {"ours": found}, {"ours": network}, CLASSES, PLAIN)
+    rows = json.loads((tmp_path / "out/examples.json").read_text())
+    order = np.argsort(found.image_scores)
+    assert [row["name"] for row in rows] == [samples[i].name for i in order]
+    assert [row["rank"] for row in rows] == ["worst", "best"]
+    assert not (tmp_path / "out/old.png").exists()
+    for row, i in zip(rows, order, strict=True):
+        assert row["size"] == [48, 40]
+        truth, ours = row["layers"]
+        assert (truth["name"], truth["score"], ours["name"]) == ("truth", None, "ours")
+        assert ours["score"] == pytest.approx(found.image_scores[i])
+        mask = samples[i].mask.read()  # type: ignore[union-attr]
+        shown = np.asarray(Image.open(tmp_path / "out" / truth["picture"]))
+        assert (shown == mask).all()
+        colored = np.asarray(Image.open(tmp_path / "out" / truth["picture"]).convert("RGB"))
+        assert (colored == np.array(CLASSES.colors)[mask]).all()
+        assert truth["shares"]["ground"] == pytest.approx((mask == 0).mean(), abs=1e-4)
+
+
+def test_ignored_pixels_are_clear_in_the_pictures(tmp_path: Path) -> None:
+    samples = open_dataset(make_folder(tmp_path / "data", train=1, labeled=1)).of("train")
+    path = next((tmp_path / "data/masks").glob("*.png"))
+    mask = np.asarray(Image.open(path)).copy()
+    mask[:7] = 255
+    Image.fromarray(mask).save(path)
+    network = ByColor().eval()
+    found = tally(network, samples, CLASSES, PLAIN)
+    write_examples(tmp_path / "out", samples, {"ours": found}, {"ours": network}, CLASSES, PLAIN)
+    alpha = np.asarray(Image.open(tmp_path / "out/0-0.png").convert("RGBA"))[..., 3]
+    assert (alpha == np.where(mask == 255, 0, 255)).all()

@@ -1,0 +1,148 @@
+"""The report in a real browser: nothing goes wrong, nothing is asked for, and its controls do what they say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from make_folder import TINY, make_folder
+
+from protoseg.cli import main
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed; it is in protoseg[dev]")
+if CHROMIUM is None or DRIVER is None:
+    pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver", allow_module_level=True)
+
+HOSTILE = '<img src="http://127.0.0.1:9/x" onerror="alert(1)">'
+"""A class name that would ask for something, were it markup."""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    data = make_folder(folder / "data", train=6, labeled=3, test=4, classes=("ground", HOSTILE, "disc"))
+    words = ["--steps", "8", "--log-every", "2", "--consistency.warmup_steps", "2", "--baseline", "--out", str(folder / "out")]
+    assert main(["train", str(data), *TINY, *words]) == 0
+    return folder / "out/report.html"
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(executable_path=DRIVER))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(started: Any, page: Path) -> Any:
+    """A browser with the page open, at the size of a laptop."""
+    started.set_window_size(1400, 1000)
+    started.get("about:blank")
+    for kind in ("browser", "performance"):
+        started.get_log(kind)
+    started.get(page.as_uri())
+    return started
+
+
+def requests(browser: Any) -> list[str]:
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+
+def find(browser: Any, selector: str) -> Any:
+    return browser.find_element("css selector", selector)
+
+
+def test_no_errors_and_no_requests(browser: Any, page: Path) -> None:
+    for slider in browser.find_elements("css selector", "input, select"):
+        browser.execute_script("arguments[0].dispatchEvent(new Event('input', {bubbles: true}))", slider)
+    assert browser.get_log("browser") == []
+    asked = [url for url in requests(browser) if not url.startswith("data:")]
+    assert asked == [page.as_uri()]
+    images = "return [...document.images].filter(image => !image.complete || !image.naturalWidth).length"
+    assert browser.execute_script(images) == 0
+    assert browser.execute_script("return document.images.length") == 4 * 4
+
+
+def test_the_line_between_two_pictures_moves(browser: Any) -> None:
+    keys = webdriver.common.keys.Keys
+    slider, stack = find(browser, ".wipe"), find(browser, ".stack")
+    left, right = find(browser, ".stack .left"), find(browser, ".stack .right")
+    assert (left.get_attribute("data-layer"), right.get_attribute("data-layer")) == ("truth", "ours")
+    slider.send_keys(keys.ARROW_RIGHT, keys.ARROW_RIGHT)
+    assert left.value_of_css_property("clip-path") == "inset(0px 48% 0px 0px)"
+    assert right.value_of_css_property("clip-path") == "inset(0px 0px 0px 52%)"
+    # A quarter of the picture to the left of its middle.
+    width = stack.rect["width"]
+    actions = webdriver.ActionChains(browser)
+    actions.move_to_element(stack).click_and_hold().move_by_offset(-round(width / 4), 0).release().perform()
+    assert abs(int(slider.get_attribute("value")) - 25) <= 1
+    second = browser.find_elements("css selector", ".wipe")[1]
+    assert second.get_attribute("value") == "50"
+
+
+def test_other_pictures_can_be_chosen(browser: Any) -> None:
+    find(browser, "#right").send_keys("labels only")
+    shown = browser.find_elements("css selector", ".layer.right")
+    assert [layer.get_attribute("data-layer") for layer in shown] == ["labels only"] * 4
+    find(browser, "#left").send_keys("image")
+    assert browser.find_elements("css selector", ".layer.left") == []
+    opacity = find(browser, "#opacity")
+    browser.execute_script("arguments[0].value = 30; arguments[0].dispatchEvent(new Event('input'))", opacity)
+    assert find(browser, ".layer.right img").value_of_css_property("opacity") == "0.3"
+
+
+def test_curves_tell_their_numbers(browser: Any) -> None:
+    keys = webdriver.common.keys.Keys
+    chart, output = find(browser, ".chart"), find(browser, ".plot output")
+    points = json.loads(chart.get_attribute("data-points"))
+    chart.send_keys(keys.HOME)
+    assert output.text.startswith(f"step {points['x'][0]:g}: loss {points['values'][0][0]}")
+    chart.send_keys(keys.ARROW_RIGHT)
+    assert output.text.startswith(f"step {points['x'][1]:g}: loss {points['values'][0][1]}")
+    chart.send_keys(keys.END)
+    assert output.text.startswith(f"step {points['x'][-1]:g}:")
+
+
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_nothing_sticks_out_of_the_window(browser: Any, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert find(browser, "h1").is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_dark_where_the_reader_likes_it_dark(browser: Any) -> None:
+    grounds = []
+    for scheme in ("light", "dark"):
+        feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+        color = find(browser, "body").value_of_css_property("background-color")
+        grounds.append(sum(int(part) for part in color[color.index("(") + 1 : -1].split(",")[:3]))
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert grounds[0] > 700
+    assert grounds[1] < 100
+
+
+def test_paper_shows_all_pictures_side_by_side(browser: Any) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        layers = browser.find_elements("css selector", ".stack:first-child > div")[:4]
+        assert all(layer.is_displayed() and layer.value_of_css_property("clip-path") == "none" for layer in layers)
+        assert len({round(layer.rect["x"]) for layer in layers}) == 4
+        assert not find(browser, ".controls").is_displayed()
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
