@@ -32,7 +32,8 @@ from protoseg.config import (
 from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
 from protoseg.data.splits import Partition
-from protoseg.engine.train import CHECKPOINT, check_trainer_options
+from protoseg.engine.train import check_trainer_options, has_checkpoint
+from protoseg.files import make_folder, write_text
 from protoseg.self_training import FIRST, prepare
 from protoseg.settings import TrainConfig
 from protoseg.stage import BASELINE, stored_json, train_one, uses_cuda, write_json
@@ -67,7 +68,7 @@ def train(config: TrainConfig, *, console: Console) -> dict[str, Any] | None:
     build_inference(config.inference)
     torch.manual_seed(config.seed)
     # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
-    goes_on = config.resume is not None and (Path(config.resume) / CHECKPOINT).is_file()
+    goes_on = config.resume is not None and has_checkpoint(Path(config.resume))
     network = build_network(config.model, len(data.classes), pretrained=not goes_on)
     method = build_method(config, network)
     if method.uses_unlabeled and not data.partition.unlabeled:
@@ -156,10 +157,10 @@ def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
         )
     out = Path(config.out) if config.out else _new_name(config)
     require_empty(out, "--out")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     stored = dataclasses.replace(config, out=str(out))
-    (out / CONFIG).write_text(yaml.safe_dump(stored.to_dict(), sort_keys=False))
     write_json(out / SPLIT, _lists(partition))
+    write_text(out / CONFIG, yaml.safe_dump(stored.to_dict(), sort_keys=False))  # last: what has settings can go on
     os.environ["PROTOSEG_RUN_FOLDER"] = str(out)  # for the processes that Lightning starts
     return out
 
@@ -169,7 +170,7 @@ def _note_moved(config: TrainConfig, stored: Path) -> None:
     before = yaml.safe_load(stored.read_text())
     after = before | {name: getattr(config, name) for name in ("data", "unlabeled", "labels", "holdout")}
     if after != before:
-        stored.write_text(yaml.safe_dump(after, sort_keys=False))
+        write_text(stored, yaml.safe_dump(after, sort_keys=False))
 
 
 def _lists(partition: Partition) -> dict[str, Any]:

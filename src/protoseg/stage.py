@@ -37,6 +37,7 @@ from protoseg.engine.metrics import IoU
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.pictures import colorize, sheet
 from protoseg.engine.train import FitReport, fit
+from protoseg.files import make_folder, write_text
 from protoseg.methods.base import Method
 from protoseg.settings import TrainConfig
 from protoseg.trained import load_model, progress
@@ -77,7 +78,7 @@ def train_one(
     """
     if (out / RESULT).is_file():
         return stored_json(out / RESULT)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     assert config.steps is not None
     assert config.crop is not None
     assert config.batch is not None
@@ -247,9 +248,7 @@ def _score(data: CheckedData, iou: IoU) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _write_sheet(

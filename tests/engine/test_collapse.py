@@ -103,7 +103,7 @@ def test_goes_back_and_halves_the_learning_rate(
     assert all(a == pytest.approx(2 * b, rel=1e-4) for a, b in rates[2:-1])
     assert plain[1]["labeled"] == again[1]["labeled"]
     assert plain[3]["labeled"] != again[3]["labeled"]
-    assert not (out / "healthy.ckpt").exists()
+    assert not (out / "previous.ckpt").exists()
     state = torch.load(out / "last.ckpt", weights_only=True)
     assert state["protoseg"]["events"] == [event]
 

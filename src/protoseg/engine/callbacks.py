@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,11 +15,13 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from protoseg.engine.collapse import Collapse, OnCollapse
 from protoseg.engine.health import Alarm
 from protoseg.engine.module import TrainingModule
+from protoseg.engine.resumable import CHECKPOINT, PREVIOUS
+from protoseg.files import append_text, replacing, write_text
 
 SHARES = "health.jsonl"
 """For each row of the metrics: shares of classes among labels and pseudo-labels, and of the prototypes of each class."""
@@ -45,33 +47,31 @@ class StepCallback(Callback):
 
 
 class Checkpoint(StepCallback):
-    """Write a resumable checkpoint every so many steps and at the end; a reader never sees half of one.
+    """Write a resumable checkpoint every so many steps and at the end, and keep the one before: there is a whole one always.
 
     Args:
-        path: of the file.
+        folder: of the run.
         every: optimizer steps.
-        healthy: where the checkpoint before is kept while the run is well, to go back to; None to keep none.
+        to_go_back_to: the one that is kept is from before all doubts about the run's health, and there from the first step on.
     """
 
-    def __init__(self, path: Path, *, every: int, healthy: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, every: int, to_go_back_to: bool = False) -> None:
         super().__init__()
-        self.path, self.every, self.healthy = path, every, healthy
+        self.last, self.previous = folder / CHECKPOINT, folder / PREVIOUS
+        self.every, self.to_go_back_to = every, to_go_back_to
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if self.healthy is not None and not self.healthy.is_file():
-            trainer.save_checkpoint(self.healthy)
+        # Every process has read it by now. The last one is damaged or missing, and must not take its place.
+        if trainer.is_global_zero and trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.previous:
+            self.previous.replace(self.last)
+        if self.to_go_back_to and not self.previous.is_file():
+            trainer.save_checkpoint(self.previous)
 
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         if (step % self.every == 0 or step == trainer.max_steps) and module.meter.is_finite("loss"):
-            whole = self.path.with_suffix(".partial")
-            trainer.save_checkpoint(whole)
-            if trainer.is_global_zero:
-                if self.healthy is not None and self.path.is_file() and not module.health.since:
-                    old = self.healthy.with_suffix(".partial")
-                    shutil.copyfile(self.path, old)  # there is a whole last.ckpt at every moment
-                    old.replace(self.healthy)
-                whole.replace(self.path)
+            in_doubt = self.to_go_back_to and module.health.since
+            trainer.save_checkpoint(self.last, storage_options=None if in_doubt else self.previous)
 
 
 class Snapshots(StepCallback):
@@ -89,9 +89,8 @@ class Snapshots(StepCallback):
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         if step in self.steps and trainer.is_global_zero:
             state = {name: tensor.cpu().contiguous() for name, tensor in module.method.predictor.state_dict().items()}
-            target = snapshot(self.folder, step)
-            save_file(state, target.with_suffix(".partial"))
-            target.with_suffix(".partial").replace(target)
+            with replacing(snapshot(self.folder, step)) as partial:
+                partial.write_bytes(save(state))
 
 
 def snapshot(folder: Path, step: int) -> Path:
@@ -144,12 +143,9 @@ class MetricsLog(StepCallback):
             return
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= trainer.global_step]
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(self.path, "".join(self._line(row) for row in ({name: name for name in self.columns}, *rows)))
         shares = [row for row in read_shares(self.shares) if row["step"] <= trainer.global_step]
-        self.shares.write_text("".join(json.dumps(row) + "\n" for row in shares))
+        write_text(self.shares, "".join(json.dumps(row) + "\n" for row in shares))
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
             times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -185,15 +181,18 @@ class MetricsLog(StepCallback):
         if due and self.score is not None and trainer.is_global_zero:
             row["miou"] = repr(self.score(module))
         if trainer.is_global_zero:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns, restval="").writerow(row)
-            with self.shares.open("a") as file:
-                shares = {"labeled": health.labeled, "pseudo": health.pseudo, "prototype_use": health.prototype_use}
-                file.write(json.dumps({"step": step, **shares}) + "\n")
+            append_text(self.path, self._line(row))
+            shares = {"labeled": health.labeled, "pseudo": health.pseudo, "prototype_use": health.prototype_use}
+            append_text(self.shares, json.dumps({"step": step, **shares}) + "\n")
             self._show(trainer, step, means, row)
         for alarm in module.health.judge(health):
             self._raise(alarm, module, step)
         self._since = time.perf_counter()  # scoring is not training time
+
+    def _line(self, row: dict[str, Any]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, restval="").writerow(row)
+        return text.getvalue()
 
     def _raise(self, alarm: Alarm, module: TrainingModule, step: int) -> None:
         self.console.print(f"warning: step {step}: {alarm.text}")
