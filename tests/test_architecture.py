@@ -27,14 +27,14 @@ MAY_IMPORT = {
     "settings": (),
     "config": ("settings", "types", "functional", "nn", "methods", "data", "engine"),
     "summary": ("settings", "types", "data", "engine", "config"),
-    "trained": ("settings", "types", "nn", "data", "engine", "config", "summary"),
+    "trained": ("settings", "types", "files", "nn", "data", "engine", "config", "summary"),
     "stage": ("settings", "types", "files", "methods", "data", "engine", "config", "trained"),
     "self_training": ("settings", "files", "methods", "data", "engine", "config", "trained", "stage"),
     "run": ("settings", "files", "methods", "data", "engine", "config", "summary", "trained", "stage", "self_training"),
     "doctor": ("settings", "types", "functional", "data", "config"),
     "split": ("settings", "types", "data", "trained"),
     "arguments": ("settings", "config"),
-    "cli": ("arguments", "settings", "config", "run", "trained", "split", "doctor", "data", "engine.collapse"),
+    "cli": ("arguments", "settings", "files", "config", "run", "trained", "split", "doctor", "data", "engine.collapse"),
     "__init__": ("settings", "run", "trained", "nn", "methods"),
 }
 """Layer -> the parts of protoseg that it may import, itself included."""

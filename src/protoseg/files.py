@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import platform
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".lock"
+"""In a folder that is held: who holds it. Empty, or out of date, where nobody does."""
 
 
 class CannotWriteError(OSError):
@@ -56,14 +64,57 @@ def append_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it; it may exist.
+def make_folder(path: Path) -> bool:
+    """Make a folder, and those above it.
+
+    Returns:
+        False where it was there before.
 
     Raises:
         CannotWriteError: see `replacing`.
     """
     with _naming(path):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def locked(folder: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
+    """Hold a folder. The system lets go of it as soon as this process ends, however it ends.
+
+    Args:
+        folder: to hold.
+        warn: is told where the file system knows no locks.
+
+    Raises:
+        FileExistsError: another process holds it.
+        CannotWriteError: see `replacing`.
+    """
+    with _naming(folder):
+        file = (folder / LOCK).open("a+")
+    with file:
+        try:
+            # Not `flock`: processes that this one has started would hold that on when it is killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise FileExistsError(
+                f"{folder} is in use by {file.read() or 'another process'}; wait for its end, or give another folder with --out"
+            ) from error
+        except (OSError, NameError):  # Windows has no fcntl
+            warn(f"the file system of {folder} knows no locks: see that no other run uses this folder")
+        with _naming(folder):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                file.truncate(0)
 
 
 @contextmanager

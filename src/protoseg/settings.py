@@ -6,6 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+RUN_FOLDER = "PROTOSEG_RUN_FOLDER"
+"""Environment variable in which a run keeps the name of its folder, for the processes that it starts."""
+
 
 @dataclass
 class ModelConfig:

@@ -21,6 +21,7 @@ from protoseg.engine.collapse import Collapse, OnCollapse
 from protoseg.engine.health import Alarm
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS
+from protoseg.engine.stop import Stop
 from protoseg.files import append_text, replacing, write_text
 
 SHARES = "health.jsonl"
@@ -47,18 +48,20 @@ class StepCallback(Callback):
 
 
 class Checkpoint(StepCallback):
-    """Write a resumable checkpoint every so many steps and at the end, and keep the one before: there is a whole one always.
+    """Write a resumable checkpoint every so many steps and at the end, an early one too, and keep the one before: there is
+    always a whole one.
 
     Args:
         folder: of the run.
         every: optimizer steps.
+        stop: ends training.
         to_go_back_to: the one that is kept is from before all doubts about the run's health, and there from the first step on.
     """
 
-    def __init__(self, folder: Path, *, every: int, to_go_back_to: bool = False) -> None:
+    def __init__(self, folder: Path, *, every: int, stop: Stop, to_go_back_to: bool = False) -> None:
         super().__init__()
         self.last, self.previous = folder / CHECKPOINT, folder / PREVIOUS
-        self.every, self.to_go_back_to = every, to_go_back_to
+        self.every, self.stop, self.to_go_back_to = every, stop, to_go_back_to
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -67,9 +70,18 @@ class Checkpoint(StepCallback):
             self.previous.replace(self.last)
         if self.to_go_back_to and not self.previous.is_file():
             trainer.save_checkpoint(self.previous)
+        self.stop.watch()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.release()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.stop.release()
 
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        if (step % self.every == 0 or step == trainer.max_steps) and module.meter.is_finite("loss"):
+        trainer.should_stop = self.stop.agreed()
+        due = trainer.should_stop or step % self.every == 0 or step == trainer.max_steps
+        if due and module.meter.is_finite("loss"):
             in_doubt = self.to_go_back_to and module.health.since
             trainer.save_checkpoint(self.last, storage_options=None if in_doubt else self.previous)
 
@@ -108,6 +120,7 @@ class MetricsLog(StepCallback):
         score: called with the step every `score_every` steps; its number goes into the column `miou`.
         score_every: optimizer steps, 0 for never.
         on_collapse: what an alarm does beside a warning.
+        stop: ends training, and scoring in the midst.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
         title: of the bar.
     """
@@ -121,12 +134,13 @@ class MetricsLog(StepCallback):
         score: Callable[[TrainingModule], float] | None = None,
         score_every: int = 0,
         on_collapse: OnCollapse = "continue",
+        stop: Stop,
         console: Console,
         title: str,
     ) -> None:
         super().__init__()
         self.path, self.every, self.console, self.title = path, every, console, title
-        self.shares, self.on_collapse = path.with_name(SHARES), on_collapse
+        self.shares, self.on_collapse, self.stop = path.with_name(SHARES), on_collapse, stop
         self.score, self.score_every = score, score_every if score is not None else 0
         self.columns = ("step", "seconds", "images_per_second", "lr", *fields, *(("miou",) if self.score_every else ()))
         self.seconds = 0.0
@@ -179,7 +193,8 @@ class MetricsLog(StepCallback):
         health = module.read_health(loss=means["loss"])
         row |= {name: repr(value) for name, value in (means | health.scalars()).items()}
         if due and self.score is not None and trainer.is_global_zero:
-            row["miou"] = repr(self.score(module))
+            with self.stop.at_once():
+                row["miou"] = repr(self.score(module))
         if trainer.is_global_zero:
             append_text(self.path, self._line(row))
             shares = {"labeled": health.labeled, "pseudo": health.pseudo, "prototype_use": health.prototype_use}
@@ -202,10 +217,10 @@ class MetricsLog(StepCallback):
         module.events.append({"step": step, "alarm": alarm.text})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._stop()
+        self._end_progress()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stop()
+        self._end_progress()
 
     def _show(self, trainer: L.Trainer, step: int, means: dict[str, float], row: dict[str, Any]) -> None:
         shares = {"confident", "prototype_agreement", "prototype_agreement_peer"}
@@ -222,7 +237,7 @@ class MetricsLog(StepCallback):
             self._last_line = time.perf_counter()
             self.console.print(f"{self.title} {step}/{trainer.max_steps}  {text}", soft_wrap=True, highlight=False)
 
-    def _stop(self) -> None:
+    def _end_progress(self) -> None:
         if self._progress is not None:
             self._progress.stop()
 

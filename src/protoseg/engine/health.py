@@ -162,7 +162,7 @@ class HealthMonitor:
             agreeing / compared if compared else math.nan,
             tuple(tuple(row) for row in (use / total.clamp(min=1e-12)).tolist()),
             ema_distance,
-            float(summed(torch.tensor(loss, device=labeled.device))) / _processes(),
+            float(summed(torch.tensor(loss, device=labeled.device))) / processes(),
         )
 
     def judge(self, health: Health) -> list[Alarm]:
@@ -224,13 +224,14 @@ class HealthMonitor:
         return alarms
 
 
-def _processes() -> int:
+def processes() -> int:
+    """Of this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def summed(tensor: Tensor) -> Tensor:
     """Over all processes; a copy."""
     total = tensor.clone()
-    if _processes() > 1:
+    if processes() > 1:
         dist.all_reduce(total)
     return total

@@ -46,7 +46,7 @@ def save_state(state: dict[str, Any], path: Path, *, keep: Path | None = None) -
     torch.save(state, content)
     with replacing(path, keep=keep) as partial, partial.open("wb") as file:
         file.write(content.getbuffer())
-        file.write(_ending(hashlib.sha256(content.getbuffer())))
+        file.write(_ending(hashlib.sha256(content.getbuffer()).hexdigest()))
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def _is_as_written(file: BinaryIO) -> bool:
         chunk = file.read(min(left, _CHUNK))
         digest.update(chunk)
         left -= len(chunk)
-    return ending == _ending(digest)
+    return ending == _ending(digest.hexdigest())
 
 
-def _ending(digest: Any) -> bytes:
-    return _MARK + digest.hexdigest().encode() + b"\n"
+def _ending(digest: str) -> bytes:
+    return _MARK + digest.encode() + b"\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, descri
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, CheckpointFiles, DamagedError, load_state
+from protoseg.engine.stop import Stop
 from protoseg.methods.base import Method
 
 METRICS = "metrics.csv"
@@ -98,6 +100,7 @@ def fit(
 
     Raises:
         CollapseError: training has collapsed.
+        KeyboardInterrupt: with the number of the signal that has stopped it.
         ValueError: no checkpoint is whole, or they are of another model.
     """
     _quiet()
@@ -112,6 +115,7 @@ def fit(
         power=power,
         lr_warmup=lr_warmup,
     )
+    stop = Stop()
     log = MetricsLog(
         out / METRICS,
         every=log_every,
@@ -119,6 +123,7 @@ def fit(
         score=score,
         score_every=score_every,
         on_collapse=on_collapse,
+        stop=stop,
         console=console,
         title=title,
     )
@@ -138,7 +143,11 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            callbacks=[log, Snapshots(out, snapshots), Checkpoint(out, every=checkpoint_every, to_go_back_to=rollback)],
+            callbacks=[
+                log,
+                Snapshots(out, snapshots),
+                Checkpoint(out, every=checkpoint_every, stop=stop, to_go_back_to=rollback),
+            ],
             plugins=[CheckpointFiles()],
             **options,
         )
@@ -149,7 +158,11 @@ def fit(
             break
         except SystemExit:  # what Lightning makes of Ctrl-C
             if trainer.interrupted:
-                raise KeyboardInterrupt from None
+                raise KeyboardInterrupt(stop.signum or signal.SIGINT) from None
+            raise
+        except RuntimeError as error:  # of the death of a worker or another process, where all of them got the signal
+            if stop.signum:
+                raise KeyboardInterrupt(stop.signum) from error
             raise
         except Collapse as collapse:
             if not rollback:
@@ -159,6 +172,8 @@ def fit(
             event = roll_back(out / PREVIOUS, out / CHECKPOINT, collapse, threshold=method.threshold)
             start = Start(out / CHECKPOINT)
             console.print(f"back to step {event['back_to']} with {describe(event)}")
+    if stop.signum:
+        raise KeyboardInterrupt(stop.signum)
     if trainer.is_global_zero and (out / CHECKPOINT).is_file():
         (out / PREVIOUS).unlink(missing_ok=True)
     # From the file, because a run that was killed while it was scored trains no further step when it goes on.
