@@ -246,7 +246,7 @@ class TrainConfig:
         evaluate: score the trained model
         evaluate_every: also score every so many steps, for a curve
         baseline: also train on labels only, and compare
-        on_collapse: go on (continue), stop, or rollback to where all was well
+        on_collapse: go on, skipping NaN (continue), stop, or rollback to where all was well
     """
 
     data: str = ""

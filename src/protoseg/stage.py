@@ -227,6 +227,7 @@ def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: d
         "skipped": [path for path in fitted.skipped if not _is_image(path)],
         "other_kind": [path for path in fitted.skipped if _is_image(path)],
         "events": list(fitted.events),
+        "dropped_steps": fitted.dropped,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": header["versions"],
     }

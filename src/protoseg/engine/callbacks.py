@@ -81,7 +81,7 @@ class Checkpoint(StepCallback):
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         trainer.should_stop = self.stop.agreed()
         due = trainer.should_stop or step % self.every == 0 or step == trainer.max_steps
-        if due and module.meter.is_finite("loss"):
+        if due and module.is_well():
             in_doubt = self.to_go_back_to and module.health.since
             trainer.save_checkpoint(self.last, storage_options=None if in_doubt else self.previous)
 
@@ -180,7 +180,7 @@ class MetricsLog(StepCallback):
         if step % self.every and not due and step != trainer.max_steps:
             return
         images = module.meter.images * trainer.world_size
-        means = module.meter.read()
+        means, bad = module.meter.read()
         now = time.perf_counter()
         elapsed = now - self._since
         self.seconds += elapsed
@@ -190,7 +190,7 @@ class MetricsLog(StepCallback):
             "images_per_second": f"{images / elapsed:.1f}",
         }
         row["lr"] = f"{trainer.optimizers[0].param_groups[-1]['lr']:.6g}"
-        health = module.read_health(loss=means["loss"])
+        health = module.read_health()
         row |= {name: repr(value) for name, value in (means | health.scalars()).items()}
         if due and self.score is not None and trainer.is_global_zero:
             with self.stop.at_once():
@@ -202,6 +202,8 @@ class MetricsLog(StepCallback):
             self._show(trainer, step, means, row)
         for alarm in module.health.judge(health):
             self._raise(alarm, module, step)
+        if bad.keys() & {"loss", "gradient"}:
+            self._dropped(bad, module, step)
         self._since = time.perf_counter()  # scoring is not training time
 
     def _line(self, row: dict[str, Any]) -> str:
@@ -211,10 +213,24 @@ class MetricsLog(StepCallback):
 
     def _raise(self, alarm: Alarm, module: TrainingModule, step: int) -> None:
         self.console.print(f"warning: step {step}: {alarm.text}")
-        # A loss that is no number leaves nothing to continue with.
+        # A network that gives no numbers any more leaves nothing to continue with.
         if self.on_collapse != "continue" or alarm.remedy == "learning rate":
             raise Collapse(alarm, step)
         module.events.append({"step": step, "alarm": alarm.text})
+
+    def _dropped(self, bad: dict[str, int], module: TrainingModule, step: int) -> None:
+        """Say that steps were dropped, and why; later ones are only counted."""
+        number = bad.get("gradient", bad.get("loss", 0)) // module.trainer.world_size
+        terms = ", ".join(repr(name) for name in bad if name not in {"loss", "gradient"})
+        what = f"the loss {terms}".rstrip() if "loss" in bad else "the gradient"
+        text = f"{number} of the steps since the last log line were dropped: {what} was no number"
+        if self.on_collapse == "stop":
+            raise Collapse(Alarm("dropped", f"{text}; --on-collapse continue leaves such steps out", "learning rate"), step)
+        if not module.dropped:
+            if module.trainer.is_global_zero:
+                self.console.print(f"warning: step {step}: {text}; further ones are only counted")
+            module.events.append({"step": step, "alarm": text})
+        module.dropped += number
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._end_progress()

@@ -39,6 +39,7 @@ class FitReport:
         seconds: of training, resumed parts included, scoring not.
         skipped: unlabelled files that could not be read, sorted.
         events: collapses, and what was done about each.
+        dropped: steps that changed nothing, because their loss or gradient was no number.
         is_main: False on all but the first process of a distributed run.
         device: on which it trained.
     """
@@ -47,6 +48,7 @@ class FitReport:
     seconds: float
     skipped: tuple[str, ...]
     events: tuple[dict[str, Any], ...]
+    dropped: int
     is_main: bool
     device: torch.device
 
@@ -90,7 +92,8 @@ def fit(
         fields: names of the loss terms and monitors, the columns of the metrics file.
         score: dataset mIoU of the present predictor, for a curve.
         on_collapse: what to do where the pseudo-labels collapse: go on with a warning, stop, or go back to the last healthy
-            checkpoint with a gentler setting, twice at most. A loss that is no number stops a run that would go on.
+            checkpoint with a gentler setting, twice at most. Steps whose loss or gradient is no number are dropped, but for
+            `stop`; where there are nothing but such steps, a run that would go on stops.
         console, title: of the progress display.
         snapshots: steps whose weights are kept, as `snapshot-STEP.safetensors`.
         trainer_options: handed to the Lightning Trainer (accelerator, devices, precision, accumulate_grad_batches, ...).
@@ -180,7 +183,13 @@ def fit(
     seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
     return FitReport(
-        trainer.global_step, seconds, tuple(sorted(module.skipped)), tuple(module.events), trainer.is_global_zero, device
+        trainer.global_step,
+        seconds,
+        tuple(sorted(module.skipped)),
+        tuple(module.events),
+        module.dropped,
+        trainer.is_global_zero,
+        device,
     )
 
 
