@@ -77,6 +77,22 @@ class TestGuard:
         assert guard.bad
         assert all((p.grad == 0).all() for p in net.parameters())
 
+    def test_nobody_waits_for_the_device(self) -> None:
+        """Tensors of torch's device "meta" have no values that could be waited for: to read one is an error."""
+        net = network().to("meta")
+        guard, meter = Guard([net]), Meter()
+        for _ in range(2):
+            guard.before_forward()
+            loss = net(torch.randn(2, 3, 8, 8, device="meta")).square().mean()
+            meter.add({"loss": loss.detach()}, images=1)
+            poisoned(loss).backward()
+            guard.before_update()
+            meter.count_bad("gradient", guard.bad)
+            guard.after_update()
+            voided((loss.detach(),), guard.bad)
+        with pytest.raises(RuntimeError, match="meta"):
+            int(guard.in_a_row)
+
 
 def tensors(net: nn.Module) -> list[Tensor]:
     return [tensor.detach() for tensor in (*net.parameters(), *net.buffers())]
