@@ -68,7 +68,7 @@ def voided(carry: Any, bad: Tensor) -> Any:
     return carry
 
 
-def _copies(tensors: list[Tensor], kept: list[Tensor]) -> list[Tensor]:
+def _copies(tensors: Sequence[Tensor], kept: list[Tensor]) -> list[Tensor]:
     """Copies, in the memory of earlier ones where there are some."""
     if not kept or kept[0].device != tensors[0].device:
         return [tensor.detach().clone() for tensor in tensors]

@@ -28,7 +28,7 @@ class Stop:
         self.signum = 0
         self._at_once = False
         self._before: dict[int, Any] = {}
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None  # of all processes; None for the one that is there anyway
 
     def watch(self) -> None:
         """Note signals from here on, instead of what they did before. Every process has to call it."""
