@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protoseg.arguments import DRY_RUN, parse_train
+from protoseg.files import CannotWriteError
+from protoseg.settings import RUN_FOLDER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process when left out.
 
     Returns:
-        Exit status: 0, 2 where the input was at fault, 1 where the doctor found an error, training collapsed or a cell of a
-        benchmark failed.
+        Exit status: 0; 2 where the input was at fault; 1 where the doctor found an error, training collapsed, a cell of a
+        benchmark failed, or nothing can be written any more; 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int | None]] = {
@@ -64,16 +69,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"protoseg: there is no command {arguments[0]!r}; choose one of {', '.join(commands)}", file=sys.stderr)
         return 2
     try:
-        return commands[arguments[0]](arguments[1:]) or 0
+        with _sigterm_like_ctrl_c():
+            return commands[arguments[0]](arguments[1:]) or 0
+    except CannotWriteError as error:
+        if os.environ.get("PROTOSEG_TRACEBACK"):
+            raise
+        print(f"protoseg {arguments[0]}: {error}{_how_to_go_on('; once it can, ')}", file=sys.stderr)
+        return 1 if os.environ.get(RUN_FOLDER) else 2
     except (ValueError, OSError) as error:
         if os.environ.get("PROTOSEG_TRACEBACK"):
             raise
         print(f"protoseg {arguments[0]}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        run = os.environ.get("PROTOSEG_RUN_FOLDER") if arguments[0] in {"train", "demo"} else None
-        print(f"\nstopped; go on with protoseg train --resume {run}" if run else "\nstopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        if _is_copy():
+            return 0  # the first process has said it; any other number makes Lightning kill that one
+        print(f"\nstopped{_how_to_go_on('; ')}", file=sys.stderr)
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
+    finally:
+        os.environ.pop(RUN_FOLDER, None)
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """What SLURM and `kill` send ends the command as the keyboard does."""
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other one do this
+        yield
+        return
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt(signum)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_copy() -> bool:
+    """Whether this is a further process of a distributed run: Lightning starts the command again for each."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def _how_to_go_on(before: str) -> str:
+    """The command that goes on with a run that has been started; empty where none has."""
+    run = os.environ.get(RUN_FOLDER)
+    return f"{before}go on with protoseg train --resume {run}" if run else ""
 
 
 def _demo(arguments: list[str]) -> int:
@@ -88,9 +130,8 @@ def _demo(arguments: list[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     if any(word.split("=")[0] == "--resume" for word in rest):
         raise ValueError("a demo goes on like any other run: protoseg train --resume RUN_FOLDER")
-    # Lightning starts the command again for each further process of a distributed run: same folders, nothing to write.
-    is_copy = int(os.environ.get("LOCAL_RANK", "0")) > 0
-    chosen = os.environ["PROTOSEG_RUN_FOLDER"] if is_copy else options.out
+    is_copy = _is_copy()  # same folders, nothing to write
+    chosen = os.environ[RUN_FOLDER] if is_copy else options.out
     out = Path(chosen) if chosen else _free(Path("runs") / "demo")
     data = out.with_name(f"{out.name}-data")
     for folder in (out, data):

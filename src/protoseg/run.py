@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,12 +34,13 @@ from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
 from protoseg.data.splits import Partition
 from protoseg.engine.evaluate import Normalization
-from protoseg.engine.train import CHECKPOINT, check_trainer_options
+from protoseg.engine.train import check_trainer_options, has_checkpoint
+from protoseg.files import locked, make_folder, write_text
 from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, START
 from protoseg.report.page import write_report
 from protoseg.self_training import FIRST, prepare
-from protoseg.settings import TrainConfig
+from protoseg.settings import RUN_FOLDER, TrainConfig
 from protoseg.stage import stored_json, train_one, uses_cuda, write_json
 from protoseg.summary import describe_data, print_found, print_result
 from protoseg.trained import CONFIG, SPLIT, progress, require_empty
@@ -61,36 +63,36 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
     config, data = settle(config, console=console)
     normalization, network, method = build(config, data, console=console)
     # Whatever cannot work has stopped by now; only from here on something is written.
-    out = _open_run_folder(config, data.partition)
-    if _is_main_process():
-        found = describe_data(config, data)
-        _note_start(out, command, found)
-        print_found(config, data, found, out, console)
-    if config.baseline and not method.uses_unlabeled:
-        console.print("note: --baseline adds nothing to --method supervised, which is the baseline")
+    with _run_folder(config, data.partition, console) as out:
+        if _is_main_process():
+            found = describe_data(config, data)
+            _note_start(out, command, found)
+            print_found(config, data, found, out, console)
+        if config.baseline and not method.uses_unlabeled:
+            console.print("note: --baseline adds nothing to --method supervised, which is the baseline")
 
-    baseline: dict[str, Any] | None = None
-    labels_only = _baseline_config(config)
-    if method.needs_labeler:  # first, because it keeps snapshots of the labels-only model
-        prepare(
-            method,
-            config,
-            labels_only,
-            data,
-            normalization,
-            start=network,
-            folder=out,
-            first=out / (BASELINE if config.baseline else FIRST),
-            console=console,
-        )
-    if config.baseline and method.uses_unlabeled:
-        start = build_method(labels_only, copy.deepcopy(network))  # the same weights
-        baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
-    result = train_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
-    if result is not None:
-        print_result(result, out, console)
-        console.print(f"report: {write_report(out)}")
-    return result
+        baseline: dict[str, Any] | None = None
+        labels_only = _baseline_config(config)
+        if method.needs_labeler:  # first, because it keeps snapshots of the labels-only model
+            prepare(
+                method,
+                config,
+                labels_only,
+                data,
+                normalization,
+                start=network,
+                folder=out,
+                first=out / (BASELINE if config.baseline else FIRST),
+                console=console,
+            )
+        if config.baseline and method.uses_unlabeled:
+            start = build_method(labels_only, copy.deepcopy(network))  # the same weights
+            baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
+        result = train_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
+        if result is not None:
+            print_result(result, out, console)
+            console.print(f"report: {write_report(out)}")
+        return result
 
 
 def settle(config: TrainConfig, *, console: Console) -> tuple[TrainConfig, CheckedData]:
@@ -130,7 +132,7 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     build_inference(config.inference)
     torch.manual_seed(config.seed)
     # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
-    goes_on = config.resume is not None and (Path(config.resume) / CHECKPOINT).is_file()
+    goes_on = config.resume is not None and has_checkpoint(Path(config.resume))
     network = build_network(config.model, len(data.classes), pretrained=not goes_on)
     method = build_method(config, network)
     if method.uses_unlabeled and not data.partition.unlabeled:
@@ -175,29 +177,35 @@ def _baseline_config(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _open_run_folder(config: TrainConfig, partition: Partition) -> Path:
-    """Make the run folder and write settings and lists into it, or check that the images of a resumed run are the same."""
+@contextmanager
+def _run_folder(config: TrainConfig, partition: Partition, console: Console) -> Iterator[Path]:
+    """The run folder, which no other run can use meanwhile: a new one with settings and lists in it, or that of a resumed run,
+    whose images have to be the same."""
+    if not _is_main_process():
+        yield _folder_of_main(config)
+        return
     if config.resume is not None:
         out = Path(config.resume)
         if stored_json(out / SPLIT).get("hash") != partition.hash:
             raise ValueError(f"the images in {config.data} are not those that the run in {out} started with; start a new run")
-        if _is_main_process():
+    else:
+        out = _new_folder(config)
+    os.environ[RUN_FOLDER] = str(out)  # for the processes that Lightning starts, and to say how to go on
+    with locked(out, warn=lambda text: console.print(f"warning: {text}")):
+        if config.resume is None:
+            require_empty(out, "--out")  # another run may have come first
+            write_json(out / SPLIT, _lists(partition))
+            stored = dataclasses.replace(config, out=str(out))
+            write_text(out / CONFIG, yaml.safe_dump(stored.to_dict(), sort_keys=False))  # last: what has settings can go on
+        else:
             _note_moved(config, out / CONFIG)
-        return out
-    if not _is_main_process():
-        if folder_name := os.environ.get("PROTOSEG_RUN_FOLDER") or config.out:
-            return Path(folder_name)
-        raise ValueError(
-            "several processes were started from outside: give the run folder with --out, so that all of them know it"
-        )
-    out = Path(config.out) if config.out else _new_name(config)
-    require_empty(out, "--out")
-    out.mkdir(parents=True, exist_ok=True)
-    stored = dataclasses.replace(config, out=str(out))
-    (out / CONFIG).write_text(yaml.safe_dump(stored.to_dict(), sort_keys=False))
-    write_json(out / SPLIT, _lists(partition))
-    os.environ["PROTOSEG_RUN_FOLDER"] = str(out)  # for the processes that Lightning starts
-    return out
+        yield out
+
+
+def _folder_of_main(config: TrainConfig) -> Path:
+    if name := config.resume or os.environ.get(RUN_FOLDER) or config.out:
+        return Path(name)
+    raise ValueError("several processes were started from outside: give the run folder with --out, so that all of them know it")
 
 
 def _note_moved(config: TrainConfig, stored: Path) -> None:
@@ -205,7 +213,7 @@ def _note_moved(config: TrainConfig, stored: Path) -> None:
     before = yaml.safe_load(stored.read_text())
     after = before | {name: getattr(config, name) for name in ("data", "unlabeled", "labels", "holdout")}
     if after != before:
-        stored.write_text(yaml.safe_dump(after, sort_keys=False))
+        write_text(stored, yaml.safe_dump(after, sort_keys=False))
 
 
 def _note_start(out: Path, command: str | None, found: dict[str, Any]) -> None:
@@ -228,10 +236,15 @@ def _lists(partition: Partition) -> dict[str, Any]:
     }
 
 
-def _new_name(config: TrainConfig) -> Path:
+def _new_folder(config: TrainConfig) -> Path:
+    """Make the folder of a new run: --out, or one in `runs` that no other run has."""
+    if config.out:
+        require_empty(Path(config.out), "--out")
+        make_folder(Path(config.out))
+        return Path(config.out)
     stem = f"{Path(config.data).resolve().name}-{config.full_method}-seed{config.seed}"
     names = [stem, *(f"{stem}-{i}" for i in range(2, 10_000))]
-    return next(path for path in (Path("runs") / name for name in names) if not path.exists())
+    return next(path for path in (Path("runs") / name for name in names) if make_folder(path))
 
 
 def _is_main_process() -> bool:

@@ -23,6 +23,7 @@ from protoseg.engine.callbacks import snapshot
 from protoseg.engine.evaluate import Normalization, predict_image
 from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import ConfusionMatrix, iou
+from protoseg.files import write_text
 from protoseg.methods.base import Method
 from protoseg.settings import TrainConfig
 from protoseg.stage import train_one, uses_cuda
@@ -128,7 +129,5 @@ def _agreement(
             sample.name: stability(last, earlier, sample, normalization, inference)
             for sample in progress("ranking unlabelled images", console)(data.partition.unlabeled)
         }
-    partial = stored.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=2) + "\n")
-    partial.replace(stored)
+    write_text(stored, json.dumps(found, indent=2) + "\n")
     return found

@@ -6,6 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+RUN_FOLDER = "PROTOSEG_RUN_FOLDER"
+"""Environment variable in which a run keeps the name of its folder, for the processes that it starts."""
+
 
 @dataclass
 class ModelConfig:
@@ -243,7 +246,7 @@ class TrainConfig:
         evaluate: score the trained model
         evaluate_every: also score every so many steps, for a curve
         baseline: also train on labels only, and compare
-        on_collapse: go on (continue), stop, or rollback to where all was well
+        on_collapse: go on, skipping NaN (continue), stop, or rollback to where all was well
     """
 
     data: str = ""

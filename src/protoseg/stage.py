@@ -40,6 +40,7 @@ from protoseg.engine.module import TrainingModule
 from protoseg.engine.pictures import colorize, sheet
 from protoseg.engine.tally import TALLY, Tally
 from protoseg.engine.train import FitReport, fit
+from protoseg.files import make_folder, write_text
 from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, SHEET
 from protoseg.settings import TrainConfig
@@ -80,7 +81,7 @@ def train_one(
     """
     if (out / RESULT).is_file():
         return stored_json(out / RESULT)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     assert config.steps is not None
     inference = build_inference(config.inference)
     streams = build_streams(config, data, method, normalization)
@@ -247,6 +248,7 @@ def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: d
         "skipped": [path for path in fitted.skipped if not _is_image(path)],
         "other_kind": [path for path in fitted.skipped if _is_image(path)],
         "events": list(fitted.events),
+        "dropped_steps": fitted.dropped,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": header["versions"],
         "machine": machine(fitted.device),
@@ -269,9 +271,7 @@ def _score(data: CheckedData, iou: IoU) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _write_sheet(

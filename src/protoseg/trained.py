@@ -31,6 +31,7 @@ from protoseg.engine.machine import machine
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import predict
 from protoseg.engine.tally import TALLY
+from protoseg.files import LOCK
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.prototype_predictor import PrototypePredictor
 from protoseg.report.gather import RESULT
@@ -313,7 +314,7 @@ def predict_run(
 
 def require_empty(out: Path, option: str) -> None:
     """Stop where a folder for results holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         resumable = (out / CONFIG).is_file()
         hint = f", or go on with it: protoseg train --resume {out}" if resumable else ""
         raise FileExistsError(f"{out} exists and is not empty; give another folder with {option}{hint}")

@@ -24,10 +24,11 @@ LAUNCH = """
 import sys, torch, torch.distributed as dist
 from protoseg.cli import main
 from protoseg.engine.module import TrainingModule
+from protoseg.methods.base import Method
 from protoseg.nn.prototype_head import PrototypeHead
 
 start = {}
-fit, end = PrototypeHead.fit, TrainingModule.on_train_end
+fit, end, forward = PrototypeHead.fit, TrainingModule.on_train_end, Method.forward
 
 def fit_and_note(self, *args, **kwargs):
     fit(self, *args, **kwargs)
@@ -37,7 +38,13 @@ def save(self):
     end(self)
     torch.save({**self.method.state_dict(), **start}, f"{sys.argv[1]}/rank{self.global_rank}.pt")
 
-PrototypeHead.fit, TrainingModule.on_train_end = fit_and_note, save
+def infinite_once_on_one_process(self, *args, step):
+    out = forward(self, *args, step=step)
+    if step == 4 and dist.get_rank() == 1:
+        out.loss = out.loss + torch.inf  # whose gradient is finite
+    return out
+
+PrototypeHead.fit, TrainingModule.on_train_end, Method.forward = fit_and_note, save, infinite_once_on_one_process
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -99,6 +106,12 @@ def test_the_number_of_processes_changes_no_setting(folder: Path, tmp_path: Path
 
 def test_unreadable_images_of_all_processes_are_counted(folder: Path) -> None:
     assert len(json.loads((folder / "run/result.json").read_text())["skipped"]) == 4
+
+
+def test_a_loss_that_is_no_number_on_one_process_drops_the_step_on_all(folder: Path) -> None:
+    result = json.loads((folder / "run/result.json").read_text())
+    assert result["dropped_steps"] == 1
+    assert "the loss was no number" in result["events"][0]["alarm"]
 
 
 def test_prototypes_moved(states: list[dict[str, torch.Tensor]]) -> None:

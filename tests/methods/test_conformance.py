@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protoseg.config import METHODS, method_class
+from protoseg.engine.guard import voided
 from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method
 from protoseg.methods.prevmatch import PrevMatch
@@ -416,3 +417,24 @@ def test_every_method_can_be_told_from_the_others() -> None:
         losses[name] = method(labeled_batch(), unlabeled_batch(method), step=0).loss
     values = sorted(round(value.item(), 5) for value in losses.values())
     assert len(set(values)) == len(values), losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_carry_of_zeros_changes_nothing(name: str) -> None:
+    """What is left of a step that was dropped; the teacher goes on towards the student all the same."""
+    options: dict[str, Any] = (
+        {"alignment": ShareAlignment(3), "class_thresholds": ClassThresholds(3)} if name in LEARNING else {}
+    )
+    method = make(name, prototypes=True, **options)
+    labeled, unlabeled = labeled_batch(), unlabeled_batch(method)
+    first = method(labeled, unlabeled, step=0).carry
+    method.after_step([first], step=0)
+    carry = method(labeled, unlabeled, step=1).carry
+    states = []
+    for dropped in (True, False):
+        other = copy.deepcopy(method)
+        other.after_step([voided(carry, torch.tensor(dropped))], step=1)
+        states.append(other.state_dict())
+    before = {key: tensor for key, tensor in method.state_dict().items() if not key.startswith("teacher.")}
+    assert [key for key, tensor in before.items() if not torch.equal(tensor, states[0][key])] == []
+    assert any(not torch.equal(tensor, states[1][key]) for key, tensor in before.items())

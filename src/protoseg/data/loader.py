@@ -5,6 +5,7 @@ B images of this process · I channels · S side of the crop
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from protoseg.functional.random import fold, generator
 from protoseg.types import IGNORE_INDEX
 
 _REPLACEMENTS = 16  # tries before a run of unreadable images is taken for a broken data set
+
+_GRACE = 20  # seconds that a worker goes on after SIGTERM
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,13 @@ def make_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=False,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_start_worker if workers else None,
     )
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # or every worker starts a pool as large as the machine
+    # A terminal sends Ctrl-C to all processes, SLURM SIGTERM too: the main one still needs its batch, and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

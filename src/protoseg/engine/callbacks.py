@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,11 +15,14 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from protoseg.engine.collapse import Collapse, OnCollapse
 from protoseg.engine.health import Alarm
 from protoseg.engine.module import TrainingModule
+from protoseg.engine.resumable import CHECKPOINT, PREVIOUS
+from protoseg.engine.stop import Stop
+from protoseg.files import append_text, replacing, write_text
 
 SHARES = "health.jsonl"
 """For each row of the metrics: shares of classes among labels and pseudo-labels, and of the prototypes of each class."""
@@ -45,33 +48,44 @@ class StepCallback(Callback):
 
 
 class Checkpoint(StepCallback):
-    """Write a resumable checkpoint every so many steps and at the end; a reader never sees half of one.
+    """Write a resumable checkpoint every so many steps and at the end, an early one too, and keep the one before: there is
+    always a whole one.
 
     Args:
-        path: of the file.
-        every: optimizer steps.
-        healthy: where the checkpoint before is kept while the run is well, to go back to; None to keep none.
+        folder: of the run.
+        every: optimizer steps; None for no checkpoint at all.
+        stop: ends training.
+        to_go_back_to: the one that is kept is from before all doubts about the run's health, and there from the first step on.
     """
 
-    def __init__(self, path: Path, *, every: int, healthy: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, every: int | None, stop: Stop, to_go_back_to: bool = False) -> None:
         super().__init__()
-        self.path, self.every, self.healthy = path, every, healthy
+        self.last, self.previous = folder / CHECKPOINT, folder / PREVIOUS
+        self.every, self.stop, self.to_go_back_to = every, stop, to_go_back_to
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if self.healthy is not None and not self.healthy.is_file():
-            trainer.save_checkpoint(self.healthy)
+        # Every process has read it by now. The last one is damaged or missing, and must not take its place.
+        if trainer.is_global_zero and trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.previous:
+            self.previous.replace(self.last)
+        if self.to_go_back_to and not self.previous.is_file():
+            trainer.save_checkpoint(self.previous)
+        self.stop.watch()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.release()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.stop.release()
 
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        if (step % self.every == 0 or step == trainer.max_steps) and module.meter.is_finite("loss"):
-            whole = self.path.with_suffix(".partial")
-            trainer.save_checkpoint(whole)
-            if trainer.is_global_zero:
-                if self.healthy is not None and self.path.is_file() and not module.health.since:
-                    old = self.healthy.with_suffix(".partial")
-                    shutil.copyfile(self.path, old)  # there is a whole last.ckpt at every moment
-                    old.replace(self.healthy)
-                whole.replace(self.path)
+        trainer.should_stop = self.stop.agreed()
+        if self.every is None:
+            return
+        due = trainer.should_stop or step % self.every == 0 or step == trainer.max_steps
+        if due and module.is_well():
+            in_doubt = self.to_go_back_to and module.health.since
+            trainer.save_checkpoint(self.last, storage_options=None if in_doubt else self.previous)
 
 
 class Snapshots(StepCallback):
@@ -89,9 +103,8 @@ class Snapshots(StepCallback):
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         if step in self.steps and trainer.is_global_zero:
             state = {name: tensor.cpu().contiguous() for name, tensor in module.method.predictor.state_dict().items()}
-            target = snapshot(self.folder, step)
-            save_file(state, target.with_suffix(".partial"))
-            target.with_suffix(".partial").replace(target)
+            with replacing(snapshot(self.folder, step)) as partial:
+                partial.write_bytes(save(state))
 
 
 def snapshot(folder: Path, step: int) -> Path:
@@ -109,6 +122,7 @@ class MetricsLog(StepCallback):
         score: called with the step every `score_every` steps; its number goes into the column `miou`.
         score_every: optimizer steps, 0 for never.
         on_collapse: what an alarm does beside a warning.
+        stop: ends training, and scoring in the midst.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
         title: of the bar.
     """
@@ -122,12 +136,13 @@ class MetricsLog(StepCallback):
         score: Callable[[TrainingModule], float] | None = None,
         score_every: int = 0,
         on_collapse: OnCollapse = "continue",
+        stop: Stop,
         console: Console,
         title: str,
     ) -> None:
         super().__init__()
         self.path, self.every, self.console, self.title = path, every, console, title
-        self.shares, self.on_collapse = path.with_name(SHARES), on_collapse
+        self.shares, self.on_collapse, self.stop = path.with_name(SHARES), on_collapse, stop
         self.score, self.score_every = score, score_every if score is not None else 0
         self.columns = ("step", "seconds", "images_per_second", "lr", *fields, *(("miou",) if self.score_every else ()))
         self.seconds = 0.0
@@ -144,12 +159,9 @@ class MetricsLog(StepCallback):
             return
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= trainer.global_step]
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(self.path, "".join(self._line(row) for row in ({name: name for name in self.columns}, *rows)))
         shares = [row for row in read_shares(self.shares) if row["step"] <= trainer.global_step]
-        self.shares.write_text("".join(json.dumps(row) + "\n" for row in shares))
+        write_text(self.shares, "".join(json.dumps(row) + "\n" for row in shares))
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
             times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -170,7 +182,7 @@ class MetricsLog(StepCallback):
         if step % self.every and not due and step != trainer.max_steps:
             return
         images = module.meter.images * trainer.world_size
-        means = module.meter.read()
+        means, bad = module.meter.read()
         now = time.perf_counter()
         elapsed = now - self._since
         self.seconds += elapsed
@@ -180,33 +192,53 @@ class MetricsLog(StepCallback):
             "images_per_second": f"{images / elapsed:.1f}",
         }
         row["lr"] = f"{trainer.optimizers[0].param_groups[-1]['lr']:.6g}"
-        health = module.read_health(loss=means["loss"])
+        health = module.read_health()
         row |= {name: repr(value) for name, value in (means | health.scalars()).items()}
         if due and self.score is not None and trainer.is_global_zero:
-            row["miou"] = repr(self.score(module))
+            with self.stop.at_once():
+                row["miou"] = repr(self.score(module))
         if trainer.is_global_zero:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns, restval="").writerow(row)
-            with self.shares.open("a") as file:
-                shares = {"labeled": health.labeled, "pseudo": health.pseudo, "prototype_use": health.prototype_use}
-                file.write(json.dumps({"step": step, **shares}) + "\n")
+            append_text(self.path, self._line(row))
+            shares = {"labeled": health.labeled, "pseudo": health.pseudo, "prototype_use": health.prototype_use}
+            append_text(self.shares, json.dumps({"step": step, **shares}) + "\n")
             self._show(trainer, step, means, row)
         for alarm in module.health.judge(health):
             self._raise(alarm, module, step)
+        if bad.keys() & {"loss", "gradient"}:
+            self._dropped(bad, module, step)
         self._since = time.perf_counter()  # scoring is not training time
+
+    def _line(self, row: dict[str, Any]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, restval="").writerow(row)
+        return text.getvalue()
 
     def _raise(self, alarm: Alarm, module: TrainingModule, step: int) -> None:
         self.console.print(f"warning: step {step}: {alarm.text}")
-        # A loss that is no number leaves nothing to continue with.
+        # A network that gives no numbers any more leaves nothing to continue with.
         if self.on_collapse != "continue" or alarm.remedy == "learning rate":
             raise Collapse(alarm, step)
         module.events.append({"step": step, "alarm": alarm.text})
 
+    def _dropped(self, bad: dict[str, int], module: TrainingModule, step: int) -> None:
+        """Say that steps were dropped, and why; later ones are only counted."""
+        number = bad.get("gradient", bad.get("loss", 0)) // module.trainer.world_size
+        terms = ", ".join(repr(name) for name in bad if name not in {"loss", "gradient"})
+        what = f"the loss {terms}".rstrip() if "loss" in bad else "the gradient"
+        text = f"{number} of the steps since the last log line were dropped: {what} was no number"
+        if self.on_collapse == "stop":
+            raise Collapse(Alarm("dropped", f"{text}; --on-collapse continue leaves such steps out", "learning rate"), step)
+        if not module.dropped:
+            if module.trainer.is_global_zero:
+                self.console.print(f"warning: step {step}: {text}; further ones are only counted")
+            module.events.append({"step": step, "alarm": text})
+        module.dropped += number
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._stop()
+        self._end_progress()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stop()
+        self._end_progress()
 
     def _show(self, trainer: L.Trainer, step: int, means: dict[str, float], row: dict[str, Any]) -> None:
         shares = {"confident", "prototype_agreement", "prototype_agreement_peer"}
@@ -223,7 +255,7 @@ class MetricsLog(StepCallback):
             self._last_line = time.perf_counter()
             self.console.print(f"{self.title} {step}/{trainer.max_steps}  {text}", soft_wrap=True, highlight=False)
 
-    def _stop(self) -> None:
+    def _end_progress(self) -> None:
         if self._progress is not None:
             self._progress.stop()
 

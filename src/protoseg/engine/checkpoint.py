@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from protoseg.files import replacing
+
 FORMAT = "protoseg-model-1"
 MODEL = "model.safetensors"
 """File of a run folder."""
@@ -33,10 +35,9 @@ def save_model(path: Path, network: dict[str, Tensor], prototypes: dict[str, Ten
         f"prototypes.{name}": tensor for name, tensor in prototypes.items()
     }
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    partial = path.with_suffix(".partial")
-    # Not `save_file`, which lets nobody else read the file, whatever the user's umask says.
-    partial.write_bytes(save(tensors, metadata={"format": FORMAT, "protoseg": json.dumps(header)}))
-    partial.replace(path)
+    with replacing(path) as partial:
+        # Not `save_file`, which lets nobody else read the file, whatever the user's umask says.
+        partial.write_bytes(save(tensors, metadata={"format": FORMAT, "protoseg": json.dumps(header)}))
 
 
 def load_model_file(path: Path) -> ModelFile:

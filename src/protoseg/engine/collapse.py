@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from protoseg.engine.health import Alarm
+from protoseg.engine.resumable import load_state, save_state
 
 OnCollapse = Literal["continue", "stop", "rollback"]
 TRIES = 3
@@ -28,13 +27,13 @@ class Collapse(Exception):  # noqa: N818
         self.alarm, self.step = alarm, step
 
 
-def roll_back(healthy: Path, last: Path, collapse: Collapse, *, threshold: float | None) -> dict[str, Any]:
+def roll_back(previous: Path, last: Path, collapse: Collapse, *, threshold: float | None) -> dict[str, Any]:
     """Make the last healthy checkpoint the one to go on from, with half the learning rate or a higher threshold.
 
     What happened and what was changed is written into the checkpoint itself, so that a run that is killed now goes on alike.
 
     Args:
-        healthy: checkpoint from before the collapse.
+        previous: checkpoint from before the collapse.
         last: the checkpoint that training goes on from; overwritten.
         collapse: what happened.
         threshold: of the method now; None where it has none.
@@ -45,7 +44,7 @@ def roll_back(healthy: Path, last: Path, collapse: Collapse, *, threshold: float
     Raises:
         CollapseError: the run has collapsed too often.
     """
-    state = torch.load(healthy, map_location="cpu", weights_only=True)
+    state = load_state(previous)
     event: dict[str, Any] = {"step": collapse.step, "alarm": collapse.alarm.text, "back_to": state["global_step"]}
     if collapse.alarm.remedy == "threshold" and threshold is not None and threshold < _HIGHEST:
         event["threshold"] = (1 + threshold) / 2
@@ -58,10 +57,8 @@ def roll_back(healthy: Path, last: Path, collapse: Collapse, *, threshold: float
         told = "; ".join(f"step {e['step']}: {e['alarm']}" for e in events)
         raise CollapseError(f"training has collapsed {TRIES} times and stops ({told})")
     state["protoseg"]["events"] = events
-    for path in (healthy, last):  # the next collapse may come before the next checkpoint
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+    for path in (previous, last):  # the next collapse may come before the next checkpoint
+        save_state(state, path)
     return event
 
 

@@ -26,6 +26,8 @@ GONE, ALIVE = 0.02, 0.2
 """A class has disappeared where it keeps less than GONE of its share of the labels, after it has had ALIVE of it."""
 RARE = 1e-3
 """Classes with a smaller share of the labels are not missed: chance takes them away and brings them back."""
+LOST = 10
+"""Steps in a row without numbers that a run does not come back from."""
 DEAD = 0.05
 """A prototype is dead where fewer of its class's pixels choose it than this part of an even share."""
 
@@ -55,7 +57,7 @@ class Health:
         agreement: of student and pseudo-labels on the first view that learns from them; NaN while there are none.
         prototype_use: (C, K) running share of each prototype among the pixels of its class; empty without prototypes.
         ema_distance: of the teacher's parameters from the student's, relative to their length.
-        loss: mean since the last reading, over all processes.
+        lost: steps, up to the last one, that were dropped one after the other because they were no numbers.
     """
 
     labeled: tuple[float, ...]
@@ -64,7 +66,7 @@ class Health:
     agreement: float
     prototype_use: tuple[tuple[float, ...], ...]
     ema_distance: float
-    loss: float
+    lost: int
 
     @property
     def distance(self) -> float:
@@ -145,7 +147,7 @@ class HealthMonitor:
             self.agreeing = now if self.agreeing is None else self.agreeing + now
         self.images += images
 
-    def read(self, *, loss: float, ema_distance: float) -> Health:
+    def read(self, *, lost: int, ema_distance: float) -> Health:
         """Fetch the numbers, over all processes: this waits for the device."""
         labeled, pseudo, use, agreed = (
             torch.zeros(0) if tensor is None else summed(tensor)
@@ -162,7 +164,7 @@ class HealthMonitor:
             agreeing / compared if compared else math.nan,
             tuple(tuple(row) for row in (use / total.clamp(min=1e-12)).tolist()),
             ema_distance,
-            float(summed(torch.tensor(loss, device=labeled.device))) / _processes(),
+            lost,
         )
 
     def judge(self, health: Health) -> list[Alarm]:
@@ -170,7 +172,7 @@ class HealthMonitor:
         doubts = {alarm.kind: alarm for alarm in (self._pseudo_labels(health) if health.images >= HORIZON else ())}
         self.since = {kind: self.since.get(kind, health.images) for kind in doubts}
         lasting = [alarm for kind, alarm in doubts.items() if health.images - self.since[kind] >= LASTING]
-        new = [alarm for alarm in (*self._loss(health.loss), *lasting) if alarm.kind not in self.raised]
+        new = [alarm for alarm in (*self._loss(health.lost), *lasting) if alarm.kind not in self.raised]
         self.raised.update(alarm.kind for alarm in new)
         return new
 
@@ -192,10 +194,13 @@ class HealthMonitor:
             tensor: Tensor | None = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor.to(device))
 
-    def _loss(self, loss: float) -> list[Alarm]:
-        if math.isfinite(loss):
+    def _loss(self, lost: int) -> list[Alarm]:
+        if lost < LOST:
             return []
-        text = f"the loss is {loss}: the network's numbers ran away, most often from too high a learning rate"
+        text = (
+            f"the loss or its gradient was no number in {lost} steps in a row: the network's numbers ran away, most often from "
+            "too high a learning rate"
+        )
         return [Alarm("loss", text, "learning rate")]
 
     def _pseudo_labels(self, health: Health) -> list[Alarm]:
@@ -224,13 +229,14 @@ class HealthMonitor:
         return alarms
 
 
-def _processes() -> int:
+def processes() -> int:
+    """Of this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def summed(tensor: Tensor) -> Tensor:
     """Over all processes; a copy."""
     total = tensor.clone()
-    if _processes() > 1:
+    if processes() > 1:
         dist.all_reduce(total)
     return total

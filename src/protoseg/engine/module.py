@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from protoseg.data.batch import BatchViews
+from protoseg.engine.guard import Guard, poisoned, voided
 from protoseg.engine.health import Health, HealthMonitor, summed
 from protoseg.functional.random import fold
 from protoseg.functional.schedules import poly
@@ -53,6 +54,8 @@ class TrainingModule(L.LightningModule):
         self.make_optimizer, self.total_steps, self.labeled_pass = make_optimizer, total_steps, labeled_pass
         self.seed, self.power, self.lr_warmup = seed, power, lr_warmup
         self.meter = Meter()
+        self.guard = Guard([part.network for part in method.trained()])
+        self.dropped = 0
         self.health = HealthMonitor(class_names)
         self.events: list[dict[str, Any]] = []
         self.skipped: set[str] = set()
@@ -62,6 +65,7 @@ class TrainingModule(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self._micro_step == 0:
             self.method.before_step(self._labeled_batches(), step=self.global_step)
+            self.guard.before_forward()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         step = self.global_step
@@ -79,13 +83,19 @@ class TrainingModule(L.LightningModule):
             images = labeled.image if unlabeled is None else unlabeled.weak
             self.health.add(out.vitals, images=len(images) * self.trainer.world_size)
         self.meter.add({"loss": out.loss.detach(), **out.terms, **out.monitors}, images=_count(batch))
-        return out.loss
+        return poisoned(out.loss)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.guard.before_update()
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # a scaler of float16 finds its scale in this way
+            self.meter.count_bad("gradient", self.guard.bad)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # The slow parts move here, not in a batch-end hook: a checkpoint is written before that hook runs.
         step = self.global_step
         super().optimizer_step(*args, **kwargs)
-        self.method.after_step(self._carries, step=step)
+        self.guard.after_update()
+        self.method.after_step([voided(carry, self.guard.bad) for carry in self._carries], step=step)
         self._carries, self._micro_step = [], 0
 
     def configure_optimizers(self) -> Any:
@@ -101,6 +111,7 @@ class TrainingModule(L.LightningModule):
         checkpoint["protoseg"] = {
             "meter": self.meter.state(),
             "skipped": sorted(self.skipped),
+            "dropped": self.dropped,
             "health": self.health.state(),
             "events": self.events,
         }
@@ -108,20 +119,22 @@ class TrainingModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.meter.load(checkpoint["protoseg"]["meter"])
         self.skipped = set(checkpoint["protoseg"]["skipped"])
+        self.dropped = checkpoint["protoseg"].get("dropped", 0)
         self.health.load(checkpoint["protoseg"]["health"])
         self.events = list(checkpoint["protoseg"]["events"])
         if raised := [event["threshold"] for event in self.events if "threshold" in event]:
             self.method.threshold = raised[-1]
         # What a run that ended in the middle of a step has left behind.
         self._carries, self._micro_step = [], 0
+        self.guard.in_a_row.zero_()
 
-    def read_health(self, *, loss: float) -> Health:
-        """The state of the run as numbers; every process has to call it, and it waits for the device.
+    def read_health(self) -> Health:
+        """The state of the run as numbers; every process has to call it, and it waits for the device."""
+        return self.health.read(lost=int(self.guard.in_a_row), ema_distance=self.method.ema_distance())
 
-        Args:
-            loss: mean since the last reading, of this process.
-        """
-        return self.health.read(loss=loss, ema_distance=self.method.ema_distance())
+    def is_well(self) -> bool:
+        """Whether the last step was made of numbers. It waits for the device."""
+        return not self.guard.bad
 
     def _lr_factor(self, step: int) -> float:
         halved: float = math.prod(event.get("lr_factor", 1.0) for event in self.events)
@@ -136,38 +149,55 @@ class TrainingModule(L.LightningModule):
         return start
 
 
+class Reading(NamedTuple):
+    means: dict[str, float]  # of what was a number, on this process; NaN where nothing was
+    bad: dict[str, int]  # how often which was none, on all processes; without those that always were
+
+
 class Meter:
-    """Means of scalars between two log lines, summed on the device: reading a number would make the host wait for it."""
+    """Means of scalars between two log lines, summed on the device: reading a number would make the host wait for it.
+
+    What is no number counts in no mean, but is counted.
+    """
 
     def __init__(self) -> None:
         self.total: dict[str, Tensor] = {}
         self.count: dict[str, int] = {}
+        self.bad: dict[str, Tensor] = {}
         self.images = 0
 
     def add(self, scalars: dict[str, Tensor], *, images: int) -> None:
         for name, value in scalars.items():
-            self.total[name] = self.total[name] + value if name in self.total else value.clone()
+            finite = torch.isfinite(value)
+            number = torch.where(finite, value, 0)
+            self.total[name] = self.total[name] + number if name in self.total else number
             self.count[name] = self.count.get(name, 0) + 1
+            self.count_bad(name, ~finite)
         self.images += images
 
-    def read(self) -> dict[str, float]:
-        """The means, in one transfer; starts afresh."""
+    def count_bad(self, name: str, bad: Tensor) -> None:
+        """Count what is no number."""
+        self.bad[name] = self.bad[name] + bad if name in self.bad else bad.long()
+
+    def read(self) -> Reading:
+        """Everything since the last reading; starts afresh. Every process has to call it, and it waits for the device."""
         if not self.total:
-            return {}
-        values = torch.stack([self.total[name] / self.count[name] for name in self.total]).tolist()
-        result = dict(zip(self.total, values, strict=True))
-        self.total, self.count, self.images = {}, {}, 0
+            return Reading({}, {})
+        means = torch.stack([self.total[name] / (self.count[name] - self.bad[name]) for name in self.total]).tolist()
+        bad = summed(torch.stack(list(self.bad.values()))).tolist()
+        result = Reading(
+            dict(zip(self.total, means, strict=True)), {name: n for name, n in zip(self.bad, bad, strict=True) if n}
+        )
+        self.total, self.count, self.bad, self.images = {}, {}, {}, 0
         return result
 
-    def is_finite(self, name: str) -> bool:
-        """Whether a sum is a number, on every process. Every process has to call it, and it waits for the device."""
-        return name not in self.total or math.isfinite(float(summed(self.total[name])))
-
     def state(self) -> dict[str, Any]:
-        return {"total": self.total, "count": self.count, "images": self.images}
+        return {"total": self.total, "count": self.count, "bad": self.bad, "images": self.images}
 
     def load(self, state: dict[str, Any]) -> None:
         self.total, self.count, self.images = dict(state["total"]), dict(state["count"]), state["images"]
+        zeros = {name: torch.zeros_like(total, dtype=torch.int64) for name, total in self.total.items()}
+        self.bad = dict(state.get("bad", zeros))  # of an earlier version: only of numbers
 
 
 def _count(batch: dict[str, Any]) -> int:

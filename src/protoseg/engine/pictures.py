@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from protoseg.data.index import ClassTable
 from protoseg.data.io import UInt8Array
+from protoseg.files import replacing
 
 _INK, _PAPER, _IGNORED = (30, 30, 30), (255, 255, 255), (0, 0, 0)
 
@@ -67,7 +68,8 @@ def sheet(
             canvas.paste(small, (gap + column * (cell_width + gap), top))
         top += height + gap
     canvas.paste(legend, (0, top))
-    canvas.save(path)
+    with replacing(path) as partial:
+        canvas.save(partial, format="PNG")
 
 
 def _legend(classes: ClassTable, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 import logging
-import pickle
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch.optim import Optimizer
@@ -25,9 +24,10 @@ from protoseg.engine.callbacks import Checkpoint, MetricsLog, Snapshots, read_ro
 from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, describe, roll_back
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.module import TrainingModule
+from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, CheckpointFiles, DamagedError, load_state
+from protoseg.engine.stop import Stop
 from protoseg.methods.base import Method
 
-CHECKPOINT, HEALTHY = "last.ckpt", "healthy.ckpt"
 METRICS = "metrics.csv"
 
 
@@ -40,6 +40,7 @@ class FitReport:
         seconds: of training, resumed parts included, scoring not.
         skipped: unlabelled files that could not be read, sorted.
         events: collapses, and what was done about each.
+        dropped: steps that changed nothing, because their loss or gradient was no number.
         is_main: False on all but the first process of a distributed run.
         device: on which it trained.
         peak_bytes: most memory that this process needed since it began: on a GPU what torch had handed out, else all of it;
@@ -50,6 +51,7 @@ class FitReport:
     seconds: float
     skipped: tuple[str, ...]
     events: tuple[dict[str, Any], ...]
+    dropped: int
     is_main: bool
     device: torch.device
     peak_bytes: int | None
@@ -78,7 +80,7 @@ def fit(
     trainer_options: dict[str, Any] | None = None,
     snapshots: Sequence[int] = (),
 ) -> FitReport:
-    """Train, or go on from `out/last.ckpt` where there is one.
+    """Train, or go on from `out/last.ckpt` where there is one, or from the checkpoint before where it is damaged.
 
     Args:
         method: what to train; at its last step afterwards.
@@ -94,7 +96,8 @@ def fit(
         fields: names of the loss terms and monitors, the columns of the metrics file.
         score: dataset mIoU of the present predictor, for a curve.
         on_collapse: what to do where the pseudo-labels collapse: go on with a warning, stop, or go back to the last healthy
-            checkpoint with a gentler setting, twice at most. A loss that is no number stops a run that would go on.
+            checkpoint with a gentler setting, twice at most. Steps whose loss or gradient is no number are dropped, but for
+            `stop`; where there are nothing but such steps, a run that would go on stops.
         console, title: of the progress display.
         snapshots: steps whose weights are kept, as `snapshot-STEP.safetensors`.
         trainer_options: handed to the Lightning Trainer (accelerator, devices, precision, accumulate_grad_batches, ...).
@@ -104,6 +107,8 @@ def fit(
 
     Raises:
         CollapseError: training has collapsed.
+        KeyboardInterrupt: with the number of the signal that has stopped it.
+        ValueError: no checkpoint is whole, or they are of another model.
     """
     _quiet()
     module = TrainingModule(
@@ -117,6 +122,7 @@ def fit(
         power=power,
         lr_warmup=lr_warmup,
     )
+    stop = Stop()
     log = MetricsLog(
         out / METRICS,
         every=log_every,
@@ -124,6 +130,7 @@ def fit(
         score=score,
         score_every=score_every,
         on_collapse=on_collapse,
+        stop=stop,
         console=console,
         title=title,
     )
@@ -131,12 +138,8 @@ def fit(
     if options.get("strategy") == "ddp":
         # Buffers are kept equal by the method itself; sending the teacher with every forward pass would be waste.
         options["strategy"] = DDPStrategy(broadcast_buffers=False)
-    last, healthy = out / CHECKPOINT, out / HEALTHY if on_collapse == "rollback" else None
-    callbacks: list[Callback] = [log, Snapshots(out, snapshots)]
-    if checkpoint_every is not None:
-        callbacks.append(Checkpoint(last, every=checkpoint_every, healthy=healthy))
-    if last.is_file():
-        check_checkpoint(last, module)
+    rollback = on_collapse == "rollback"
+    start = Start(None) if not has_checkpoint(out) else newest_whole(out, module)
     while True:
         trainer = L.Trainer(
             max_steps=steps,
@@ -147,25 +150,39 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            callbacks=callbacks,
+            callbacks=[
+                log,
+                Snapshots(out, snapshots),
+                Checkpoint(out, every=checkpoint_every, stop=stop, to_go_back_to=rollback),
+            ],
+            plugins=[CheckpointFiles()],
             **options,
         )
+        if start.note and trainer.is_global_zero:
+            console.print(f"warning: {start.note}")
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
             break
         except SystemExit:  # what Lightning makes of Ctrl-C
             if trainer.interrupted:
-                raise KeyboardInterrupt from None
+                raise KeyboardInterrupt(stop.signum or signal.SIGINT) from None
+            raise
+        except RuntimeError as error:  # of the death of a worker or another process, where all of them got the signal
+            if stop.signum:
+                raise KeyboardInterrupt(stop.signum) from error
             raise
         except Collapse as collapse:
-            if healthy is None:
+            if not rollback:
                 raise CollapseError(
                     f"stopped at step {collapse.step}: {collapse}. --on-collapse rollback goes back and tries a gentler setting"
                 ) from collapse
-            event = roll_back(healthy, last, collapse, threshold=method.threshold)
+            event = roll_back(out / PREVIOUS, out / CHECKPOINT, collapse, threshold=method.threshold)
+            start = Start(out / CHECKPOINT)
             console.print(f"back to step {event['back_to']} with {describe(event)}")
-    if healthy is not None and trainer.is_global_zero:
-        healthy.unlink(missing_ok=True)
+    if stop.signum:
+        raise KeyboardInterrupt(stop.signum)
+    if trainer.is_global_zero and (out / CHECKPOINT).is_file():
+        (out / PREVIOUS).unlink(missing_ok=True)
     # From the file, because a run that was killed while it was scored trains no further step when it goes on.
     seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
@@ -174,6 +191,7 @@ def fit(
         seconds,
         tuple(sorted(module.skipped)),
         tuple(module.events),
+        module.dropped,
         trainer.is_global_zero,
         device,
         peak_bytes(device),
@@ -198,9 +216,15 @@ _INSTEAD = {
     "accumulate_grad_batches": "--accumulate",
     "gradient_clip_val": "--optimizer.clip",
 }
-_OWN = {"logger", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"} | {
-    *("num_sanity_val_steps", "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "max_time", "min_steps")
-}
+_OWN = {
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "enable_checkpointing",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "plugins",
+} | {*("num_sanity_val_steps", "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "max_time", "min_steps")}
 
 
 def check_trainer_options(options: dict[str, Any]) -> None:
@@ -225,19 +249,45 @@ def check_trainer_options(options: dict[str, Any]) -> None:
             raise ValueError(f"{given} cannot be used here: {' '.join(str(error).split())[:200]}") from error
 
 
-def check_checkpoint(path: Path, module: TrainingModule) -> None:
-    """Make sure that a checkpoint is whole and of this model, before the trainer touches anything.
+class Start(NamedTuple):
+    """Where a run goes on.
+
+    Attributes:
+        path: of the checkpoint; None to start with the first step.
+        note: what to say about it; empty for nothing.
+    """
+
+    path: Path | None
+    note: str = ""
+
+
+def has_checkpoint(out: Path) -> bool:
+    """Whether there is something to go on from."""
+    return any((out / name).is_file() for name in (CHECKPOINT, PREVIOUS))
+
+
+def newest_whole(out: Path, module: TrainingModule) -> Start:
+    """The last checkpoint, or the one before where that is damaged; looked at before the trainer touches anything.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: none is whole, or it is of another model.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(
-            f"{path} is damaged or no checkpoint ({reason}); put a whole copy in its place, or start a new run"
-        ) from error
+    damage: DamagedError | None = None
+    for path in (out / CHECKPOINT, out / PREVIOUS):
+        if not path.is_file():
+            continue
+        try:
+            state = load_state(path)
+        except DamagedError as error:
+            damage = damage or error
+            continue
+        _check_fits(path, state["state_dict"], module)
+        note = f"{damage}; going on from the checkpoint before it, of step {state['global_step']}" if damage else ""
+        return Start(path, note)
+    raise ValueError(f"{damage}; put a whole copy in its place, or start a new run") from damage
+
+
+def _check_fits(path: Path, state: dict[str, torch.Tensor], module: TrainingModule) -> None:
     own = module.state_dict()
     other = [name for name in own if name not in state or state[name].shape != own[name].shape]
     other += [name for name in state if name not in own]

@@ -252,7 +252,8 @@ class Method(nn.Module):
         """Move what moves without a gradient, after the optimizer step.
 
         Args:
-            carries: `StepOutput.carry` of each forward pass since the last step (several under gradient accumulation).
+            carries: `StepOutput.carry` of each forward pass since the last step (several under gradient accumulation). One
+                that holds zeros alone is of a step that was dropped, and changes nothing.
             step: as it was in these forward passes.
         """
         for part in self.trained():

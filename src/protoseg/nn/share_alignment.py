@@ -72,7 +72,7 @@ class ShareAlignment(nn.Module):
 
         Args:
             labeled: (C,) `count` of the labels.
-            pseudo: (C,) `count` of the aligned pseudo-labels; None while there are none.
+            pseudo: (C,) `count` of the aligned pseudo-labels; None while there are none. A step without a pixel moves nothing.
         """
         labeled = labeled.clone()
         all_reduce_sum_(labeled)
@@ -82,9 +82,10 @@ class ShareAlignment(nn.Module):
         pseudo = pseudo.clone()
         all_reduce_sum_(pseudo)
         now = (pseudo / pseudo.sum().clamp(min=1)).to(self.share.dtype)
-        first = self.share.sum() == 0
-        self.share.copy_(torch.where(first, now, torch.lerp(now, self.share, self.momentum)))
+        first, any_pixel = self.share.sum() == 0, pseudo.sum() > 0
+        moved = torch.where(first, now, torch.lerp(now, self.share, self.momentum))
+        self.share.copy_(torch.where(any_pixel, moved, self.share))
         # One pixel in ten thousand on either side keeps the ratio finite, and a class without labels where it is.
         wanted = (self.labeled_count / self.labeled_count.sum().clamp(min=1)).to(self.share.dtype)
         step = ((wanted + 1e-4) / (self.share + 1e-4)).log()
-        self.bias.add_(self.rate * step).clamp_(-math.log(self.limit), math.log(self.limit))
+        self.bias.add_(self.rate * any_pixel * step).clamp_(-math.log(self.limit), math.log(self.limit))

@@ -1,0 +1,87 @@
+"""The checkpoint that a run goes on from: written whole, with a checksum at its end, the one before kept until it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from protoseg.files import replacing
+
+CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
+_MARK = b"\nprotoseg-sha256 "
+_ENDING = len(_MARK) + 64 + 1  # torch reads a zip archive, whose end is found from behind: what follows it is no part of it
+_CHUNK = 1 << 20
+
+
+class DamagedError(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """How Lightning writes a checkpoint; its `storage_options` are the file that the checkpoint before goes to."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Path | None = None) -> None:
+        save_state(checkpoint, Path(path), keep=storage_options)
+
+
+def save_state(state: dict[str, Any], path: Path, *, keep: Path | None = None) -> None:
+    """Write a checkpoint with its checksum.
+
+    Args:
+        state: what `torch.load` shall give back.
+        path: of the file.
+        keep: where the checkpoint before goes, once the new one is on the disk.
+
+    Raises:
+        CannotWriteError: see `replacing`.
+    """
+    content = io.BytesIO()  # torch turns a full disk into an error of its own when it writes by itself
+    torch.save(state, content)
+    with replacing(path, keep=keep) as partial, partial.open("wb") as file:
+        file.write(content.getbuffer())
+        file.write(_ending(hashlib.sha256(content.getbuffer()).hexdigest()))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, without unpickling anything but tensors and plain values.
+
+    Raises:
+        DamagedError: it is not what was written. One of an earlier version, without a checksum, has to be readable.
+    """
+    try:
+        with path.open("rb") as file:
+            if not _is_as_written(file):
+                raise DamagedError(f"{path} is damaged: it is not what its checksum was made of")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state["state_dict"], dict):
+            raise TypeError("it holds no weights")
+    except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise DamagedError(f"{path} is damaged or no checkpoint ({reason})") from error
+    return state  # type: ignore[no-any-return]
+
+
+def _is_as_written(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _ENDING))
+    ending = file.read()
+    if not ending.startswith(_MARK):
+        return True  # of an earlier version
+    file.seek(0)
+    digest, left = hashlib.sha256(), size - _ENDING
+    while left:
+        chunk = file.read(min(left, _CHUNK))
+        digest.update(chunk)
+        left -= len(chunk)
+    return ending == _ending(digest.hexdigest())
+
+
+def _ending(digest: str) -> bytes:
+    return _MARK + digest.encode() + b"\n"

@@ -1,0 +1,222 @@
+"""A step whose loss or gradient is no number changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from make_folder import TINY, make_folder
+from torch import Tensor, nn
+
+from protoseg.cli import main
+from protoseg.engine.guard import Guard, poisoned, voided
+from protoseg.engine.module import Meter, TrainingModule
+from protoseg.engine.resumable import load_state
+from protoseg.methods.base import Method
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, factor: float, guard: Guard | None) -> None:
+    """One step whose loss is multiplied by a factor."""
+    if guard is not None:
+        guard.before_forward()
+    optimizer.zero_grad()
+    image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    poisoned(factor * net(image).square().mean()).backward()
+    if guard is not None:
+        guard.before_update()
+    optimizer.step()
+    if guard is not None:
+        guard.after_update()
+
+
+class TestGuard:
+    def test_a_good_step_is_what_it_was(self) -> None:
+        guarded, plain = network(), network()
+        guard = Guard([guarded])
+        for net, its_guard in ((guarded, guard), (plain, None)):
+            optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+            for _ in range(3):
+                step(net, optimizer, 1.0, its_guard)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(*map(tensors, (guarded, plain)), strict=True))
+        assert not guard.bad
+
+    @pytest.mark.parametrize("factor", [math.nan, math.inf, 1e38])
+    def test_a_bad_step_changes_nothing(self, factor: float) -> None:
+        net = network()
+        guard, optimizer = Guard([net]), torch.optim.AdamW(net.parameters(), lr=0.1)
+        step(net, optimizer, 1.0, guard)
+        before = copy.deepcopy(tensors(net))
+        for expected in (1, 2):
+            step(net, optimizer, factor, guard)
+            assert guard.in_a_row == expected
+        assert all(torch.equal(now, then) for now, then in zip(tensors(net), before, strict=True))
+        step(net, optimizer, 1.0, guard)
+        assert guard.in_a_row == 0
+        assert all(torch.isfinite(tensor).all() for tensor in tensors(net))
+        assert not torch.equal(next(net.parameters()), before[0])
+
+    def test_one_number_of_one_gradient_is_enough(self) -> None:
+        net = network()
+        guard = Guard([net])
+        guard.before_forward()
+        net(torch.randn(2, 3, 8, 8)).mean().backward()
+        gradient = net[3].bias.grad
+        assert gradient is not None
+        gradient[1] = math.inf
+        guard.before_update()
+        assert guard.bad
+        assert all((p.grad == 0).all() for p in net.parameters())
+
+    def test_nobody_waits_for_the_device(self) -> None:
+        """Tensors of torch's device "meta" have no values that could be waited for: to read one is an error."""
+        net = network().to("meta")
+        guard, meter = Guard([net]), Meter()
+        for _ in range(2):
+            guard.before_forward()
+            loss = net(torch.randn(2, 3, 8, 8, device="meta")).square().mean()
+            meter.add({"loss": loss.detach()}, images=1)
+            poisoned(loss).backward()
+            guard.before_update()
+            meter.count_bad("gradient", guard.bad)
+            guard.after_update()
+            voided((loss.detach(),), guard.bad)
+        with pytest.raises(RuntimeError, match="meta"):
+            int(guard.in_a_row)
+
+
+def tensors(net: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*net.parameters(), *net.buffers())]
+
+
+@pytest.mark.parametrize("value", [3.0, math.inf, math.nan])
+def test_poison_is_only_for_what_is_no_number(value: float) -> None:
+    x = torch.tensor(2.0, requires_grad=True)
+    loss = poisoned(x + value)
+    loss.backward()
+    assert x.grad is not None
+    assert bool(torch.isfinite(x.grad)) == math.isfinite(value)
+    if math.isfinite(value):
+        assert (loss.item(), x.grad.item()) == (2 + value, 1)
+
+
+def test_what_is_voided() -> None:
+    class Part(NamedTuple):
+        number: Tensor
+        keep: Tensor
+        none: None = None
+
+    carry = (Part(torch.tensor([math.nan, 2]), torch.tensor([True, False])), [torch.tensor(3)], None)
+    good, bad = (voided(carry, torch.tensor(flag)) for flag in (False, True))
+    assert good[0].number.isnan().tolist() == [True, False]
+    assert isinstance(bad[0], Part)
+    assert (bad[0].number.tolist(), bad[0].keep.tolist(), bad[0].none, *bad[1:]) == ([0, 0], [False, False], None, [3], None)
+
+
+def test_the_meter_averages_numbers_and_counts_the_rest() -> None:
+    meter = Meter()
+    for value in (1.0, math.nan, 3.0, -math.inf):
+        meter.add({"loss": torch.tensor(value), "labeled": torch.tensor(1.0), "other": torch.tensor(math.nan)}, images=1)
+    copied = Meter()
+    copied.load(meter.state())
+    for each in (meter, copied):
+        means, bad = each.read()
+        assert (means["loss"], means["labeled"]) == (2, 1)
+        assert math.isnan(means["other"])
+        assert bad == {"loss": 2, "other": 4}
+
+
+class TestRun:
+    @pytest.fixture
+    def words(self, tmp_path: Path) -> list[str]:
+        data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+        settings = ["--steps", "8", "--log-every", "4", "--consistency.warmup_steps", "1", "--consistency.align_shares"]
+        return ["train", str(data), *TINY, *settings, "--out", str(tmp_path / "out")]
+
+    @pytest.fixture
+    def seen(self, monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, Tensor]]:
+        """The method's state before each step."""
+        states: dict[int, dict[str, Tensor]] = {}
+        start = TrainingModule.on_train_batch_start
+
+        def note(self: TrainingModule, batch: Any, batch_idx: int) -> None:
+            start(self, batch, batch_idx)
+            states.setdefault(self.global_step, copy.deepcopy(self.method.state_dict()))
+
+        monkeypatch.setattr(TrainingModule, "on_train_batch_start", note)
+        return states
+
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_leaves_nothing_behind_and_is_named(  # type: ignore[no-untyped-def]
+        self, words: list[str], seen, tmp_path: Path, accumulate: int, monkeypatch, capsys
+    ) -> None:
+        spoil(monkeypatch, step=5)
+        assert main([*words, "--accumulate", str(accumulate)]) == 0
+        (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+        assert "step 8: 1 of the steps since the last log line were dropped: the loss 'labeled' was no number" in warning
+        result = json.loads((tmp_path / "out/result.json").read_text())
+        assert result["dropped_steps"] == 1
+        assert "'labeled'" in result["events"][0]["alarm"]
+        names = [name for name in seen[5] if not name.startswith("teacher.")]
+        assert any("prototypes" in name for name in names)
+        assert [name for name in names if not torch.equal(seen[5][name], seen[6][name])] == []
+        assert any(not torch.equal(seen[6][name], seen[7][name]) for name in names)
+        state = load_state(tmp_path / "out/last.ckpt")["state_dict"]
+        assert all(torch.isfinite(tensor).all() for tensor in state.values())
+        assert "nan" not in (tmp_path / "out/metrics.csv").read_text()
+
+    def test_a_gradient_is_named_too(self, words: list[str], tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+        class NoGradient(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Tensor) -> Tensor:
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx: Any, gradient: Tensor) -> Tensor:
+                return gradient * torch.nan
+
+        training_step = TrainingModule.training_step
+
+        def spoilt(self: TrainingModule, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            loss = training_step(self, batch, batch_idx)
+            return NoGradient.apply(loss) if self.global_step in {2, 3} else loss  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(TrainingModule, "training_step", spoilt)
+        assert main(words) == 0
+        assert "2 of the steps since the last log line were dropped: the gradient was no number" in capsys.readouterr().out
+
+    def test_stops_where_it_is_told_to(self, words: list[str], tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+        spoil(monkeypatch, step=2)
+        assert main([*words, "--on-collapse", "stop"]) == 1
+        message = capsys.readouterr().err
+        assert "stopped at step 4" in message
+        assert "the loss 'labeled' was no number" in message
+        assert "--on-collapse continue" in message
+        assert not (tmp_path / "out/result.json").exists()
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:
+    """Make the labelled loss of a step, of its first batch, no number."""
+    forward, seen = Method.forward, set[int]()
+
+    def spoilt(self: Method, labeled: Any, unlabeled: Any = None, *, step: int) -> Any:
+        loss = self.labeled_loss
+        if step == bad and step not in seen:
+            self.labeled_loss = lambda logits, mask: loss(logits * torch.nan, mask)
+        seen.add(step)
+        try:
+            return forward(self, labeled, unlabeled, step=step)
+        finally:
+            self.labeled_loss = loss
+
+    bad = step
+    monkeypatch.setattr(Method, "forward", spoilt)

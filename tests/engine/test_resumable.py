@@ -1,0 +1,125 @@
+"""Checkpoints that are damaged are recognised, and the one before is used."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from make_folder import TINY, make_folder
+from safetensors.torch import load_file
+
+from protoseg.cli import main
+from protoseg.engine.module import TrainingModule
+from protoseg.engine.resumable import DamagedError, load_state, save_state
+
+STATE = {"state_dict": {"weight": torch.arange(300.0)}, "global_step": 7}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_state(STATE, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_gives_back_what_was_saved(saved: Path) -> None:
+    state = load_state(saved)
+    assert torch.equal(state["state_dict"]["weight"], torch.arange(300.0))
+    assert state["global_step"] == 7
+    assert [path.name for path in saved.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_ends_with_the_checksum_of_the_rest(saved: Path) -> None:
+    content, _, digest = saved.read_bytes().rpartition(b"\nprotoseg-sha256 ")
+    assert digest.decode().strip() == hashlib.sha256(content).hexdigest()
+
+
+def test_keeps_the_one_before(saved: Path) -> None:
+    save_state({**STATE, "global_step": 8}, saved, keep=saved.with_name("previous.ckpt"))
+    assert [load_state(saved.with_name(name))["global_step"] for name in ("last.ckpt", "previous.ckpt")] == [8, 7]
+
+
+def test_one_of_an_earlier_version_has_no_checksum(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "last.ckpt")
+    assert load_state(tmp_path / "last.ckpt")["global_step"] == 7
+
+
+def test_every_altered_byte_is_noticed(saved: Path) -> None:
+    content = saved.read_bytes()
+    mark = content.rindex(b"\nprotoseg-sha256 ")
+    for place in [*range(0, mark, 41), *range(mark + 17, len(content))]:
+        spoilt = bytearray(content)
+        spoilt[place] ^= 0x10
+        saved.write_bytes(spoilt)
+        with pytest.raises(DamagedError, match=str(saved)):
+            load_state(saved)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.97])
+def test_a_truncated_file_is_noticed(saved: Path, share: float) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(share * (len(content) - 82))])
+    with pytest.raises(DamagedError, match=str(saved)):
+        load_state(saved)
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.ones(2)}, [1, 2], {"state_dict": 3}])
+def test_another_file_is_no_checkpoint(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(DamagedError, match="no checkpoint"):
+        load_state(tmp_path / "last.ckpt")
+
+
+class TestRun:
+    @pytest.fixture
+    def words(self, tmp_path: Path) -> list[str]:
+        data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+        settings = ["--steps", "8", "--checkpoint-every", "2", "--log-every", "1", "--consistency.warmup_steps", "1"]
+        return ["train", str(data), *TINY, *settings, "--no-evaluate"]
+
+    @pytest.fixture
+    def broken_off(self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A run with checkpoints of steps 4 and 6."""
+        step = TrainingModule.training_step
+
+        def die(self: TrainingModule, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+            if self.global_step == 7:
+                raise RuntimeError("killed")
+            return step(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingModule, "training_step", die)
+            with pytest.raises(RuntimeError, match="killed"):
+                main([*words, "--out", str(tmp_path / "out")])
+        return tmp_path / "out"
+
+    def test_goes_on_from_the_one_before(
+        self, words: list[str], broken_off: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        steps = [load_state(broken_off / name)["global_step"] for name in ("last.ckpt", "previous.ckpt")]
+        assert steps == [6, 4]
+        (broken_off / "last.ckpt").write_bytes((broken_off / "last.ckpt").read_bytes()[:-500])
+        capsys.readouterr()
+        assert main(["train", "--resume", str(broken_off)]) == 0
+        (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+        assert str(broken_off / "last.ckpt") in warning
+        assert warning.endswith("going on from the checkpoint before it, of step 4")
+        assert load_state(broken_off / "last.ckpt")["global_step"] == 8
+        assert not (broken_off / "previous.ckpt").exists()
+        assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+        whole, resumed = (load_file(out / "model.safetensors") for out in (tmp_path / "whole", broken_off))
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+    def test_goes_on_where_only_the_one_before_is_there(self, broken_off: Path) -> None:
+        """As a run leaves it that is killed between the two renames."""
+        (broken_off / "last.ckpt").unlink()
+        assert main(["train", "--resume", str(broken_off)]) == 0
+        assert load_state(broken_off / "last.ckpt")["global_step"] == 8
+
+    def test_stops_where_none_is_whole(self, broken_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("last.ckpt", "previous.ckpt"):
+            (broken_off / name).write_bytes((broken_off / name).read_bytes()[:-500])
+        assert main(["train", "--resume", str(broken_off)]) == 2
+        assert f"{broken_off / 'last.ckpt'} is damaged" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""Ctrl-C and SIGTERM: the run stops after its step, with a checkpoint of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from make_folder import TINY, make_folder
+from safetensors.torch import load_file
+
+from protoseg.cli import main
+from protoseg.engine.resumable import load_state
+from protoseg.engine.stop import Stop
+
+WORDS = [*TINY, "--steps", "400", "--log-every", "1", "--consistency.warmup_steps", "2", "--no-evaluate"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("stop") / "data", train=4, labeled=2, test=1)
+
+
+def wait_for_step(metrics: Path, process: subprocess.Popen[str], step: int) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.is_file() and metrics.read_text().count("\n") > step:
+            return
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize(
+    ("signum", "whom", "status"),
+    [(signal.SIGINT, os.killpg, 130), (signal.SIGTERM, os.killpg, 143), (signal.SIGTERM, os.kill, 143)],
+    ids=["Ctrl-C", "SLURM", "kill"],
+)
+def test_stops_with_a_checkpoint_of_its_step(data: Path, tmp_path: Path, signum: int, whom, status: int) -> None:  # type: ignore[no-untyped-def]
+    """No periodic checkpoint is near: the first one would be of step 400. A terminal and SLURM signal the workers too."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "protoseg.cli", "train", str(data), *WORDS, "--workers", "2", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+        wait_for_step(out / "metrics.csv", run, 3)
+        whom(run.pid, signum)
+        began = time.monotonic()
+        _, message = run.communicate(timeout=120)
+    assert run.returncode == status, message
+    assert time.monotonic() - began < 60  # seconds where the machine is free
+    assert message.splitlines()[-1] == f"stopped; go on with protoseg train --resume {out}"
+    assert "Traceback" not in message
+    rows = (out / "metrics.csv").read_text().splitlines()
+    assert load_state(out / "last.ckpt")["global_step"] == len(rows) - 1
+    assert 3 <= len(rows) - 1 < 400
+
+
+def test_goes_on_exactly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", str(data), *WORDS, "--steps", "8"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "agreed", asked_in_step(4))
+        assert main([*words, "--out", str(tmp_path / "out")]) == 130
+    assert load_state(tmp_path / "out/last.ckpt")["global_step"] == 4
+    assert main(["train", "--resume", str(tmp_path / "out")]) == 0
+    whole, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "out"))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+def asked_in_step(step: int):  # type: ignore[no-untyped-def]
+    """A `Stop.agreed` before which the process sends itself Ctrl-C."""
+    agreed, calls = Stop.agreed, [0]
+
+    def ask(self: Stop) -> bool:
+        calls[0] += 1
+        if calls[0] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return agreed(self)
+
+    return ask
+
+
+def test_scoring_does_not_have_to_end(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    out = tmp_path / "out"
+    words = ["train", str(data), *TINY, "--steps", "6", "--evaluate-every", "4", "--checkpoint-every", "2", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr("protoseg.stage.evaluate", score)
+        assert main(words) == 143
+    assert load_state(out / "last.ckpt")["global_step"] == 2
+    assert main(["train", "--resume", str(out)]) == 0
+
+
+class TestStop:
+    def test_a_second_ctrl_c_does_not_wait(self, capfd: pytest.CaptureFixture[str]) -> None:
+        stop = Stop()
+        stop.watch()
+        try:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.agreed()
+            assert "once more stops at once" in capfd.readouterr().err
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            stop.release()
+
+    def test_gives_signals_back(self) -> None:
+        before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+        stop = Stop()
+        stop.watch()
+        stop.release()
+        assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+        assert not stop.agreed()

@@ -1,0 +1,229 @@
+"""Files are there whole or not at all, and a folder is held by one process at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from make_folder import TINY, make_folder
+
+from protoseg import files
+from protoseg.cli import main
+from protoseg.engine.resumable import load_state
+from protoseg.files import CannotWriteError, append_text, locked, replacing, write_text
+
+
+def full(*_: Any) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def write_then(path: Path, then: Callable[[], Any]) -> None:
+    with replacing(path) as partial:
+        partial.write_text("aft")
+        then()
+
+
+def test_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "before")
+    write_text(tmp_path / "a", "after")
+    assert (tmp_path / "a").read_text() == "after"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_fails_half_way_changes_nothing(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "before")
+    with pytest.raises(ZeroDivisionError):
+        write_then(tmp_path / "a", lambda: 1 / 0)
+    assert (tmp_path / "a").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, then the rename, then the folder."""
+    done: list[str] = []
+    replace = Path.replace
+    monkeypatch.setattr(files, "_to_disk", lambda path: done.append(f"sync {path.name}"))
+    monkeypatch.setattr(Path, "replace", lambda self, to: (done.append(f"{self.name} -> {to.name}"), replace(self, to))[1])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/a").write_text("before")
+    with replacing(tmp_path / "run/a", keep=tmp_path / "run/b") as partial:
+        partial.write_text("after")
+    assert done == ["sync a.partial", "a -> b", "a.partial -> a", "sync run"]
+    assert [(tmp_path / "run" / name).read_text() for name in "ab"] == ["after", "before"]
+
+
+@pytest.mark.parametrize("where", ["write", "sync"])
+def test_a_full_disk_names_the_folder_and_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    write_text(tmp_path / "a", "before")
+    if where == "sync":  # where delayed allocation notices it
+        monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(CannotWriteError, match=f"{tmp_path} cannot be written to .No space left"):
+        write_then(tmp_path / "a", full if where == "write" else lambda: None)
+    assert (tmp_path / "a").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotWriteError, match=f"{tmp_path / 'nothing'} cannot be written to"):
+        append_text(tmp_path / "nothing/a", "text")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from protoseg.files import locked
+with locked(Path(sys.argv[1]), warn=print):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the folder."""
+    words = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with (
+        pytest.raises(FileExistsError, match=f"{tmp_path} is in use by process {holder.pid} on "),
+        locked(tmp_path, warn=print),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, None])
+def test_a_dead_process_holds_nothing(tmp_path: Path, holder: subprocess.Popen[str], signum: int | None) -> None:
+    if signum is None:
+        holder.communicate("")
+        assert (tmp_path / files.LOCK).read_text() == ""
+    else:
+        holder.send_signal(signum)
+        holder.wait()
+        assert str(holder.pid) in (tmp_path / files.LOCK).read_text()
+    with locked(tmp_path, warn=print):
+        assert str(os.getpid()) in (tmp_path / files.LOCK).read_text()
+
+
+def test_a_process_that_it_has_started_does_not_hold_on(tmp_path: Path) -> None:
+    """As the workers of a run that is killed alone: they notice that after some seconds."""
+    child = (
+        "import os, time\nif os.fork() == 0:\n    time.sleep(30)\nelse:\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    code = HOLD.replace('    print("held", flush=True)\n    sys.stdin.read()\n', "    " + child.replace("\n", "\n    "))
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+        process.wait()
+        with locked(tmp_path, warn=print):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files.fcntl, "lockf", none)
+    told: list[str] = []
+    with locked(tmp_path, warn=told.append):
+        assert str(tmp_path) in told[0]
+
+
+class TestRun:
+    @pytest.fixture
+    def words(self, tmp_path: Path) -> list[str]:
+        data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+        return ["train", str(data), *TINY, "--steps", "4", "--checkpoint-every", "1", "--log-every", "1"]
+
+    @pytest.mark.parametrize("what", ["last.ckpt.partial", "metrics.csv", "model.safetensors.partial", "result.json.partial"])
+    def test_a_full_disk_stops_and_the_run_goes_on(
+        self, words: list[str], tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        with monkeypatch.context() as patch:
+            fsync, writes = os.fsync, [0]
+
+            def fill(descriptor: int) -> None:
+                name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+                writes[0] += name == what
+                if name == what and writes[0] == (3 if what.startswith(("last", "metrics")) else 1):
+                    full()
+                fsync(descriptor)
+
+            patch.setattr(files.os, "fsync", fill)
+            assert main([*words, "--out", str(out)]) == 1
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert f"protoseg train: {out} cannot be written to (No space left on device)" in message
+        assert message.endswith(f"go on with protoseg train --resume {out}\n")
+        assert not (out / "result.json").exists()
+        assert not list(out.glob("*.partial"))
+        assert load_state(out / "last.ckpt")["global_step"] == (2 if what.startswith(("last", "metrics")) else 4)
+        assert main(["train", "--resume", str(out)]) == 0
+        assert (out / "result.json").is_file()
+
+    def test_a_folder_in_use_is_left_alone(self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        other = tmp_path / "other"
+        assert main([*words, "--out", str(other)]) == 0
+        (other / "result.json").unlink()
+        before = {path: path.read_bytes() for path in other.iterdir() if path.name != files.LOCK}
+        with subprocess.Popen([sys.executable, "-c", HOLD, str(other)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as held:
+            assert held.stdout is not None
+            held.stdout.readline()
+            assert main(["train", "--resume", str(other)]) == 2
+        assert f"{other} is in use by process {held.pid}" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in other.iterdir() if path.name != files.LOCK} == before
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can make a small disk")
+    def test_a_disk_that_is_really_full(
+        self, words: list[str], tmp_path: Path, small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It has room for two checkpoints and a half: the third stops the run. Then it cannot be written to at all."""
+        assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+        checkpoint = (tmp_path / "whole/last.ckpt").stat().st_size
+        out = small_disk(f"size={5 * checkpoint // 2}") / "out"
+        capsys.readouterr()
+        assert main([*words, "--out", str(out)]) == 1
+        assert f"{out} cannot be written to (No space left on device); once it can, go on with" in capsys.readouterr().err
+        assert load_state(out / "last.ckpt")["global_step"] == 2
+        small_disk("remount,ro,size=1g")
+        assert main(["train", "--resume", str(out)]) == 1
+        assert f"{out} cannot be written to (Read-only file system); once it can, go on with" in capsys.readouterr().err
+        small_disk("remount,rw,size=1g")
+        assert main(["train", "--resume", str(out)]) == 0
+        ours, theirs = ((run / "model.safetensors").read_bytes() for run in (out, tmp_path / "whole"))
+        assert ours == theirs
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk in memory, or changes it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options: str) -> Path:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], check=True)
+        return disk
+
+    yield mount
+    subprocess.run(["umount", str(disk)], check=True)
