@@ -50,7 +50,7 @@ def write_report(run: Path, *, scored: Path | None = None) -> Path:
     """
     path = (scored or (run if run.is_dir() else run.parent)) / REPORT
     partial = path.with_suffix(".partial")
-    partial.write_text(render(gather(run, scored=scored)), encoding="utf-8")
+    partial.write_text(render(gather(run, scored=scored)), encoding="utf-8", errors="backslashreplace")  # a path may be no text
     partial.replace(path)
     return path
 
