@@ -14,6 +14,8 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import make_docs
 
+TESTS = Path(__file__).parent
+
 _OTHERS_WORDS = re.compile(r"(cannot be read|run-length code \().*")
 """What Pillow and Python say there may differ from version to version."""
 
@@ -47,3 +49,14 @@ def test_the_tables_of_benchmarks_are_those_of_the_finished_cells() -> None:
 def test_a_place_without_a_table_is_noticed(old: str, new: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_docs.filled(make_docs.PAGE.read_text().replace(old, new, 1))
+
+
+def test_the_page_of_promises_names_tests_that_are_there() -> None:
+    page = (TESTS.parent / "docs/reliability.md").read_text()
+    sources = {path.name: path.read_text() for path in TESTS.rglob("test_*.py")}
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?(?:::(\w+))?`", page)
+    assert len(named) > 15
+    for file, *names in named:
+        for name in filter(None, names):
+            assert re.search(rf"(def|class) {name}\b", sources[file]), f"{file} has no {name}"
+        assert file in sources

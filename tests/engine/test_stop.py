@@ -36,15 +36,25 @@ def wait_for_step(metrics: Path, process: subprocess.Popen[str], step: int) -> N
     raise AssertionError(process.communicate()[1])
 
 
+TWO = ("--trainer.accelerator", "cpu", "--trainer.devices", "2")
+
+
 @pytest.mark.parametrize(
-    ("signum", "whom", "status"),
-    [(signal.SIGINT, os.killpg, 130), (signal.SIGTERM, os.killpg, 143), (signal.SIGTERM, os.kill, 143)],
-    ids=["Ctrl-C", "SLURM", "kill"],
+    ("signum", "whom", "status", "more"),
+    [
+        pytest.param(signal.SIGINT, os.killpg, 130, (), id="Ctrl-C"),
+        pytest.param(signal.SIGTERM, os.killpg, 143, (), id="SLURM"),
+        pytest.param(signal.SIGTERM, os.kill, 143, (), id="kill"),
+        pytest.param(signal.SIGTERM, os.kill, 143, TWO, id="kill the first of two", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, os.killpg, 130, TWO, id="Ctrl-C to two", marks=pytest.mark.slow),
+    ],
 )
-def test_stops_with_a_checkpoint_of_its_step(data: Path, tmp_path: Path, signum: int, whom, status: int) -> None:  # type: ignore[no-untyped-def]
+def test_stops_with_a_checkpoint_of_its_step(  # type: ignore[no-untyped-def]
+    data: Path, tmp_path: Path, signum: int, whom, status: int, more: tuple[str, ...]
+) -> None:
     """No periodic checkpoint is near: the first one would be of step 400. A terminal and SLURM signal the workers too."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "protoseg.cli", "train", str(data), *WORDS, "--workers", "2", "--out", str(out)]
+    command = [sys.executable, "-m", "protoseg.cli", "train", str(data), *WORDS, *more, "--workers", "2", "--out", str(out)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
         wait_for_step(out / "metrics.csv", run, 3)
         whom(run.pid, signum)
