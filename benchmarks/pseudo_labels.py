@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from protoseg.arguments import parse_train
 from protoseg.data.check import read_pair
 from protoseg.data.index import Sample
 from protoseg.run import load_data
-from protoseg.trained import TrainedModel, by_prototypes, load_model
+from protoseg.trained import Head, TrainedModel, by_prototypes, load_model
 from protoseg.types import IGNORE_INDEX
 
 _IMAGES = 32
@@ -29,13 +30,13 @@ _IMAGES = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--head", default="linear", choices=["linear", "prototype"], help="whose labels; default linear")
+    parser.add_argument("--head", default="linear", choices=get_args(Head), help="whose labels; default linear")
     parser.add_argument("--scale", type=float, default=1.0, help="of the images, as in a random crop; default 1")
     parser.add_argument("--threshold", type=float, default=0.9, help="lowest confidence that counts; default 0.9")
     options = parser.parse_args()
     data, model = load_data(parse_train(["--resume", str(options.run)])), load_model(options.run)
-    if options.head == "prototype":
-        model = by_prototypes(model, options.run)
+    if options.head != "linear":
+        model = by_prototypes(model, options.run, mean=options.head == "mean")
     pool = [sample for sample in data.partition.unlabeled if sample.mask is not None]
     size = len(model.classes)
     every, confident = np.zeros((size, size)), np.zeros((size, size))  # rows: truth, columns: label
@@ -46,6 +47,9 @@ def main() -> None:
         sure = known & (confidence >= options.threshold)
         confident += count(truth[sure], label[sure], size)
     right = percent(np.trace(confident), confident.sum())
+    hits = every.diagonal()
+    union = every.sum(axis=0) + every.sum(axis=1) - hits
+    print(f"mIoU {100 * (hits[union > 0] / union[union > 0]).mean():.1f}; ", end="")
     print(f"{percent(confident.sum(), every.sum())}% of the pixels are confident, {right}% of them right")
     columns = ["class", "IoU", "recall", "precision", "predicted / true"]
     columns += ["confidently right", "confidently wrong", "confident: predicted / true"]

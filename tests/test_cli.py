@@ -502,6 +502,10 @@ class TestEvaluate:
         model = by_prototypes(load_model(run.out), run.out)
         samples = open_dataset(run.data).of("test")
         assert evaluate(model.network, samples, model.classes, model.normalization).per_class == nearest.per_class
+        both = evaluate_run(run.out, run.data, split=None, console=Console(quiet=True), head="mean")
+        assert both.per_class not in (linear.per_class, nearest.per_class)
+        assert main(["evaluate", str(run.out), str(run.data), "--head", "mean"]) == 0
+        assert f"{100 * both.mean:.1f}" in capsys.readouterr().out
         assert main(["evaluate", str(run.out), str(run.data), "--head", "prototype"]) == 0
         assert f"{100 * nearest.mean:.1f}" in capsys.readouterr().out
         words = [str(run.data / "images/test"), "-o", str(tmp_path / "out"), "--head", "prototype"]

@@ -240,7 +240,8 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window", type=int, help="side of a sliding window in pixels, 0 for the whole image at once")
     group.add_argument("--stride", type=int, help="pixels between windows; default 2/3 of the window")
     group.add_argument("--scales", help="average predictions at these sizes, e.g. 0.75,1,1.25")
-    group.add_argument("--head", choices=("linear", "prototype"), default="linear", help="which predictor; default linear")
+    heads = ("linear", "prototype", "mean")
+    group.add_argument("--head", choices=heads, default="linear", help="which predictor answers, or both; default linear")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
 
 

@@ -40,7 +40,7 @@ from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig
 from protoseg.summary import iou_table
 from protoseg.types import IGNORE_INDEX
 
-Head = Literal["linear", "prototype"]
+Head = Literal["linear", "prototype", "mean"]
 CONFIG, SPLIT = "config.yaml", "split.json"
 """Files of a run folder: its settings, and which image stood where."""
 
@@ -88,19 +88,20 @@ def load_model(path: Path) -> TrainedModel:
     return TrainedModel(network.eval(), classes, normalization, inference, header)
 
 
-def by_prototypes(model: TrainedModel, path: Path) -> TrainedModel:
+def by_prototypes(model: TrainedModel, path: Path, *, mean: bool = False) -> TrainedModel:
     """The same model, which answers by its prototypes instead of by its linear classifier.
 
     Args:
         model: of `load_model`.
         path: what it was read from.
+        mean: by both, the mean of their probabilities.
 
     Raises:
         ValueError: it was trained without prototypes.
     """
     state = part(load_model_file(path).tensors, "prototypes")
     if not state:
-        raise ValueError(f"{path} was trained without prototypes; leave out --head prototype")
+        raise ValueError(f"{path} was trained without prototypes; leave out --head")
     settings = model.header["config"]["prototypes"]
     classes, per_class, channels = state["prototype"].shape
     head = PrototypeHead(
@@ -112,7 +113,7 @@ def by_prototypes(model: TrainedModel, path: Path) -> TrainedModel:
         unit_features=settings["unit_features"],
     )
     head.load_state_dict(state)
-    return dataclasses.replace(model, network=PrototypePredictor(model.network, head).eval())
+    return dataclasses.replace(model, network=PrototypePredictor(model.network, head, mean=mean).eval())
 
 
 def evaluate_run(
@@ -146,7 +147,7 @@ def evaluate_run(
             palette that contradicts the colours of the classes.
         OSError: nothing can be written into `out`.
     """
-    model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run)
+    model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run, mean=head == "mean")
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
     classes = matched(model.classes, classes_of(index, model), root)
@@ -290,7 +291,7 @@ def predict_run(
         FileExistsError: the output folder holds something.
         ValueError: a file name is no UTF-8, or no image can be read.
     """
-    model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run)
+    model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run, mean=head == "mean")
     check_names([images])
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]

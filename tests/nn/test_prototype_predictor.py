@@ -31,3 +31,5 @@ def test_equal_to_up_sampling_the_features(arch: str, size: tuple[int, int]) -> 
     assert out.logits.shape == (2, 5, *size)
     torch.testing.assert_close(out.logits, expected, atol=1e-3, rtol=1e-4)
     assert torch.equal(out.features, seen.features)
+    both = PrototypePredictor(network, head, mean=True).eval()(image).logits.softmax(dim=1)
+    torch.testing.assert_close(both, (seen.logits.softmax(dim=1) + expected.softmax(dim=1)) / 2, atol=1e-4, rtol=1e-3)

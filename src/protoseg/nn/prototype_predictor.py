@@ -1,4 +1,4 @@
-"""The second predictor of a trained model: the nearest prototype instead of the linear classifier.
+"""The second predictor of a trained model: the nearest prototype instead of the linear classifier, or beside it.
 
 B images · I image channels · C classes · H W image
 """
@@ -23,11 +23,12 @@ class PrototypePredictor(nn.Module):
     Args:
         network: whose features the prototypes are of.
         head: the prototypes.
+        mean: both predictors answer, by the mean of their probabilities.
     """
 
-    def __init__(self, network: nn.Module, head: PrototypeHead) -> None:
+    def __init__(self, network: nn.Module, head: PrototypeHead, *, mean: bool = False) -> None:
         super().__init__()
-        self.network, self.head = network, head
+        self.network, self.head, self.mean = network, head, mean
         self.num_classes = head.num_classes
 
     @torch.no_grad()
@@ -38,7 +39,7 @@ class PrototypePredictor(nn.Module):
             image: (B, I, H, W) float, normalised.
 
         Returns:
-            SegOutput of the network with logits (B, C, H, W) of the prototypes.
+            SegOutput of the network with logits (B, C, H, W) of the prototypes, or of both predictors.
         """
         out: SegOutput = self.network(image)
         height, width = image.shape[-2:]
@@ -46,7 +47,11 @@ class PrototypePredictor(nn.Module):
             self._answer(out, top, min(top + _ROWS, height), width)  # (B, C, rows, W)
             for top in range(0, height, _ROWS)
         ]
-        return out._replace(logits=torch.cat(rows, dim=2))
+        logits = torch.cat(rows, dim=2)
+        if self.mean:
+            both = (out.logits.float().softmax(dim=1) + logits.softmax(dim=1)) / 2
+            logits = both.clamp(min=torch.finfo(torch.float32).tiny).log()
+        return out._replace(logits=logits)
 
     def _answer(self, out: SegOutput, top: int, bottom: int, width: int) -> Tensor:
         device = out.features.device
