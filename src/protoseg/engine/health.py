@@ -106,7 +106,7 @@ _TENSORS = ("labeled", "pseudo", "prototype_use", "agreeing")
 class HealthMonitor:
     """Keep running shares on the device, and judge them when asked.
 
-    Each process keeps its own; a reading is over all of them, so that all judge alike. A checkpoint holds the first one's.
+    Each process keeps its own; a reading is over all of them, so that all judge alike.
 
     Args:
         names: of the C classes, for the texts.

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from protoseg.data.batch import BatchViews
 from protoseg.engine.guard import Guard, poisoned, voided
-from protoseg.engine.health import Health, HealthMonitor, summed
+from protoseg.engine.health import Health, HealthMonitor, processes, summed
 from protoseg.functional.random import fold
 from protoseg.functional.schedules import poly
 from protoseg.methods.base import Method
@@ -108,19 +108,23 @@ class TrainingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = _union(self.skipped)  # every process comes here, the first one writes
+        own = {"meter": self.meter.state(), "health": self.health.state()}
         checkpoint["protoseg"] = {
-            "meter": self.meter.state(),
+            **own,
             "skipped": sorted(self.skipped),
             "dropped": self.dropped,
-            "health": self.health.state(),
             "events": self.events,
+            "others": _everyones(own)[1:],  # sums of the further processes
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.meter.load(checkpoint["protoseg"]["meter"])
+        own, others = checkpoint["protoseg"], checkpoint["protoseg"].get("others", [])
+        if self.global_rank > 0 and len(others) == self.trainer.world_size - 1:
+            own = others[self.global_rank - 1]
+        self.meter.load(own["meter"])
+        self.health.load(own["health"])
         self.skipped = set(checkpoint["protoseg"]["skipped"])
         self.dropped = checkpoint["protoseg"].get("dropped", 0)
-        self.health.load(checkpoint["protoseg"]["health"])
         self.events = list(checkpoint["protoseg"]["events"])
         if raised := [event["threshold"] for event in self.events if "threshold" in event]:
             self.method.threshold = raised[-1]
@@ -206,8 +210,19 @@ def _count(batch: dict[str, Any]) -> int:
 
 def _union(names: set[str]) -> set[str]:
     """The names that any process knows; every process has to call it."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return names
-    everyone: list[set[str]] = [set() for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, names)
-    return set().union(*everyone)
+    return set().union(*_everyones(names))
+
+
+def _everyones(value: Any) -> list[Any]:
+    """What each process gives, tensors on the CPU, in their order; every process has to call it."""
+    if processes() == 1:
+        return [value]
+    everyone: list[Any] = [None] * processes()
+    dist.all_gather_object(everyone, _on_cpu(value))
+    return everyone
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _on_cpu(part) for key, part in value.items()}
+    return value.cpu() if isinstance(value, Tensor) else value
