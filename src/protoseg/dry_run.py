@@ -72,6 +72,7 @@ def dry_run(config: TrainConfig, *, console: Console) -> FitReport:
             log_every=1,
             checkpoint_every=None,
             fields=metric_fields(small),
+            on_collapse=small.on_collapse,
             console=console,
             title=small.full_method,
             trainer_options=trainer_options(small),
@@ -106,7 +107,7 @@ def reduced(config: TrainConfig) -> TrainConfig:
         log_every=1,
         evaluate_every=0,
         baseline=False,
-        on_collapse="continue",
+        on_collapse="stop",  # a loss that is no number is what a dry run is for
         prototypes=dataclasses.replace(config.prototypes, delay=0),
         consistency=dataclasses.replace(
             consistency,

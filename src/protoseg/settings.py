@@ -74,7 +74,7 @@ class PrototypesConfig:
         start: kmeans, random, or FILE with a (C, K, D) tensor
         unit_features: average unit-length features
         class_prior: rare classes get lower logits
-        labels: who says the pseudo-label: linear, agree (both predictors do) or mean (of both)
+        labels: pseudo-labels of: linear, agree (where both predictors do) or mean (of both)
         fit_points: most pixels per class for k-means
     """
 
