@@ -495,6 +495,24 @@ class TestEvaluate:
             assert main([*words, *wrong]) == 2
             assert said in capsys.readouterr().err
 
+    @pytest.mark.parametrize("name", ["last.ckpt", "config.yaml"])
+    def test_another_file_of_a_run_is_no_model(self, run: Run, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["evaluate", str(run.out / name), str(run.data)]) == 2
+        assert f"{name} is no model file: give the run folder, or the model.safetensors in it" in capsys.readouterr().err
+
+    def test_binary_masks_are_not_those_of_a_model_of_other_classes(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """255 would be taken for 'not labelled', and a model that answers 'ground' everywhere would be perfect."""
+        make_folder(tmp_path, train=0, test=3)
+        (tmp_path / "classes.txt").unlink(missing_ok=True)
+        for mask in (tmp_path / "masks").rglob("*.png"):
+            write_index(mask, np.where(read_mask(mask) == 0, 0, 255).astype(np.uint8))
+        assert main(["evaluate", str(run.out), str(tmp_path)]) == 2
+        assert "are binary, 0 and 255, but 255 is none of the model's classes (ground, square, disc)" in capsys.readouterr().err
+        (tmp_path / "classes.txt").write_text("ground\nsquare\ndisc\n")  # so 255 does mean that
+        assert main(["evaluate", str(run.out), str(tmp_path)]) == 0, capsys.readouterr().err
+
     def test_by_prototypes(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         linear = evaluate_run(run.out, run.data, split=None, console=Console(quiet=True))
         nearest = evaluate_run(run.out, run.data, split=None, console=Console(quiet=True), head="prototype")

@@ -358,7 +358,21 @@ def test_a_class_that_no_image_shows(data: Path) -> None:
     (data / "classes.txt").write_text("ground\nsquare\ndisc\nstar\n")
     (found,) = [f for f in examine(data) if "no labelled image holds star" in f["title"]]
     assert (found["severity"], found["files"]) == ("note", [])
-    assert found["no_files"] == "no image with a mask holds this class"
+    assert found["no_files"] == "no image with a mask holds these classes"
+
+
+def test_many_classes_that_no_image_shows_are_one_finding(data: Path) -> None:
+    (data / "classes.txt").write_text("ground\nsquare\ndisc\n" + "\n".join(f"c{i}" for i in range(7)))
+    (found,) = [f for f in examine(data) if "no labelled image holds" in f["title"]]
+    assert found["title"] == "no labelled image holds c0, c1, c2, c3, c4 and 2 more"
+
+
+def test_nothing_unlabeled(data: Path) -> None:
+    for path in [*(data / "images").glob("*.png")]:
+        if not (data / "masks" / path.name).is_file():
+            path.unlink()
+    (found,) = [f for f in examine(data) if "no unlabelled images" in f["title"]]
+    assert (found["severity"], found["files"]) == ("warning", [])
 
 
 def a_class_of_255(data: Path) -> tuple[Sequence[str], list[Path]]:

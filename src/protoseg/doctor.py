@@ -25,6 +25,7 @@ from protoseg.config import (
     build_partition,
     build_views,
     default_crop,
+    method_class,
 )
 from protoseg.data.check import channel_statistics, class_table
 from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, ignored_shares, left_out, unscored
@@ -77,7 +78,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     scored = [fact for fact in facts if fact.role == "evaluation" and fact.is_readable]
     findings, classes = _classes(config, index, labeled, scored)
     crop = config.crop or (default_crop(fact.size for fact in labeled) if labeled else None)
-    findings += [*left_out(index), *unscored(index)]
+    findings += [*left_out(index), *unscored(index), *_nothing_unlabeled(config, partition)]
     findings += diagnose(facts, classes, crop=crop)
     if classes is not None and crop is not None and not any(finding.severity == "error" for finding in findings):
         kind = labeled[0].kind or PHOTOGRAPH
@@ -102,6 +103,19 @@ def _listed(config: TrainConfig) -> tuple[tuple[DataIndex, Partition] | None, li
             return None, [_fault(str(error))]
         listed, faults = _listed(dataclasses.replace(config, holdout=None))
         return listed, [_fault(f"the images to keep back cannot be drawn: {error}"), *faults]
+
+
+def _nothing_unlabeled(config: TrainConfig, partition: Partition) -> list[Finding]:
+    if partition.unlabeled or not method_class(config.method).uses_unlabeled:
+        return []
+    return [
+        Finding(
+            "warning",
+            "there are no unlabelled images: training needs some, but for --method supervised",
+            "add some to the images or with --unlabeled DIR, or use fewer masks with --labels",
+            no_files="none is there",
+        )
+    ]
 
 
 def _fault(what: str) -> Finding:

@@ -19,7 +19,7 @@ from torch import nn
 
 from protoseg.config import build_class_rules, build_inference, build_network
 from protoseg.data.formats import folder, open_dataset
-from protoseg.data.index import ClassTable, DataIndex, Sample, Split, unnamed
+from protoseg.data.index import ClassTable, DataIndex, Sample, Split, is_binary, unnamed
 from protoseg.data.io import check_names
 from protoseg.data.masks import describe
 from protoseg.data.palettes import check_palettes, mask_facts
@@ -150,8 +150,16 @@ def evaluate_run(
     model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run, mean=head == "mean")
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
-    classes = matched(model.classes, classes_of(index, model), root)
-    notes = check_palettes(mask_facts(samples), classes)
+    here = classes_of(index, model)
+    classes, facts = matched(model.classes, here, root), mask_facts(samples)
+    foreign = here is None and _trained_on(run if run.is_dir() else run.parent) != root.resolve()
+    # Without names, 255 would count as not labelled, and the rest be scored as if it were all.
+    if foreign and IGNORE_INDEX not in classes.class_of and is_binary(value for fact in facts for value in fact.values):
+        raise ValueError(
+            f"the masks of {root} are binary, 0 and 255, but 255 is none of the model's classes ({', '.join(classes.names)}); "
+            "score it on masks of its own classes, or list the classes in classes.txt if 255 means not labelled there"
+        )
+    notes = check_palettes(facts, classes)
     if out is not None:
         _make_writable(out)  # before the work, not after it
     network = model.network.to(device())

@@ -117,6 +117,9 @@ def test_lines_of_a_list_of_voc(tmp_path: Path, line: str, form: str) -> None:
     (tmp_path / "ImageSets/Segmentation/train.txt").write_bytes(line.replace("{}", "Größe").encode() + b"\r\n")
     index = open_dataset(tmp_path)
     assert names(index, "train", masked=True) == names(index, "train") == ["Größe"]
+    (unlisted,) = index.left_out
+    assert unlisted.files == (tmp_path / "JPEGImages/other.jpg",)
+    assert f"--unlabeled {tmp_path / 'JPEGImages'}" in unlisted.advice
 
 
 @pytest.mark.parametrize(

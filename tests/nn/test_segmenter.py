@@ -237,7 +237,7 @@ def test_unknown_architecture_lists_all() -> None:
     assert all(arch in one_sentence(error) for arch in ARCHITECTURES)
 
 
-@pytest.mark.parametrize(("arch", "encoder"), [("unet", "resnet19"), ("unet", "tu-nothing"), ("dpt", "resnet18")])
+@pytest.mark.parametrize(("arch", "encoder"), [("unet", "tu-nothing"), ("dpt", "resnet18")])
 def test_encoder_that_does_not_exist_or_fit(arch: str, encoder: str) -> None:
     with pytest.raises(ValueError, match=f"{arch} cannot be built on {encoder}.*--model.encoder") as error:
         create_segmenter(arch, encoder, num_classes=2)
@@ -255,6 +255,14 @@ def test_patches_that_smps_dpt_cannot_take_name_ours() -> None:
     with pytest.raises(ValueError, match=r"dpt cannot be built on .*Use --model.arch dino_dpt") as error:
         create_segmenter("dpt", "tu-vit_small_patch14_dinov2", num_classes=2, **NARROW_DPT)
     one_sentence(error)
+
+
+@pytest.mark.parametrize(("encoder", "hint"), [("resnet17", "near it are resnet1"), ("zzz", "'zzz'; give one of")])
+def test_an_encoder_that_does_not_exist(encoder: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no encoder '{encoder}'") as error:
+        create_segmenter("unet", encoder, num_classes=2)
+    assert hint in one_sentence(error)
+    assert "KeyError" not in str(error.value)
 
 
 @pytest.mark.parametrize("encoder", ["tu-levit_128", "tu-xcit_nano_12_p16_224", "tu-beit_base_patch16_224"])

@@ -10,6 +10,7 @@ from protoseg.arguments import DRY_RUN, parse_train
 from protoseg.bench import plot, store, tables
 from protoseg.bench.cells import Labels, find_labels, is_cell, make_cells, method_words, recipe_identity
 from protoseg.bench.running import run_cells, slots
+from protoseg.config import build_partition
 from protoseg.data.formats import open_dataset
 from protoseg.settings import TrainConfig
 
@@ -107,9 +108,14 @@ def _checked(data: Path, found: Sequence[Labels], methods: Sequence[str], *, rec
     """The settings of the first cell, after those of every method have been looked through: a grid takes hours."""
     if not found or not methods or len(set(methods)) < len(methods):
         raise ValueError("give each of --labels and --methods at least once, and no method twice")
-    words = [str(data), *found[0].words, "--recipe", recipe, "--no-baseline"]
-    configs = [parse_train([*words, *method_words(method), *extra]) for method in methods]
-    config = configs[0]
+
+    def settings(chosen: Labels, method: str) -> TrainConfig:
+        words = [str(data), *chosen.words, "--recipe", recipe, "--no-baseline", *method_words(method), *extra]
+        return parse_train(words)
+
+    config, *_ = [settings(found[0], method) for method in methods]
+    for chosen in found:
+        build_partition(settings(chosen, methods[0]))  # more labels than masks stop here, not once in every cell
     index = open_dataset(data, format=config.format)
     scored = any(sample.split != "train" and sample.mask is not None for sample in index.samples)
     if not config.evaluate or not (scored or config.holdout):

@@ -20,6 +20,7 @@ from protoseg.types import IGNORE_INDEX
 Severity = Literal["error", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
+_NAMED_CLASSES = 5  # in one sentence
 # Where a finding begins. Rules of thumb, not results.
 RARE_SHARE, RARE_IMAGES = 0.002, 3
 IGNORED_SHARE = 0.5
@@ -322,16 +323,17 @@ def _few(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
 
 def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
     labeled = [fact for fact in facts if fact.role == "labeled"]
+    absent = list[str]()
     for c, (name, share, images, scored) in enumerate(class_rows(facts, classes)):
-        if images == 0:
+        if images == 0 and not scored:
+            absent.append(name)
+        elif images == 0:
             holding = _files(fact for fact in facts if fact.role == "evaluation" and c in fact.pixels(classes))
             yield Finding(
-                "warning" if scored else "note",
-                f"no labelled image holds {name}"
-                + (f", but {scored} evaluation images do, e.g. {holding[0]}" if scored else ""),
+                "warning",
+                f"no labelled image holds {name}, but {scored} evaluation images do, e.g. {holding[0]}",
                 "label an image that shows it, or leave it out with --classes.ignore or --classes.merge",
                 holding,
-                no_files="" if scored else "no image with a mask holds this class",
             )
         elif share < RARE_SHARE or images < min(RARE_IMAGES, len(labeled)):
             yield Finding(
@@ -340,6 +342,14 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
                 "draw labels with protoseg split --balanced, label more images that show it, or merge it with another class",
                 _files(fact for fact in labeled if c in fact.pixels(classes)),
             )
+    if absent:
+        more = f" and {len(absent) - _NAMED_CLASSES} more" if len(absent) > _NAMED_CLASSES else ""
+        yield Finding(
+            "note",
+            f"no labelled image holds {', '.join(absent[:_NAMED_CLASSES])}{more}",
+            "label images that show them, or leave them out with --classes.ignore or --classes.merge",
+            no_files="no image with a mask holds these classes",
+        )
 
 
 def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:

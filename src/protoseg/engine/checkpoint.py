@@ -66,6 +66,8 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, An
     if not file.is_file():
         hint = "the run has not finished; go on with protoseg train --resume" if path.is_dir() else "give a run folder"
         raise FileNotFoundError(f"there is no model file {file}: {hint}")
+    if file.suffix in {".ckpt", ".yaml", ".json", ".csv", ".pt", ".pth"}:
+        raise ValueError(f"{file} is no model file: give the run folder, or the {MODEL} in it")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -5,6 +5,7 @@ B images · I image channels · C classes · D feature channels · H W image · 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,13 @@ def create_segmenter(
     except Exception as error:  # smp and timm raise anything from KeyError to AssertionError for a pair that does not fit
         if name is not None and is_download_error(error):
             raise unreachable(encoder, name, error) from error
+        if isinstance(error, KeyError) and "Wrong encoder name" in str(error):
+            near = difflib.get_close_matches(encoder, smp.encoders.encoders, n=3, cutoff=0.5)
+            raise ValueError(
+                f"there is no encoder {encoder!r}; "
+                + (f"near it are {', '.join(near)}; " if near else "")
+                + "give one of segmentation-models-pytorch to --model.encoder, or tu-NAME for any of timm"
+            ) from error
         if "Wrong pretrained weights" in str(error):
             known = ", ".join(smp.encoders.encoders[encoder]["pretrained_settings"]) if encoder in smp.encoders.encoders else ""
             raise ValueError(

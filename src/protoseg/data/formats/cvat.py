@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
-from protoseg.data.formats.voc import read_samples
+from protoseg.data.formats.voc import read_samples, unlisted
 from protoseg.data.index import DataIndex
 
 NEEDS = "labelmap.txt, JPEGImages/ and SegmentationClass/"
@@ -28,4 +28,5 @@ def read(root: Path) -> DataIndex:
     """
     if not (root / "JPEGImages").is_dir():
         raise FileNotFoundError(f"{root} has no JPEGImages/; export from CVAT with 'save images', or put the images there")
-    return DataIndex(root, "cvat", tuple(read_samples(root)), read_class_list(root))
+    samples = read_samples(root)
+    return DataIndex(root, "cvat", tuple(samples), read_class_list(root), left_out=unlisted(root, samples))

@@ -9,11 +9,11 @@ do not use them (`--unlabeled` adds them). Without any list all images train.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
-from protoseg.data.index import ClassTable, DataIndex, Sample, Split, named_split
+from protoseg.data.index import ClassTable, DataIndex, LeftOut, Sample, Split, named_split
 from protoseg.data.io import IMAGE_SUFFIXES, composed, listed_path, read_lines
 from protoseg.data.masks import Color, MaskFile, pack
 
@@ -45,7 +45,8 @@ def matches(root: Path) -> bool:
 
 def read(root: Path) -> DataIndex:
     """List the data set. No image is opened."""
-    return DataIndex(root, "voc", tuple(read_samples(root)), read_class_list(root) or CLASSES)
+    samples = read_samples(root)
+    return DataIndex(root, "voc", tuple(samples), read_class_list(root) or CLASSES, left_out=unlisted(root, samples))
 
 
 def read_samples(root: Path) -> list[Sample]:
@@ -69,6 +70,14 @@ def read_samples(root: Path) -> list[Sample]:
         mask = MaskFile(masks[name]) if name in masks else None
         samples.append(Sample(name, images[name], mask, evaluation.get(name, "train")))
     return samples
+
+
+def unlisted(root: Path, samples: Sequence[Sample]) -> tuple[LeftOut, ...]:
+    """Images that no list names."""
+    used = {sample.image for sample in samples}
+    files = tuple(path for path in _by_id(root / "JPEGImages").values() if path not in used)
+    advice = f"to learn from them, add them with --unlabeled {root / 'JPEGImages'}, or put their names into a list"
+    return (LeftOut("images of JPEGImages/ stand in no list", advice, files),) if files else ()
 
 
 def _by_id(folder: Path) -> dict[str, Path]:
