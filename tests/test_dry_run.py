@@ -101,6 +101,7 @@ def test_what_is_reduced() -> None:
         "evaluate_every 9 -> 0",
         "log_every 348 -> 1",
         "loss.ohem_min_kept 50000 -> 357",  # 50,000 x 65^2 / 769^2
+        "on_collapse continue -> stop",
         "optimizer.warmup_steps 50 -> 1",
         "prototypes.delay 100 -> 0",
         "steps 34800 -> 2",

@@ -187,13 +187,14 @@ class TestRun:
         other = tmp_path / "other"
         assert main([*words, "--out", str(other)]) == 0
         (other / "result.json").unlink()
-        before = {path: path.read_bytes() for path in other.iterdir() if path.name != files.LOCK}
+        before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file() and path.name != files.LOCK}
         with subprocess.Popen([sys.executable, "-c", HOLD, str(other)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as held:
             assert held.stdout is not None
             held.stdout.readline()
             assert main(["train", "--resume", str(other)]) == 2
         assert f"{other} is in use by process {held.pid}" in capsys.readouterr().err
-        assert {path: path.read_bytes() for path in other.iterdir() if path.name != files.LOCK} == before
+        after = {path: path.read_bytes() for path in other.rglob("*") if path.is_file() and path.name != files.LOCK}
+        assert after == before
 
     @pytest.mark.slow
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can make a small disk")

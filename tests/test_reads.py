@@ -116,20 +116,21 @@ class TestTrain:
         assert Counter(times(opened, data).values()) == {1: 2 * (3 + 3), 0: 8 - 3 + 2 + 4 - 3 + 2}
 
     def test_evaluation_files_are_checked_scored_and_shown(self, data: Path, opened: Opened, tmp_path: Path) -> None:
-        """First of all, so that a fault in them does not come to light after days of training."""
+        """First of all, so that a fault in them does not come to light after days of training. Shown twice: on the sheet, and
+        the best and worst of them in the report."""
         assert main(["train", str(data), *TINY, "--out", str(tmp_path / "run")]) == 0
-        scored = {f"{kind}/test/test_0{i}": 3 for kind in ("images", "masks") for i in range(3)}
+        scored = {f"{kind}/test/test_0{i}": 4 for kind in ("images", "masks") for i in range(3)}
         assert times(opened, data, "images/test") | times(opened, data, "masks/test") == scored
         assert set(times(opened, data, "masks/val").values()) == {0}
 
 
 def test_evaluate_opens_masks_once_more(data: Path, opened: Opened, tmp_path: Path) -> None:
-    """Palettes in the wrong order come to light before scoring, which takes long."""
+    """Palettes in the wrong order come to light before scoring, which takes long. The best and worst images are shown."""
     assert main(["train", str(data), *TINY, "--method", "supervised", "--out", str(tmp_path / "run")]) == 0
     opened.clear()
     assert main(["evaluate", str(tmp_path / "run"), str(data)]) == 0
-    assert times(opened, data, "images/test") == {f"images/test/test_0{i}": 1 for i in range(3)}
-    assert times(opened, data, "masks/test") == {f"masks/test/test_0{i}": 2 for i in range(3)}
+    assert times(opened, data, "images/test") == {f"images/test/test_0{i}": 2 for i in range(3)}
+    assert times(opened, data, "masks/test") == {f"masks/test/test_0{i}": 3 for i in range(3)}
 
 
 @pytest.mark.parametrize("reader", [lambda path: path.read_bytes(), Image.open, tifffile.TiffFile])

@@ -66,7 +66,9 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
     with _run_folder(config, data.partition, console) as out:
         if _is_main_process():
             found = describe_data(config, data)
-            _note_start(out, command, found)
+            trains = not (out / RESULT).is_file()
+            if config.resume is None:
+                _note_start(out, command, found)
             print_found(config, data, found, out, console)
         if config.baseline and not method.uses_unlabeled:
             console.print("note: --baseline adds nothing to --method supervised, which is the baseline")
@@ -90,6 +92,8 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
             baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
         result = train_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
         if result is not None:
+            if config.resume is not None and trains:
+                _note_start(out, command, found)  # only now: a run that cannot go on is left as it was
             print_result(result, out, console)
             console.print(f"report: {write_report(out)}")
         return result
@@ -219,8 +223,6 @@ def _note_moved(config: TrainConfig, stored: Path) -> None:
 def _note_start(out: Path, command: str | None, found: dict[str, Any]) -> None:
     """run.json: the commands that the run came from, and what its data looked like."""
     path = out / START
-    if (out / RESULT).is_file():
-        return  # nothing is trained, nothing changes
     commands = stored_json(path)["commands"] if path.is_file() else []
     write_json(path, {"commands": [*commands, *([command] if command else [])], "data": found})
 

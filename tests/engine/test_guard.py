@@ -65,6 +65,19 @@ class TestGuard:
         assert all(torch.isfinite(tensor).all() for tensor in tensors(net))
         assert not torch.equal(next(net.parameters()), before[0])
 
+    def test_parameters_beside_the_networks_are_taken_back_too(self) -> None:
+        net, beside = network(), nn.Linear(2, 1)
+        guard = Guard([net], [*net.parameters(), *beside.parameters()])
+        optimizer = torch.optim.AdamW(guard.parameters, lr=0.1)
+        before = copy.deepcopy(tensors(beside))
+        guard.before_forward()
+        poisoned(math.nan * beside(net(torch.randn(2, 3, 8, 8)).mean(dim=(2, 3))).sum()).backward()
+        guard.before_update()
+        optimizer.step()
+        guard.after_update()
+        assert guard.bad
+        assert all(torch.equal(now, then) for now, then in zip(tensors(beside), before, strict=True))
+
     def test_one_number_of_one_gradient_is_enough(self) -> None:
         net = network()
         guard = Guard([net])
@@ -119,7 +132,7 @@ def test_what_is_voided() -> None:
     good, bad = (voided(carry, torch.tensor(flag)) for flag in (False, True))
     assert good[0].number.isnan().tolist() == [True, False]
     assert isinstance(bad[0], Part)
-    assert (bad[0].number.tolist(), bad[0].keep.tolist(), bad[0].none, *bad[1:]) == ([0, 0], [False, False], None, [3], None)
+    assert (bad[0].number.tolist(), bad[0].keep.tolist(), bad[0].none, *bad[1:]) == ([0, 0], [False, False], None, [0], None)
 
 
 def test_the_meter_averages_numbers_and_counts_the_rest() -> None:

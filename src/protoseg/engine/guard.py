@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,13 +21,20 @@ class Guard:
 
     Costs the memory of the trained parameters once more. Optimizers see a gradient of zero in such a step.
 
+    Args:
+        networks: that are trained.
+        parameters: all that the optimizer moves, of the networks and beside them; those of the networks when left out.
+
     Attributes:
         bad: scalar bool, whether the last step was such a step; the same on all processes.
         in_a_row: scalar int64, how many steps up to the last one were.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], parameters: Iterable[nn.Parameter] | None = None) -> None:
         self.networks = tuple(networks)
+        if parameters is None:
+            parameters = chain.from_iterable(network.parameters() for network in self.networks)
+        self.parameters = tuple(parameters)
         self.bad = torch.tensor(False)
         self.in_a_row = torch.tensor(0)
         self._parameters: list[Tensor] = []
@@ -40,7 +48,7 @@ class Guard:
     @torch.no_grad()
     def before_update(self) -> None:
         """Look at the gradients, and remember what they are going to change."""
-        trained = [p for network in self.networks for p in network.parameters() if p.requires_grad]
+        trained = [p for p in self.parameters if p.requires_grad]
         gradients = [p.grad for p in trained if p.grad is not None]
         # Nor is one of any use whose length is no number any more.
         self.bad = ~torch.isfinite(get_total_norm(gradients))
@@ -52,7 +60,7 @@ class Guard:
     @torch.no_grad()
     def after_update(self) -> None:
         """Put back what was remembered, where the step was bad."""
-        trained = [p for network in self.networks for p in network.parameters() if p.requires_grad]
+        trained = [p for p in self.parameters if p.requires_grad]
         buffers = [b for network in self.networks for b in network.buffers()]
         for before, now in zip([*self._parameters, *self._buffers], [*trained, *buffers], strict=True):
             now.copy_(torch.where(self.bad, before, now))

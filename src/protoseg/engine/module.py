@@ -54,7 +54,7 @@ class TrainingModule(L.LightningModule):
         self.make_optimizer, self.total_steps, self.labeled_pass = make_optimizer, total_steps, labeled_pass
         self.seed, self.power, self.lr_warmup = seed, power, lr_warmup
         self.meter = Meter()
-        self.guard = Guard([part.network for part in method.trained()])
+        self.guard = Guard([part.network for part in method.trained()], method.trained_parameters())
         self.dropped = 0
         self.health = HealthMonitor(class_names)
         self.events: list[dict[str, Any]] = []
