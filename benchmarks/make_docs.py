@@ -67,14 +67,16 @@ def demo_search() -> str:
 DEMO = {"file": "demo", "recipe": "demo@50329b7c"}
 DEMO_BEFORE = {"file": "demo", "recipe": "demo@bc132b08"}
 CAMVID = {"file": "camvid", "recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"}
+REPORTED = (0, 1, 2)
+"""Seeds of the reported tables; settings are chosen on those from 100 on."""
 TABLES: dict[str, Callable[[], str]] = {
-    "demo scores": lambda: scores(cells(**DEMO)),
-    "demo classes": lambda: classes(cells(**DEMO)),
+    "demo scores": lambda: scores(cells(seeds=REPORTED, **DEMO)),
+    "demo classes": lambda: classes(cells(seeds=REPORTED, **DEMO)),
     "demo scores, 64 px": lambda: scores(cells(**DEMO_BEFORE)),
     "demo search": demo_search,
-    "camvid scores": lambda: scores(cells(**CAMVID)),
-    "camvid classes": lambda: classes(cells(**CAMVID)),
-    "camvid term": lambda: term(cells(**CAMVID)),
+    "camvid scores": lambda: scores(cells(seeds=REPORTED, **CAMVID)),
+    "camvid classes": lambda: classes(cells(seeds=REPORTED, **CAMVID)),
+    "camvid term": lambda: term(cells(seeds=REPORTED, **CAMVID)),
 }
 """Name in the page -> the table."""
 
