@@ -506,7 +506,8 @@ class TestEvaluate:
         """255 would be taken for 'not labelled', and a model that answers 'ground' everywhere would be perfect."""
         make_folder(tmp_path, train=0, test=3)
         (tmp_path / "classes.txt").unlink(missing_ok=True)
-        for mask in (tmp_path / "masks").rglob("*.png"):
+        masks = [path for path in tmp_path.rglob("*.png") if "masks" in path.parts]
+        for mask in masks:
             write_index(mask, np.where(read_mask(mask) == 0, 0, 255).astype(np.uint8))
         assert main(["evaluate", str(run.out), str(tmp_path)]) == 2
         assert "are binary, 0 and 255, but 255 is none of the model's classes (ground, square, disc)" in capsys.readouterr().err

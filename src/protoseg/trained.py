@@ -154,7 +154,8 @@ def evaluate_run(
     classes, facts = matched(model.classes, here, root), mask_facts(samples)
     foreign = here is None and _trained_on(run if run.is_dir() else run.parent) != root.resolve()
     # Without names, 255 would count as not labelled, and the rest be scored as if it were all.
-    if foreign and IGNORE_INDEX not in classes.class_of and is_binary(value for fact in facts for value in fact.values):
+    means_nothing = classes.class_of.get(IGNORE_INDEX, IGNORE_INDEX) == IGNORE_INDEX
+    if foreign and means_nothing and is_binary(value for fact in facts for value in fact.values):
         raise ValueError(
             f"the masks of {root} are binary, 0 and 255, but 255 is none of the model's classes ({', '.join(classes.names)}); "
             "score it on masks of its own classes, or list the classes in classes.txt if 255 means not labelled there"
