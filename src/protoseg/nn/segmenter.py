@@ -208,7 +208,7 @@ def create_segmenter(
     except Exception as error:  # smp and timm raise anything from KeyError to AssertionError for a pair that does not fit
         if name is not None and is_download_error(error):
             raise unreachable(encoder, name, error) from error
-        if isinstance(error, KeyError) and "Wrong encoder name" in str(error):
+        if "Wrong encoder name" in str(error) and not is_plain_vit(encoder):
             near = difflib.get_close_matches(encoder, smp.encoders.encoders, n=3, cutoff=0.5)
             raise ValueError(
                 f"there is no encoder {encoder!r}; "
