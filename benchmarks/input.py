@@ -1,0 +1,155 @@
+"""How many crops a second does one core bring, and how many the way of the published code bases?
+
+    python benchmarks/input.py
+
+Theirs, as the data sets of FixMatch and UniMatch do it in the worker: decode, resize the whole image with Pillow, crop, flip,
+then two strong views by colour jitter, greyscale and blur, two CutMix boxes, and three normalised float tensors. Ours in the
+worker: decode, crop, resize the crop, uint8; the strong views are made on the device, and what they cost on this processor
+stands in a column of its own. Same files and crop sizes for both, one process and one thread; the two take turns, so that
+whatever else the machine does meets both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torchvision.transforms import ColorJitter
+from torchvision.transforms.functional import normalize, to_tensor
+
+from protoseg.bench.store import machine
+from protoseg.config import IMAGENET_MEAN, IMAGENET_STD
+from protoseg.data.batch import BatchViews
+from protoseg.data.images import read_image
+from protoseg.data.index import Sample
+from protoseg.data.loader import Geometry, UnlabeledCrops, collate
+from protoseg.data.sampler import Draw
+
+
+class Setting(NamedTuple):
+    width: int
+    height: int
+    suffix: str
+    crop: int
+
+
+SETTINGS = (
+    Setting(500, 375, ".jpg", 321),
+    Setting(500, 375, ".jpg", 513),
+    Setting(2048, 1024, ".jpg", 801),
+    Setting(2048, 1024, ".png", 801),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=int, default=16, help="different images; default 16")
+    parser.add_argument("--rounds", type=int, default=7, help="each way takes all images once a round; default 7")
+    parser.add_argument("--json", type=Path, help="also write a list of {width, height, crop, ...: images a second}")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    print("| image | crop | decode | their way | ours, worker | ratio | ours, worker and views | ratio |")
+    print("|---|---|---|---|---|---|---|---|")
+    for setting in SETTINGS:
+        with tempfile.TemporaryDirectory() as folder:
+            row = measure(setting, write_images(Path(folder), setting, options.images), options.rounds)
+        rows.append({**setting._asdict(), **row, "machine": machine()})
+        whole = 1 / (1 / row["worker"] + 1 / row["views"])
+        cells = [f"{setting.width} x {setting.height} {setting.suffix[1:]}", f"{setting.crop}", f"{row['decode']:.0f}"]
+        cells.append(f"{row['theirs']:.1f}")
+        for speed in (row["worker"], whole):
+            cells += [f"{speed:.0f}", f"{speed / row['theirs']:.1f} x"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print(f"\nImages a second of one core, medians of {options.rounds} rounds over {options.images} images; {machine()}.")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def write_images(folder: Path, setting: Setting, count: int) -> list[Path]:
+    """Photographs of any size: scikit-learn's two beside their mirror images, shifted, so that texture stays."""
+    photos = [np.concatenate([np.concatenate([photo, photo[:, ::-1]], 1)] * 2) for photo in load_sample_images().images]
+    rng, paths = np.random.default_rng(0), []
+    for i in range(count):
+        photo = photos[i % len(photos)]
+        tiles = np.tile(photo, (1 + setting.height // photo.shape[0], 1 + setting.width // photo.shape[1], 1))
+        tiles = np.roll(tiles, rng.integers(0, 400, size=2), axis=(0, 1))[: setting.height, : setting.width]
+        paths.append(folder / f"{i}{setting.suffix}")
+        Image.fromarray(tiles).save(paths[-1], **({"quality": 92} if setting.suffix == ".jpg" else {}))
+    return paths
+
+
+def measure(setting: Setting, paths: list[Path], rounds: int) -> dict[str, float]:
+    """Images a second of each part."""
+    ours = UnlabeledCrops([Sample(path.stem, path, mask=None, split="train") for path in paths], Geometry(setting.crop))
+    views = BatchViews(mean=IMAGENET_MEAN, std=IMAGENET_STD, num_strong=2, cutmix_per="image")
+    rng = np.random.default_rng(0)
+    times: dict[str, list[float]] = {"decode": [], "theirs": [], "worker": [], "views": []}
+    for round_ in range(rounds + 1):  # the first is not counted
+        draws = [Draw(i, seed=round_ * len(paths) + i) for i in range(len(paths))]
+        raw = collate([ours[draw] for draw in draws[:8]])
+        parts: dict[str, tuple[int, Callable[[], object]]] = {
+            "decode": (len(paths), lambda: [read_image(path) for path in paths]),
+            "theirs": (len(paths), lambda: [their_way(path, setting.crop, rng) for path in paths]),
+            "worker": (len(paths), lambda draws=draws: [ours[draw] for draw in draws]),  # type: ignore[misc]
+            "views": (len(draws[:8]), lambda raw=raw: views.unlabeled(raw, step=0)),  # type: ignore[misc]
+        }
+        for name, (count, part) in parts.items():
+            start = time.perf_counter()
+            part()
+            times[name] += [(time.perf_counter() - start) / count] if round_ else []
+    return {name: 1 / statistics.median(values) for name, values in times.items()}
+
+
+def their_way(path: Path, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One unlabelled item: weak view, two strong views, two boxes."""
+    image = Image.open(path).convert("RGB")
+    longer = int(rng.integers(int(max(image.size) * 0.5), int(max(image.size) * 2.0) + 1))
+    width, height = (round(side * longer / max(image.size)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = ImageOps.expand(image, border=(0, 0, max(0, size - width), max(0, size - height)), fill=0)
+    left, top = (int(rng.integers(0, side - size + 1)) for side in image.size)
+    image = image.crop((left, top, left + size, top + size))
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    strong = [_normalized(_their_colors(image, rng)) for _ in range(2)]
+    return _normalized(image), strong[0], strong[1], _their_box(size, rng), _their_box(size, rng)
+
+
+def _their_colors(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    if rng.random() < 0.8:
+        image = ColorJitter(0.5, 0.5, 0.5, 0.25)(image)
+    if rng.random() < 0.2:
+        image = ImageOps.grayscale(image).convert("RGB")
+    if rng.random() < 0.5:
+        image = image.filter(ImageFilter.GaussianBlur(radius=rng.uniform(0.1, 2.0)))
+    return image
+
+
+def _their_box(size: int, rng: np.random.Generator) -> Tensor:
+    box = torch.zeros(size, size)
+    if rng.random() < 0.5:
+        area, ratio = rng.uniform(0.02, 0.4) * size * size, rng.uniform(0.3, 1 / 0.3)
+        width, height = min(size, int((area / ratio) ** 0.5)), min(size, int((area * ratio) ** 0.5))
+        left, top = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
+        box[top : top + height, left : left + width] = 1
+    return box
+
+
+def _normalized(image: Image.Image) -> Tensor:
+    return normalize(to_tensor(image), list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+
+if __name__ == "__main__":
+    main()
