@@ -499,7 +499,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
             shared_points=prototypes.shared_points,
             fit_start=prototypes.start == "kmeans",
             fit_points=prototypes.fit_points,
-            labels=prototypes.labels,  # type: ignore[arg-type]
+            labels=prototypes.labels,
         )
     labeled_loss: SegmentationLoss = ohem if loss.name == "ohem" else cross_entropy
     if loss.class_weights is not None:

@@ -89,7 +89,7 @@ class PrototypesConfig:
     start: str = "kmeans"
     unit_features: bool = False
     class_prior: bool = False
-    labels: str = "linear"
+    labels: Literal["linear", "agree", "mean"] = "linear"
     fit_points: int = 4096
 
 

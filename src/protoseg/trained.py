@@ -116,6 +116,11 @@ def by_prototypes(model: TrainedModel, path: Path, *, mean: bool = False) -> Tra
     return dataclasses.replace(model, network=PrototypePredictor(model.network, head, mean=mean).eval())
 
 
+def _answering(run: Path, head: Head) -> TrainedModel:
+    model = load_model(run)
+    return model if head == "linear" else by_prototypes(model, run, mean=head == "mean")
+
+
 def evaluate_run(
     run: Path,
     root: Path,
@@ -147,12 +152,12 @@ def evaluate_run(
             palette that contradicts the colours of the classes.
         OSError: nothing can be written into `out`.
     """
-    model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run, mean=head == "mean")
+    model = _answering(run, head)
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
     here = classes_of(index, model)
     classes, facts = matched(model.classes, here, root), mask_facts(samples)
-    foreign = here is None and _trained_on(run if run.is_dir() else run.parent) != root.resolve()
+    foreign = here is None and _trained_on(run) != root.resolve()
     # Without names, 255 would count as not labelled, and the rest be scored as if it were all.
     means_nothing = classes.class_of.get(IGNORE_INDEX, IGNORE_INDEX) == IGNORE_INDEX
     if foreign and means_nothing and is_binary(value for fact in facts for value in fact.values):
@@ -196,9 +201,8 @@ def evaluate_run(
 
 def report_folder(run: Path, root: Path, *, split: Split | None, head: Head) -> Path:
     """Where `evaluate` leaves its report: in the run folder, named after what is scored."""
-    folder_of_run = run if run.is_dir() else run.parent
     words = [root.resolve().stem, *([split] if split else []), *([head] if head != "linear" else [])]
-    return folder_of_run / f"evaluate-{'-'.join(words)}"
+    return _folder_of(run) / f"evaluate-{'-'.join(words)}"
 
 
 def _make_writable(out: Path) -> None:
@@ -224,22 +228,26 @@ def _to_score(index: DataIndex, run: Path, split: Split | None, *, given: Path) 
         return samples, f"{chosen} images"
     if split is not None:
         raise ValueError(f"{index.root} has no {split} part, only labelled images; leave out --split to score on them")
-    folder_of_run = run if run.is_dir() else run.parent
-    if _trained_on(folder_of_run) != given.resolve():  # a zip file is unpacked elsewhere
+    if _trained_on(run) != given.resolve():  # a zip file is unpacked elsewhere
         return labeled, "labelled images (no test/ or val/ there)"
-    lists = json.loads((folder_of_run / SPLIT).read_text())
+    lists = json.loads((_folder_of(run) / SPLIT).read_text())
     if lists["evaluation_name"] != "holdout":
         raise ValueError(
-            f"the images of {index.root} trained the model in {folder_of_run}, so a score on them says nothing; "
+            f"the images of {index.root} trained the model in {_folder_of(run)}, so a score on them says nothing; "
             f"put others into {index.root / 'test'}, or train with --holdout 1/5"
         )
     kept = set(lists["evaluation"])
     return [sample for sample in labeled if sample.name in kept], "holdout images"
 
 
+def _folder_of(run: Path) -> Path:
+    """The folder of a run that is given by its folder or by its model file."""
+    return run if run.is_dir() else run.parent
+
+
 def _trained_on(run: Path) -> Path | None:
     """The data set of a run; None where there is only a model file."""
-    stored = run / CONFIG
+    stored = _folder_of(run) / CONFIG
     return Path(yaml.safe_load(stored.read_text())["data"]).resolve() if stored.is_file() else None
 
 
@@ -300,7 +308,7 @@ def predict_run(
         FileExistsError: the output folder holds something.
         ValueError: a file name is no UTF-8, or no image can be read.
     """
-    model = load_model(run) if head == "linear" else by_prototypes(load_model(run), run, mean=head == "mean")
+    model = _answering(run, head)
     check_names([images])
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]

@@ -11,7 +11,6 @@ from protoseg.bench import plot, store, tables
 from protoseg.bench.cells import Labels, find_labels, is_cell, make_cells, method_words, recipe_identity
 from protoseg.bench.running import run_cells, slots
 from protoseg.config import build_partition
-from protoseg.data.formats import open_dataset
 from protoseg.settings import TrainConfig
 
 RESULTS, TABLE, PLOT, RUNS = "results.jsonl", "table.md", "plot.png", "runs"
@@ -114,9 +113,8 @@ def _checked(data: Path, found: Sequence[Labels], methods: Sequence[str], *, rec
         return parse_train(words)
 
     config, *_ = [settings(found[0], method) for method in methods]
-    for chosen in found:
-        build_partition(settings(chosen, methods[0]))  # more labels than masks stop here, not once in every cell
-    index = open_dataset(data, format=config.format)
+    # More labels than masks stop here, not once in every cell.
+    index, *_ = [build_partition(settings(chosen, methods[0]))[0] for chosen in found]
     scored = any(sample.split != "train" and sample.mask is not None for sample in index.samples)
     if not config.evaluate or not (scored or config.holdout):
         raise ValueError(f"there is nothing to compare by: {data} has no test or val images; keep some with --holdout 1/5")

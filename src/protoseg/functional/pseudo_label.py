@@ -30,6 +30,12 @@ def pseudo_label(logits: Tensor, valid: Tensor) -> PseudoLabel:
     return PseudoLabel(label, confidence, valid)
 
 
+def mean_of_predictors(first: Tensor, second: Tensor) -> Tensor:
+    """Logits of the mean of two predictors' probabilities, (B, C, H, W) each."""
+    both = (first.float().softmax(dim=1) + second.float().softmax(dim=1)) / 2
+    return both.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
 @torch.no_grad()
 def entropy_drop(pseudo: PseudoLabel, logits: Tensor, *, percent: float) -> PseudoLabel:
     """Ignore the `percent` % of valid pixels on which the teacher's prediction has the highest entropy.

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protoseg.functional.points import read_features, read_pixels, sample_points
+from protoseg.functional.pseudo_label import mean_of_predictors
 from protoseg.functional.random import uniform
 from protoseg.methods.lesson import Lesson
 from protoseg.nn.prototype_head import PrototypeHead
@@ -186,8 +187,7 @@ class PrototypeTerm(nn.Module):
         Returns:
             (B, C, H, W) logits.
         """
-        both = (logits.float().softmax(dim=1) + self._answer(out).softmax(dim=1)) / 2
-        return torch.where(self.head.ready.all(), both.clamp(min=1e-12).log(), logits.float())
+        return torch.where(self.head.ready.all(), mean_of_predictors(logits, self._answer(out)), logits.float())
 
     @torch.no_grad()
     def veto(self, out: SegOutput, pseudo: PseudoLabel) -> PseudoLabel:

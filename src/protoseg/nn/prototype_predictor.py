@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.points import read_features
+from protoseg.functional.pseudo_label import mean_of_predictors
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.types import SegOutput
 
@@ -48,10 +49,7 @@ class PrototypePredictor(nn.Module):
             for top in range(0, height, _ROWS)
         ]
         logits = torch.cat(rows, dim=2)
-        if self.mean:
-            both = (out.logits.float().softmax(dim=1) + logits.softmax(dim=1)) / 2
-            logits = both.clamp(min=torch.finfo(torch.float32).tiny).log()
-        return out._replace(logits=logits)
+        return out._replace(logits=mean_of_predictors(out.logits, logits) if self.mean else logits)
 
     def _answer(self, out: SegOutput, top: int, bottom: int, width: int) -> Tensor:
         device = out.features.device
