@@ -1,4 +1,4 @@
-"""Fills the tables of docs/benchmarks.md from the finished cells in results/*.jsonl; the words around them stay as they are.
+"""Fills the tables of docs/benchmarks.md and of the README from results/*.jsonl; the words around them stay as they are.
 
     python benchmarks/make_docs.py
 
@@ -8,15 +8,16 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the names and 
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from protoseg.bench import store
 from protoseg.bench.cells import NAMED, is_cell
-from protoseg.bench.tables import class_table, markdown, score_table, term_table
+from protoseg.bench.tables import cells_of, class_table, difference, gains, markdown, score_table, spread, term_table
 
-PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
 _MARKED = re.compile(r"(<!-- table: ([^>]+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 Rows = Sequence[Mapping[str, Any]]
@@ -37,6 +38,63 @@ def methods_of(rows: Rows) -> list[str]:
 def scores(rows: Rows) -> str:
     methods = methods_of(rows)
     return score_table(rows, methods, against=methods[:1], time="seconds")
+
+
+def short(rows: Rows) -> str:
+    """mIoU and the difference to the first method alone, with its 95 % interval."""
+    first, *_ = methods = methods_of(rows)
+    lines = []
+    for method in methods:
+        gained = "" if method == first else difference(gains(rows, method, first))
+        lines.append([method, spread([100 * row["miou"] for row in cells_of(rows, method).values()]), gained])
+    return markdown(["method", "mIoU", f"against {first}"], lines)
+
+
+def looks(look: str, **of: Any) -> list[dict[str, Any]]:
+    """What was seen in finished runs by pool.py, pseudo_labels.py or recalibrate.py; of the same run and options, the last."""
+    rows = [row for row in store.read(RESULTS / "looks.jsonl") if row["look"] == look and of.items() <= row.items()]
+    last = {(row["run"], row["head"], row.get("scale"), row.get("threshold")): row for row in rows}
+    return sorted(last.values(), key=lambda row: (row["seed"], HEADS.index(row["head"])))
+
+
+def pool() -> str:
+    """mIoU on the unlabelled images of the reported runs, beside that on `test`."""
+    lines = []
+    for row in looks("pool", recipe="camvid", unlabeled=344):
+        scores_ = [f"{100 * row[part]['miou']:.1f}" for part in ("unlabelled", "evaluation")]
+        lines.append([row["method"], str(row["seed"]), row["head"], *scores_])
+    lines.sort(key=lambda line: list(METHODS).index(line[0]))
+    return markdown(["method", "seed", "predictor", "unlabelled images", "`test`"], [[METHODS[m], *rest] for m, *rest in lines])
+
+
+def pseudo_labels() -> str:
+    """What labels only calls the rare and the frequent classes of the unlabelled images."""
+    rows = [
+        row
+        for row in looks("pseudo-labels", head="linear", scale=1.0)
+        if row["method"] == "supervised" and row["labeled"] == 23
+    ]
+    shown = ("road", "car", "pedestrian", "bicyclist", "sign_symbol", "pole")
+    lines = []
+    for name in shown:
+        own = [row["classes"][name] for row in rows]
+        of = {key: statistics.mean(numbers[key] for numbers in own) for key in own[0]}
+        shares = [f"{100 * of[key]:.0f} %" for key in ("recall", "confidently_right", "confidently_wrong")]
+        lines.append([name, shares[0], f"{of['predicted']:.2f}", *shares[1:]])
+    titles = ["class", "recall", "predicted / true pixels", "confidently right", "confidently called something else"]
+    return markdown(titles, lines)
+
+
+def predictors() -> str:
+    """What each predictor of the prototype runs calls their unlabelled images."""
+    lines = []
+    for row in looks("pseudo-labels", method="prototype", scale=1.0, recipe="camvid", unlabeled=344):
+        line = [str(row["seed"]), row["head"], f"{100 * row['miou']:.1f}"]
+        for name in ("sign_symbol", "pedestrian", "bicyclist"):
+            line.append(", ".join(f"{100 * row['classes'][name][key]:.0f}" for key in ("iou", "recall", "precision")))
+        lines.append([*line, f"{100 * row['classes']['building']['iou']:.0f}"])
+    titles = ["seed", "predictor", "mIoU", "sign: IoU, recall, precision", "pedestrian", "bicyclist", "building: IoU"]
+    return markdown(titles, lines)
 
 
 def classes(rows: Rows) -> str:
@@ -69,32 +127,46 @@ DEMO_BEFORE = {"file": "demo", "recipe": "demo@bc132b08"}
 CAMVID = {"file": "camvid", "recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"}
 REPORTED = (0, 1, 2)
 """Seeds of the reported tables; settings are chosen on those from 100 on."""
-TABLES: dict[str, Callable[[], str]] = {
-    "demo scores": lambda: scores(cells(seeds=REPORTED, **DEMO)),
-    "demo classes": lambda: classes(cells(seeds=REPORTED, **DEMO)),
-    "demo scores, 64 px": lambda: scores(cells(**DEMO_BEFORE)),
-    "demo search": demo_search,
-    "camvid scores": lambda: scores(cells(seeds=REPORTED, **CAMVID)),
-    "camvid classes": lambda: classes(cells(seeds=REPORTED, **CAMVID)),
-    "camvid term": lambda: term(cells(seeds=REPORTED, **CAMVID)),
+HEADS = ("linear", "prototype", "mean")
+METHODS = {"supervised": "labels only", "cutmix_mt": "CutMix teacher", "prototype": "prototypes"}
+"""`method` of a result.json -> how the tables call it."""
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "docs/benchmarks.md": {
+        "demo scores": lambda: scores(cells(seeds=REPORTED, **DEMO)),
+        "demo classes": lambda: classes(cells(seeds=REPORTED, **DEMO)),
+        "demo scores, 64 px": lambda: scores(cells(**DEMO_BEFORE)),
+        "demo search": demo_search,
+        "camvid scores": lambda: scores(cells(seeds=REPORTED, **CAMVID)),
+        "camvid classes": lambda: classes(cells(seeds=REPORTED, **CAMVID)),
+        "camvid term": lambda: term(cells(seeds=REPORTED, **CAMVID)),
+        "camvid unlabelled images": pool,
+        "camvid pseudo-labels": pseudo_labels,
+        "camvid predictors": predictors,
+    },
+    ROOT / "README.md": {
+        "demo": lambda: short(cells(seeds=REPORTED, **DEMO)),
+        "camvid": lambda: short(cells(seeds=REPORTED, **CAMVID)),
+    },
 }
-"""Name in the page -> the table."""
+"""Page -> the name of a table in it -> the table."""
 
 
-def filled(page: str) -> str:
-    """The page with all of its tables written anew.
+def filled(page: Path, text: str) -> str:
+    """The text of a page with all of its tables written anew.
 
     Raises:
         ValueError: a marker is open or names no table, or a table has no place.
     """
-    names = [match[2] for match in _MARKED.finditer(page)]
-    if len(names) != page.count("<!-- table:") or len(names) != page.count("<!-- end -->"):
-        raise ValueError(f"{PAGE}: each <!-- table: NAME --> needs an <!-- end --> behind its table, and none else")
-    if sorted(names) != sorted(TABLES):
-        raise ValueError(f"{PAGE} has the tables {', '.join(names)}; make_docs.py knows {', '.join(TABLES)}")
-    return _MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[4]}", page)
+    tables = PAGES[page]
+    names = [match[2] for match in _MARKED.finditer(text)]
+    if len(names) != text.count("<!-- table:") or len(names) != text.count("<!-- end -->"):
+        raise ValueError(f"{page}: each <!-- table: NAME --> needs an <!-- end --> behind its table, and none else")
+    if sorted(names) != sorted(tables):
+        raise ValueError(f"{page} has the tables {', '.join(names)}; make_docs.py knows {', '.join(tables)}")
+    return _MARKED.sub(lambda match: f"{match[1]}{tables[match[2]]()}\n{match[4]}", text)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text()))
-    print(f"{PAGE}: {len(TABLES)} tables")
+    for page, tables in PAGES.items():
+        page.write_text(filled(page, page.read_text()))
+        print(f"{page}: {len(tables)} tables")

@@ -1,6 +1,6 @@
 """What would the teacher teach? Its labels on the unlabelled images, beside the truth that training never opens.
 
-    python benchmarks/pseudo_labels.py RUN [--head linear] [--scale 1] [--threshold 0.9]
+    python benchmarks/pseudo_labels.py RUN [RUN ...] [--head linear] [--scale 1] [--threshold 0.9]
 
 For each class: IoU, recall and precision of the label; predicted pixels per true pixel; and of the true pixels, the share that
 is confidently right, the share that is confidently called something else, and the confident predictions per confident true
@@ -9,58 +9,48 @@ pixel. A class that is called something else more often than by its name is unta
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as V
 
-from protoseg.arguments import parse_train
+import finished
+from protoseg.bench.tables import markdown
 from protoseg.data.check import read_pair
 from protoseg.data.index import Sample
-from protoseg.run import load_data
-from protoseg.trained import Head, TrainedModel, by_prototypes, load_model
+from protoseg.trained import TrainedModel
 from protoseg.types import IGNORE_INDEX
 
 _IMAGES = 32
+Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--head", default="linear", choices=get_args(Head), help="whose labels; default linear")
+    parser = finished.arguments(__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of the images, as in a random crop; default 1")
     parser.add_argument("--threshold", type=float, default=0.9, help="lowest confidence that counts; default 0.9")
     options = parser.parse_args()
-    data, model = load_data(parse_train(["--resume", str(options.run)])), load_model(options.run)
-    if options.head != "linear":
-        model = by_prototypes(model, options.run, mean=options.head == "mean")
-    pool = [sample for sample in data.partition.unlabeled if sample.mask is not None]
-    size = len(model.classes)
-    every, confident = np.zeros((size, size)), np.zeros((size, size))  # rows: truth, columns: label
-    for sample in pool[:: max(1, len(pool) // _IMAGES)]:
-        truth, label, confidence = predict(model, sample, options.scale)
-        known = truth != IGNORE_INDEX
-        every += count(truth[known], label[known], size)
-        sure = known & (confidence >= options.threshold)
-        confident += count(truth[sure], label[sure], size)
-    right = percent(np.trace(confident), confident.sum())
-    hits = every.diagonal()
-    union = every.sum(axis=0) + every.sum(axis=1) - hits
-    print(f"mIoU {100 * (hits[union > 0] / union[union > 0]).mean():.1f}; ", end="")
-    print(f"{percent(confident.sum(), every.sum())}% of the pixels are confident, {right}% of them right")
-    columns = ["class", "IoU", "recall", "precision", "predicted / true"]
-    columns += ["confidently right", "confidently wrong", "confident: predicted / true"]
-    print(f"| {' | '.join(columns)} |")
-    print("|---" * len(columns) + "|")
-    for c, name in enumerate(model.classes.names):
-        hit, true, predicted = every[c, c], every[c].sum(), every[:, c].sum()
-        sure_hit, sure_true, sure_predicted = confident[c, c], confident[c].sum(), confident[:, c].sum()
-        cells = [percent(hit, true + predicted - hit), percent(hit, true), percent(hit, predicted), ratio(predicted, true)]
-        cells += [percent(sure_hit, true), percent(sure_true - sure_hit, true), ratio(sure_predicted, sure_true)]
-        print(f"| {name} | {' | '.join(cells)} |")
+    for folder in options.runs:
+        run = finished.open_run(folder, options.head)
+        size = len(run.model.classes)
+        every, confident = np.zeros((2, size, size), dtype=np.int64)  # rows: truth, columns: label
+        for sample in run.with_truth(_IMAGES):
+            truth, label, confidence = predict(run.model, sample, options.scale)
+            known = truth != IGNORE_INDEX
+            every += count(truth[known], label[known], size)
+            sure = known & (confidence >= options.threshold)
+            confident += count(truth[sure], label[sure], size)
+        seen = compare(every, confident, run.model.classes.names)
+        finished.keep(options.results, "pseudo-labels", run, **_of(options), **seen)
+        print(f"{folder.name}: mIoU {100 * seen['miou']:.1f}; ", end="")
+        print(f"{percent(seen['confident'])}% of the pixels are confident, {percent(seen['right'])}% of them right")
+        print(table(seen["classes"]), flush=True)
+
+
+def _of(options: Any) -> dict[str, Any]:
+    return {key: getattr(options, key) for key in ("head", "scale", "threshold")}
 
 
 @torch.no_grad()
@@ -75,16 +65,62 @@ def predict(model: TrainedModel, sample: Sample, scale: float) -> tuple[torch.Te
     return truth[0], label[0], confidence[0]
 
 
-def count(truth: torch.Tensor, label: torch.Tensor, size: int) -> np.ndarray:  # type: ignore[type-arg]
+def count(truth: torch.Tensor, label: torch.Tensor, size: int) -> Counts:
+    """Pixels of each truth (row) and label (column)."""
     return torch.bincount(truth * size + label, minlength=size * size).view(size, size).numpy()
 
 
-def percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.0f}" if whole else ""
+def compare(every: Counts, confident: Counts, names: Sequence[str]) -> dict[str, Any]:
+    """The numbers of all pixels and of each class, as shares; None where there is nothing to divide by.
+
+    Args:
+        every: pixels, (C, C), rows are truth, columns the label.
+        confident: the same of confident labels.
+        names: of the classes.
+    """
+    classes = {}
+    for c, name in enumerate(names):
+        hit, true, predicted = every[c, c], every[c].sum(), every[:, c].sum()
+        sure_hit, sure_true, sure_predicted = confident[c, c], confident[c].sum(), confident[:, c].sum()
+        classes[name] = {
+            "iou": share(hit, true + predicted - hit),
+            "recall": share(hit, true),
+            "precision": share(hit, predicted),
+            "predicted": share(predicted, true),
+            "confidently_right": share(sure_hit, true),
+            "confidently_wrong": share(sure_true - sure_hit, true),
+            "confidently_predicted": share(sure_predicted, sure_true),
+        }
+    ious = [numbers["iou"] for numbers in classes.values() if numbers["iou"] is not None]
+    return {
+        "miou": sum(ious) / len(ious),
+        "confident": share(confident.sum(), every.sum()),
+        "right": share(np.trace(confident), confident.sum()),
+        "classes": classes,
+    }
 
 
-def ratio(part: float, whole: float) -> str:
-    return f"{part / whole:.2f}" if whole else ""
+def share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def table(classes: Mapping[str, Mapping[str, float | None]]) -> str:
+    """One line a class."""
+    titles = ["class", "IoU", "recall", "precision", "predicted / true"]
+    titles += ["confidently right", "confidently wrong", "confident: predicted / true"]
+    return markdown(titles, [[name, *(_cell(key, value) for key, value in own.items())] for name, own in classes.items()])
+
+
+def _cell(key: str, value: float | None) -> str:
+    return ratio(value) if key in ("predicted", "confidently_predicted") else percent(value)
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f}"
+
+
+def ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

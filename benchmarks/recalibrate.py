@@ -1,6 +1,6 @@
 """Does a model lose by its BatchNorm statistics? They come from clean and colour-changed crops together.
 
-    python benchmarks/recalibrate.py RUN
+    python benchmarks/recalibrate.py RUN [RUN ...]
 
 Scores the model of a finished run on the run's own evaluation images: as it is, and with the statistics of the decoder
 estimated anew on whole labelled and on whole unlabelled images.
@@ -8,37 +8,34 @@ estimated anew on whole labelled and on whole unlabelled images.
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from protoseg.arguments import parse_train
+import finished
 from protoseg.data.images import read_image
 from protoseg.data.index import Sample
 from protoseg.engine.evaluate import Normalization, evaluate
-from protoseg.run import load_data
-from protoseg.trained import load_model
 
 _IMAGES, _BATCH = 32, 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path, help="run folder")
-    run = parser.parse_args().run
-    data, model = load_data(parse_train(["--resume", str(run)])), load_model(run)
-    networks = {
-        "as it is": model.network,
-        "statistics of labelled images": recalibrated(model.network, data.partition.labeled, model.normalization),
-        "statistics of unlabelled images": recalibrated(model.network, data.partition.unlabeled, model.normalization),
-    }
-    for name, network in networks.items():
-        score = evaluate(network, data.partition.evaluation, model.classes, model.normalization)
-        print(f"{name}: {100 * score.mean:.1f}", flush=True)
+    options = finished.arguments(__doc__).parse_args()
+    for folder in options.runs:
+        run = finished.open_run(folder, options.head)
+        model, seen = run.model, {}
+        networks = {
+            "as it is": model.network,
+            "statistics of labelled images": recalibrated(model.network, run.labeled, model.normalization),
+            "statistics of unlabelled images": recalibrated(model.network, run.unlabeled, model.normalization),
+        }
+        for name, network in networks.items():
+            seen[name] = evaluate(network, run.evaluation, model.classes, model.normalization).mean
+            print(f"{folder.name}, {name}: {100 * seen[name]:.1f}", flush=True)
+        finished.keep(options.results, "recalibrate", run, head=options.head, miou=seen)
 
 
 @torch.no_grad()

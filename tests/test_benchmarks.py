@@ -5,17 +5,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from make_folder import TINY, make_folder
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import ablations
 import doctor
 import grid
+import pool
+import pseudo_labels
+import recalibrate
 from ablations import ABLATIONS, Variant, ablation_table, variants
 from protoseg.arguments import parse_train
 from protoseg.bench import store
 from protoseg.bench.cells import NAMED, is_cell
+from protoseg.cli import main
 from protoseg.data.duplicates import perceptual_hash
 from protoseg.data.formats import open_dataset
 from protoseg.data.images import read_image
@@ -161,3 +167,34 @@ def test_the_doctor_is_timed_on_photographs(tmp_path: Path, capsys: pytest.Captu
     assert len({perceptual_hash(image) for image in images}) == 8
     with pytest.raises(ValueError, match="--labeled 7 and --test 2 are more than --images 8"):
         doctor.write_images(tmp_path, 8, labeled=7, test=2)
+
+
+def test_what_the_teacher_would_teach() -> None:
+    """Counted by hand: two classes of 10 and 2 pixels, a third that is nowhere."""
+    every = np.array([[9, 1, 0], [1, 1, 0], [0, 0, 0]])
+    confident = np.array([[8, 0, 0], [1, 0, 0], [0, 0, 0]])
+    seen = pseudo_labels.compare(every, confident, ["wall", "pole", "sign"])
+    assert seen["miou"] == pytest.approx((9 / 11 + 1 / 3) / 2)
+    assert (seen["confident"], seen["right"]) == (pytest.approx(9 / 12), pytest.approx(8 / 9))
+    pole = {"iou": 1 / 3, "recall": 0.5, "precision": 0.5, "predicted": 1.0}
+    pole |= {"confidently_right": 0.0, "confidently_wrong": 0.5, "confidently_predicted": 0.0}
+    assert seen["classes"]["pole"] == pytest.approx(pole)
+    assert set(seen["classes"]["sign"].values()) == {None}
+    lines = pseudo_labels.table(seen["classes"]).splitlines()
+    assert lines[3:] == ["| pole | 33 | 50 | 50 | 1.00 | 0 | 50 | 0.00 |", "| sign |  |  |  |  |  |  |  |"]
+
+
+def test_looks_into_a_finished_run_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_folder(tmp_path / "data", train=6, labeled=6, test=2)
+    words = ["--labels", "2", "--steps", "4", "--consistency.warmup_steps", "2", "--out", str(tmp_path / "run")]
+    assert main(["train", str(data), *TINY, *words]) == 0
+    for script in (pool, pseudo_labels, recalibrate):
+        monkeypatch.setattr(sys, "argv", ["look.py", str(tmp_path / "run"), "--head", "mean", "--results", str(tmp_path / "l")])
+        script.main()
+    rows = {row["look"]: row for row in store.read(tmp_path / "l")}
+    assert {(row["run"], row["method"], row["head"], row["labeled"]) for row in rows.values()} == {
+        ("run", "prototype", "mean", 2)
+    }
+    assert [rows["pool"][part]["images"] for part in ("unlabelled", "evaluation")] == [4, 2]
+    assert rows["recalibrate"]["miou"]["as it is"] == rows["pool"]["evaluation"]["miou"]
+    assert rows["pseudo-labels"]["miou"] == pytest.approx(rows["pool"]["unlabelled"]["miou"], abs=1e-6)
