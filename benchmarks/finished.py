@@ -25,11 +25,13 @@ class Finished:
 
     Attributes:
         folder: of the run.
+        per_class: its prototypes of a class, 0 without the term.
         model: whose labels are asked for.
         labeled, unlabeled, evaluation: its images.
     """
 
     folder: Path
+    per_class: int
     model: TrainedModel
     labeled: list[Sample]
     unlabeled: list[Sample]
@@ -58,15 +60,18 @@ def open_run(folder: Path, head: Head) -> Finished:
     Raises:
         FileNotFoundError, ValueError: it, its data or its prototypes are not there.
     """
-    partition, model = load_data(parse_train(["--resume", str(folder)])).partition, load_model(folder)
+    config = parse_train(["--resume", str(folder)])
+    partition, model = load_data(config).partition, load_model(folder)
     if head != "linear":
         model = by_prototypes(model, folder, mean=head == "mean")
-    return Finished(folder, model, list(partition.labeled), list(partition.unlabeled), list(partition.evaluation))
+    images = (list(part) for part in (partition.labeled, partition.unlabeled, partition.evaluation))
+    return Finished(folder, config.prototypes.per_class or 0, model, *images)
 
 
 def keep(results: Path, look: str, run: Finished, **seen: Any) -> None:
     """Add what was seen, with what the run was."""
     result = json.loads((run.folder / "result.json").read_text())
     of_run = {key: result[key] for key in ("method", "recipe", "seed", "steps", "labeled", "unlabeled")}
+    of_run["per_class"] = run.per_class
     row = {"look": look, "run": run.folder.name, **of_run, "commit": result["versions"]["commit"], **seen}
     store.append(results, row | {"machine": store.machine(), "finished": time.strftime("%Y-%m-%d")})

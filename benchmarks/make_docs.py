@@ -1,8 +1,9 @@
-"""Fills the tables of docs/benchmarks.md and of the README from results/*.jsonl; the words around them stay as they are.
+"""Writes the numbers of docs and README anew from results/*.jsonl; the words around them stay as they are.
 
     python benchmarks/make_docs.py
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the names and what they show are below.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the names and what they show are below. In docs/methods.md it
+is the column of costs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from protoseg.bench import store
-from protoseg.bench.cells import NAMED, is_cell
+from protoseg.bench.cells import NAMED, TERM, is_cell
 from protoseg.bench.tables import cells_of, class_table, difference, gains, markdown, score_table, spread, term_table
+from protoseg.config import METHODS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
@@ -60,11 +62,18 @@ def looks(look: str, **of: Any) -> list[dict[str, Any]]:
 def pool() -> str:
     """mIoU on the unlabelled images of the reported runs, beside that on `test`."""
     lines = []
-    for row in looks("pool", recipe="camvid", unlabeled=344):
-        scores_ = [f"{100 * row[part]['miou']:.1f}" for part in ("unlabelled", "evaluation")]
-        lines.append([row["method"], str(row["seed"]), row["head"], *scores_])
-    lines.sort(key=lambda line: list(METHODS).index(line[0]))
-    return markdown(["method", "seed", "predictor", "unlabelled images", "`test`"], [[METHODS[m], *rest] for m, *rest in lines])
+    for row in looks("pool", recipe="camvid", labeled=23):
+        scored = [f"{100 * row[part]['miou']:.1f}" for part in ("unlabelled", "evaluation")]
+        lines.append([contestant(row), str(row["seed"]), row["head"], *scored])
+    lines.sort(key=lambda line: list(NAMED).index(line[0]))
+    return markdown(["method", "seed", "predictor", "unlabelled images", "`test`"], lines)
+
+
+def contestant(row: Mapping[str, Any]) -> str:
+    """Which of the three a look is of."""
+    if row["method"] == "supervised":
+        return "labels only"
+    return "prototypes" if row["per_class"] else "CutMix teacher"
 
 
 def pseudo_labels() -> str:
@@ -88,7 +97,7 @@ def pseudo_labels() -> str:
 def predictors() -> str:
     """What each predictor of the prototype runs calls their unlabelled images."""
     lines = []
-    for row in looks("pseudo-labels", method="prototype", scale=1.0, recipe="camvid", unlabeled=344):
+    for row in looks("pseudo-labels", method="prototype", per_class=4, scale=1.0, recipe="camvid", labeled=23):
         line = [str(row["seed"]), row["head"], f"{100 * row['miou']:.1f}"]
         for name in ("sign_symbol", "pedestrian", "bicyclist"):
             line.append(", ".join(f"{100 * row['classes'][name][key]:.0f}" for key in ("iou", "recall", "precision")))
@@ -128,8 +137,6 @@ CAMVID = {"file": "camvid", "recipe": "camvid@3a7d3a64", "labels": "23", "scored
 REPORTED = (0, 1, 2)
 """Seeds of the reported tables; settings are chosen on those from 100 on."""
 HEADS = ("linear", "prototype", "mean")
-METHODS = {"supervised": "labels only", "cutmix_mt": "CutMix teacher", "prototype": "prototypes"}
-"""`method` of a result.json -> how the tables call it."""
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/benchmarks.md": {
         "demo scores": lambda: scores(cells(seeds=REPORTED, **DEMO)),
@@ -149,14 +156,37 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
 }
 """Page -> the name of a table in it -> the table."""
+METHODS_PAGE = ROOT / "docs/methods.md"
+STEP = {"network": "DeepLabV3Plus on resnet18", "crop": 256, "batch": 4, "against": "supervised"}
+"""The measurement that docs/methods.md shows."""
+
+
+def with_costs(text: str) -> str:
+    """docs/methods.md, with the measured cost of a step in the fourth column of its table; words behind a number stay.
+
+    Raises:
+        ValueError: a method has no line in the table, or was not measured.
+    """
+    rows = {row["method"]: row for row in store.read(RESULTS / "step.jsonl") if STEP.items() <= row.items()}
+    costs = {method: f"{rows[method]['ratio']:.1f}" for method in METHODS if method in rows}
+    added = [rows[m + TERM]["ratio"] - rows[m]["ratio"] for m in METHODS if m + TERM in rows]
+    costs["...+prototypes"] = f"{min(added):+.1f} to {max(added):+.1f}" if added else ""
+    for name in (*METHODS, "...+prototypes"):
+        line = re.compile(rf"^(\| `{re.escape(name)}` (?:\|[^|]*){{2}}\| )[^|;]*?(;[^|]*)?( \|.*)$", re.MULTILINE)
+        if name not in costs or not line.search(text):
+            raise ValueError(f"docs/methods.md: {name} has no line in the table or no cost in results/step.jsonl")
+        text = line.sub(lambda match, cost=costs[name]: f"{match[1]}{cost}{match[2] or ''}{match[3]}", text)  # type: ignore[misc]
+    return text
 
 
 def filled(page: Path, text: str) -> str:
-    """The text of a page with all of its tables written anew.
+    """The text of a page with all of its numbers written anew.
 
     Raises:
-        ValueError: a marker is open or names no table, or a table has no place.
+        ValueError: a marker is open or names no table, a table has no place, or a number is missing.
     """
+    if page == METHODS_PAGE:
+        return with_costs(text)
     tables = PAGES[page]
     names = [match[2] for match in _MARKED.finditer(text)]
     if len(names) != text.count("<!-- table:") or len(names) != text.count("<!-- end -->"):
@@ -167,6 +197,6 @@ def filled(page: Path, text: str) -> str:
 
 
 if __name__ == "__main__":
-    for page, tables in PAGES.items():
+    for page in (*PAGES, METHODS_PAGE):
         page.write_text(filled(page, page.read_text()))
-        print(f"{page}: {len(tables)} tables")
+        print(page)

@@ -1,6 +1,8 @@
 """How long is one optimizer step of each method, and how much memory does it take?
 
-    python benchmarks/step.py --methods supervised,fixmatch,prototype,unimatch,unimatch_v2
+    python benchmarks/step.py --model.encoder resnet18
+
+All methods without and with the prototype term, or those of `--methods`; other words go to `protoseg train`.
 
 Same network, crops and batch for all; steps of the methods take turns, so that whatever else the machine does meets each of
 them alike, and the ratio to the first method is the median over these rounds. Crops are random numbers on the device: decoding
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import statistics
 import time
 from pathlib import Path
@@ -20,20 +23,33 @@ from typing import Any
 import torch
 
 from protoseg.arguments import parse_train
-from protoseg.bench.store import machine
-from protoseg.config import build_method, build_network, build_normalization, build_optimizer, build_views, method_class
+from protoseg.bench.cells import TERM
+from protoseg.bench.store import append, machine
+from protoseg.config import (
+    METHODS,
+    build_method,
+    build_network,
+    build_normalization,
+    build_optimizer,
+    build_views,
+    method_class,
+)
 from protoseg.data.images import PHOTOGRAPH
+from protoseg.versions import commit
 
+RESULTS = Path(__file__).with_name("results") / "step.jsonl"
 _CLASSES = 21
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--methods", default="supervised,fixmatch,prototype", help="comma-separated; the first is the measure")
+    every = [name + term for name in METHODS for term in ("", TERM) if name + term != f"prototype{TERM}"]
+    parser.add_argument("--methods", default=",".join(every), help="comma-separated; the first is the measure; default all")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4, help="labelled and unlabelled crops each; default 4")
     parser.add_argument("--rounds", type=int, default=10, help="timed steps of each method; default 10")
-    parser.add_argument("--json", type=Path, help="also write a list of {method, seconds, ratio, peak_bytes, ...}")
+    parser.add_argument("--json", type=Path, help="also write the rows as one list")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"JSON lines file to add to; default {RESULTS}")
     options, extra = parser.parse_known_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     words = ["data", "--model.weights", "none", "--crop", str(options.crop), "--batch", str(options.batch), *extra]
@@ -46,14 +62,18 @@ def main() -> None:
                 times[name].append(seconds)
     first = next(iter(steps))
     rows = []
+    print(f"| method | seconds a step | against {first} (quartiles) | peak memory |\n|---|---|---|---|")
     for name, step in steps.items():
-        ratio = statistics.median(own / base for own, base in zip(times[name], times[first], strict=True))
-        row = {"method": name, "seconds": statistics.median(times[name]), "ratio": ratio, "peak_bytes": step.peak}
-        rows.append(row | {"crop": options.crop, "batch": options.batch, "network": step.network, "machine": machine()})
-    print(f"| method | seconds a step | against {first} | peak memory |\n|---|---|---|---|")
-    for row in rows:
-        memory = f"{row['peak_bytes'] / 2**30:.2f} GiB" if row["peak_bytes"] else "not measured on a CPU"
-        print(f"| {row['method']} | {row['seconds']:.3f} | {row['ratio']:.2f} x | {memory} |")
+        ratios = sorted(own / base for own, base in zip(times[name], times[first], strict=True))
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        row = {"method": name, "seconds": statistics.median(times[name]), "ratio": middle, "quartiles": [low, high]}
+        row |= {"against": first, "rounds": options.rounds, "peak_bytes": step.peak, "threads": torch.get_num_threads()}
+        row |= {"crop": options.crop, "batch": options.batch, "network": step.network, "settings": shlex.join(extra)}
+        row |= {"commit": commit(), "machine": machine(), "finished": time.strftime("%Y-%m-%d")}
+        append(options.results, row)
+        rows.append(row)
+        memory = f"{step.peak / 2**30:.2f} GiB" if step.peak else "not measured on a CPU"
+        print(f"| {name} | {row['seconds']:.3f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {memory} |")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +41,7 @@ from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, SHEET
 from protoseg.settings import TrainConfig
 from protoseg.trained import load_model, progress
+from protoseg.versions import package_versions
 
 _SHEET_ROWS = 6
 _PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "trainer"}
@@ -210,27 +207,8 @@ def _header(config: TrainConfig, data: CheckedData, normalization: Normalization
         "normalization": dataclasses.asdict(normalization),
         "crop": config.crop,
         "recipe": config.recipe,
-        "versions": _versions(),
+        "versions": package_versions(),
     }
-
-
-def _versions() -> dict[str, str | None]:
-    packages = ("protoseg", "torch", "torchvision", "lightning", "segmentation-models-pytorch", "timm")
-    return {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the code, with `-dirty` where files differ from it: asked of a checkout, written into a wheel when it is
-    built (hatch_build.py). None where neither knows."""
-    root, built = Path(__file__).parents[2], Path(__file__).with_name("commit.txt")
-    if not (root / ".git").exists() or shutil.which("git") is None:
-        return built.read_text().strip() if built.is_file() else None
-    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: dict[str, Any]) -> dict[str, Any]:
