@@ -99,11 +99,13 @@ class TestCoco:
         assert index.classes.names == ("background", "car", "wheel")
 
     @pytest.mark.parametrize("order", [1, -1])
-    @pytest.mark.parametrize("areas", [({"area": 234}, {"area": 16}), ({}, {}), ({"area": 234}, {}), ({}, {"area": 16})])
+    @pytest.mark.parametrize(
+        "areas", [({"area": 234}, {"area": 16}), ({}, {}), ({"area": 1}, {"area": 99}), ({"area": None}, {})]
+    )
     def test_the_smaller_area_lies_on_top_whatever_the_order(
         self, root: Path, order: int, areas: tuple[dict[str, int], dict[str, int]]
     ) -> None:
-        """An area that a tool has left out is counted."""
+        """Areas are counted: tools leave them out, write 0, or keep those of another size of the image."""
         car = {"category_id": 3, "segmentation": box(2, 2, 20, 15), **areas[0]}
         wheel = {"category_id": 9, "segmentation": box(4, 10, 8, 14), **areas[1]}
         mask = masks(coco(root, *[car, wheel][::order]))["a"]
@@ -117,6 +119,24 @@ class TestCoco:
         large = {"category_id": 3, "iscrowd": 0, "area": 99, "segmentation": box(2, 2, 20, 15)}
         mask = masks(coco(root, large, small))["a"]
         assert [mask[5, 3], mask[5, 0]] == ["car", "wheel"]
+
+    def test_of_equal_areas_the_later_one_counts(self, root: Path) -> None:
+        first, second = ({"category_id": c, "segmentation": box(c, 2, c + 8, 9)} for c in (3, 9))
+        mask = masks(coco(root, first, second))["a"]
+        assert [mask[4, 5], mask[4, 10], mask[4, 15]] == ["car", "wheel", "wheel"]
+
+    def test_a_file_without_an_image_is_named(self, root: Path) -> None:
+        content = {"images": [], "categories": [], "annotations": []}
+        (root / "instances_train.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"instances_train\.json lists no image"):
+            open_dataset(root)
+
+    def test_an_empty_file_is_named_though_others_are_there(self, root: Path) -> None:
+        """What lies beside it (captions) would be read in its place."""
+        (root / "captions_train.json").write_text('{"images": [], "annotations": [{"caption": "a car"}]}')
+        (root / "instances_train.json").write_text("")
+        with pytest.raises(ValueError, match=r"instances_train\.json is not JSON"):
+            open_dataset(root)
 
     def test_an_image_without_annotation_is_unlabelled(self, root: Path) -> None:
         index = coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49})
@@ -183,6 +203,56 @@ class TestCoco:
         coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49}).of("train")
         (root / "train.json").rename(root / "instances_val2017.json")
         assert len(open_dataset(root, for_training=False).of("val")) == 2
+
+
+def roboflow(root: Path, *, used: int = 1) -> DataIndex:
+    """An export with its three folders; of the categories, the first is called after the project and groups the others.
+
+    Args:
+        root: of the export.
+        used: category of the annotation in each file.
+    """
+    categories = [
+        {"id": 0, "name": "shapes", "supercategory": "none"},
+        {"id": 1, "name": "square", "supercategory": "shapes"},
+        {"id": 2, "name": "disc", "supercategory": "shapes"},
+    ]
+    for folder in ("train", "valid", "test"):
+        name = f"a_{folder}.rf.1f.png"
+        write_image(root / folder / name, np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8))
+        content = {
+            "info": {"year": "2026", "description": "Exported from roboflow.com"},
+            "licenses": [{"id": 1, "url": "https://opensource.org/licenses/MIT", "name": "MIT"}],
+            "categories": categories,
+            "images": [{"id": 0, "license": 1, "file_name": name, "height": HEIGHT, "width": WIDTH}],
+            "annotations": [{"id": 0, "image_id": 0, "category_id": used, "segmentation": box(2, 2, 9, 9), "area": 49}],
+        }
+        (root / folder / "_annotations.coco.json").write_text(json.dumps(content))
+    (root / "README.roboflow.txt").write_text("shapes")
+    return open_dataset(root)
+
+
+class TestRoboflow:
+    def test_each_folder_is_its_split(self, tmp_path: Path) -> None:
+        index = roboflow(tmp_path)
+        assert index.format == "coco"
+        assert {s.split: s.image.parent.name for s in index.samples} == {"train": "train", "val": "valid", "test": "test"}
+        assert all((mask[2:9, 2:9] == "square").all() and (mask == "square").sum() == 49 for mask in masks(index).values())
+        assert len(masks(index)) == 3
+
+    def test_the_category_that_groups_the_others_is_no_class(self, tmp_path: Path) -> None:
+        index = roboflow(tmp_path)
+        assert index.classes is not None
+        assert index.classes.names == ("background", "square", "disc")
+        (note,) = index.notes
+        assert "category 0" in note
+        assert "'shapes'" in note
+
+    def test_but_is_one_where_it_is_annotated(self, tmp_path: Path) -> None:
+        index = roboflow(tmp_path, used=0)
+        assert index.classes is not None
+        assert index.classes.names == ("background", "shapes", "square", "disc")
+        assert index.notes == ()
 
 
 def label_studio(root: Path, kind: str, value: dict[str, Any], label: str = "cat") -> np.ndarray:  # type: ignore[type-arg]
