@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -281,11 +282,63 @@ class TestLabelStudio:
         assert mask[10, 15] == "cat"
 
 
+class TestEmptyAnnotation:
+    """Submitted in Label Studio without a region."""
+
+    @pytest.fixture
+    def export(self, root: Path) -> Path:
+        label_studio(root, "rectanglelabels", {"x": 10, "y": 50, "width": 40, "height": 25})
+        (task,) = json.loads((root / "export.json").read_text())
+        empty = {"id": 6, "data": {"image": "b.png"}, "annotations": [{"result": []}]}
+        skipped = {"id": 7, "data": {"image": "c.png"}, "annotations": [{"result": [], "was_cancelled": True}]}
+        write_image(root / "images/c.png", np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8))
+        (root / "export.json").write_text(json.dumps([task, empty, skipped]))
+        return root
+
+    def test_is_unlabelled_and_it_is_said(self, export: Path) -> None:
+        index = open_dataset(export)
+        assert sorted(masks(index)) == ["a"]
+        assert [s.image.stem for s in index.of("train")] == ["a", "b", "c"]
+        (note,) = index.notes
+        assert note.startswith("1 annotation in ")
+        assert f"(the first: task 6, {export / 'images/b.png'})" in note
+
+    @pytest.mark.parametrize("listed_first", ["background", "cat"])
+    def test_is_background_where_a_list_names_it(self, export: Path, listed_first: str) -> None:
+        (export / "labels.txt").write_text("a.png\nb.png\n")
+        others = {"background", "cat"} - {listed_first}
+        (export / "classes.txt").write_text("\n".join([listed_first, *others]))
+        config = TrainConfig(data=str(export), labels=str(export / "labels.txt"))
+        data = load_data(config)
+        (blank,) = (s for s in data.partition.labeled if s.image.stem == "b")
+        assert blank.mask is not None
+        label = data.classes.encode(blank.mask.read())
+        assert label.shape == (HEIGHT, WIDTH)
+        assert (label == data.classes.names.index("background")).all()
+
+    def test_is_not_where_the_list_names_a_skipped_task(self, export: Path) -> None:
+        (export / "labels.txt").write_text("a.png\nc.png\n")
+        with pytest.raises(ValueError, match=r"'c\.png' has no mask"):
+            load_data(TrainConfig(data=str(export), labels=str(export / "labels.txt")))
+
+
 def test_cvat_without_images_says_how_to_export(tmp_path: Path) -> None:
     (tmp_path / "SegmentationClass").mkdir()
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\n")
-    with pytest.raises(FileNotFoundError, match="save images"):
+    with pytest.raises(FileNotFoundError, match="Save images"):
         open_dataset(tmp_path)
+
+
+def test_a_zip_without_images_is_named_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the folder in the cache that it was unpacked into."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    WRITERS["cvat"][1](tmp_path / "task", make_pictures())
+    shutil.rmtree(tmp_path / "task/JPEGImages")
+    shutil.make_archive(str(tmp_path / "task"), "zip", tmp_path / "task")
+    with pytest.raises(FileNotFoundError, match="Save images") as caught:
+        open_dataset(tmp_path / "task.zip")
+    assert str(caught.value).startswith(f"{tmp_path / 'task.zip'} holds masks and no images")
+    assert "cache" not in str(caught.value)
 
 
 def test_voc_leaves_unlisted_images_alone(tmp_path: Path) -> None:

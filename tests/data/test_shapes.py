@@ -53,7 +53,7 @@ class TestPolygon:
     @given(COORDINATE, COORDINATE)
     @settings(max_examples=30, deadline=None)
     def test_neighbours_share_no_pixel_and_leave_none(self, x: float, y: float) -> None:
-        """An edge from corner to corner of the image, by way of any point: each pixel is on one side of it (docs/formats.md)."""
+        """An edge from corner to corner of the image, by way of any point: each pixel is on one side (docs/formats.md)."""
         height, width = SIZE
         edge = [(0.0, 0.0), (abs(x) % width, abs(y) % height), (float(width), float(height))]
         above, below = fill_polygon([*edge, (width, 0)], SIZE), fill_polygon([*edge, (0, height)], SIZE)

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protoseg.data.images import header_size
+from protoseg.data.images import header_size, read_image
 from protoseg.data.io import UInt8Array
 
 BoolArray = NDArray[np.bool_]
@@ -138,6 +138,33 @@ class ShapesMask:
 
 
 _BOTTOM = np.iinfo(np.int32).max  # below every shape; the largest image has 2^28 pixels, so three levels fit above it
+
+
+@dataclass(frozen=True)
+class BlankMask:
+    """The mask of an image on which somebody has seen nothing: one value in all of it. Annotation files do not say its size.
+
+    Attributes:
+        path: of the annotation file.
+        image: of the annotated image, as the file names it.
+        file: the image.
+        background: value of all pixels.
+    """
+
+    path: Path
+    image: str
+    file: Path
+    background: int = 0
+
+    def read(self) -> UInt8Array:
+        return np.full(read_image(self.file).shape[:2], self.background, dtype=np.uint8)
+
+    def renumbered(self, new: Mapping[int, int]) -> BlankMask:
+        """See `ShapesMask.renumbered`."""
+        return replace(self, background=new.get(self.background, self.background))
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.image})"
 
 
 class _Painted:
