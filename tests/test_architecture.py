@@ -19,10 +19,11 @@ MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path
 MAY_IMPORT = {
     "types": (),
     "files": (),
+    "words": (),
     "functional": ("types", "functional"),
     "nn": ("types", "functional", "nn"),
     "methods": ("types", "functional", "nn", "methods"),
-    "data": ("types", "functional", "data"),
+    "data": ("types", "words", "functional", "data"),
     "engine": ("types", "files", "functional", "data", "engine", "methods.base"),
     "report": ("data", "engine", "report"),
     "settings": (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,13 @@ class TestCoco:
         assert index.classes.names == ("background", "car", "wheel")
 
     @pytest.mark.parametrize("order", [1, -1])
-    @pytest.mark.parametrize("areas", [({"area": 234}, {"area": 16}), ({}, {}), ({"area": 234}, {}), ({}, {"area": 16})])
+    @pytest.mark.parametrize(
+        "areas", [({"area": 234}, {"area": 16}), ({}, {}), ({"area": 1}, {"area": 99}), ({"area": None}, {})]
+    )
     def test_the_smaller_area_lies_on_top_whatever_the_order(
         self, root: Path, order: int, areas: tuple[dict[str, int], dict[str, int]]
     ) -> None:
-        """An area that a tool has left out is counted."""
+        """Areas are counted: tools leave them out, write 0, or keep those of another size of the image."""
         car = {"category_id": 3, "segmentation": box(2, 2, 20, 15), **areas[0]}
         wheel = {"category_id": 9, "segmentation": box(4, 10, 8, 14), **areas[1]}
         mask = masks(coco(root, *[car, wheel][::order]))["a"]
@@ -117,6 +120,24 @@ class TestCoco:
         large = {"category_id": 3, "iscrowd": 0, "area": 99, "segmentation": box(2, 2, 20, 15)}
         mask = masks(coco(root, large, small))["a"]
         assert [mask[5, 3], mask[5, 0]] == ["car", "wheel"]
+
+    def test_of_equal_areas_the_later_one_counts(self, root: Path) -> None:
+        first, second = ({"category_id": c, "segmentation": box(c, 2, c + 8, 9)} for c in (3, 9))
+        mask = masks(coco(root, first, second))["a"]
+        assert [mask[4, 5], mask[4, 10], mask[4, 15]] == ["car", "wheel", "wheel"]
+
+    def test_a_file_without_an_image_is_named(self, root: Path) -> None:
+        content = {"images": [], "categories": [], "annotations": []}
+        (root / "instances_train.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"instances_train\.json lists no image"):
+            open_dataset(root)
+
+    def test_an_empty_file_is_named_though_others_are_there(self, root: Path) -> None:
+        """What lies beside it (captions) would be read in its place."""
+        (root / "captions_train.json").write_text('{"images": [], "annotations": [{"caption": "a car"}]}')
+        (root / "instances_train.json").write_text("")
+        with pytest.raises(ValueError, match=r"instances_train\.json is not JSON"):
+            open_dataset(root)
 
     def test_an_image_without_annotation_is_unlabelled(self, root: Path) -> None:
         index = coco(root, {"category_id": 3, "segmentation": box(2, 2, 9, 9), "area": 49})
@@ -185,6 +206,56 @@ class TestCoco:
         assert len(open_dataset(root, for_training=False).of("val")) == 2
 
 
+def roboflow(root: Path, *, used: int = 1) -> DataIndex:
+    """An export with its three folders; of the categories, the first is called after the project and groups the others.
+
+    Args:
+        root: of the export.
+        used: category of the annotation in each file.
+    """
+    categories = [
+        {"id": 0, "name": "shapes", "supercategory": "none"},
+        {"id": 1, "name": "square", "supercategory": "shapes"},
+        {"id": 2, "name": "disc", "supercategory": "shapes"},
+    ]
+    for folder in ("train", "valid", "test"):
+        name = f"a_{folder}.rf.1f.png"
+        write_image(root / folder / name, np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8))
+        content = {
+            "info": {"year": "2026", "description": "Exported from roboflow.com"},
+            "licenses": [{"id": 1, "url": "https://opensource.org/licenses/MIT", "name": "MIT"}],
+            "categories": categories,
+            "images": [{"id": 0, "license": 1, "file_name": name, "height": HEIGHT, "width": WIDTH}],
+            "annotations": [{"id": 0, "image_id": 0, "category_id": used, "segmentation": box(2, 2, 9, 9), "area": 49}],
+        }
+        (root / folder / "_annotations.coco.json").write_text(json.dumps(content))
+    (root / "README.roboflow.txt").write_text("shapes")
+    return open_dataset(root)
+
+
+class TestRoboflow:
+    def test_each_folder_is_its_split(self, tmp_path: Path) -> None:
+        index = roboflow(tmp_path)
+        assert index.format == "coco"
+        assert {s.split: s.image.parent.name for s in index.samples} == {"train": "train", "val": "valid", "test": "test"}
+        assert all((mask[2:9, 2:9] == "square").all() and (mask == "square").sum() == 49 for mask in masks(index).values())
+        assert len(masks(index)) == 3
+
+    def test_the_category_that_groups_the_others_is_no_class(self, tmp_path: Path) -> None:
+        index = roboflow(tmp_path)
+        assert index.classes is not None
+        assert index.classes.names == ("background", "square", "disc")
+        (note,) = index.notes
+        assert "category 0" in note
+        assert "'shapes'" in note
+
+    def test_but_is_one_where_it_is_annotated(self, tmp_path: Path) -> None:
+        index = roboflow(tmp_path, used=0)
+        assert index.classes is not None
+        assert index.classes.names == ("background", "shapes", "square", "disc")
+        assert index.notes == ()
+
+
 def label_studio(root: Path, kind: str, value: dict[str, Any], label: str = "cat") -> np.ndarray:  # type: ignore[type-arg]
     region = {"original_width": WIDTH, "original_height": HEIGHT, "type": kind, "value": {**value, kind: [label]}}
     other = {"type": "choices", "value": {"choices": ["blurred"]}}
@@ -211,11 +282,63 @@ class TestLabelStudio:
         assert mask[10, 15] == "cat"
 
 
+class TestEmptyAnnotation:
+    """Submitted in Label Studio without a region."""
+
+    @pytest.fixture
+    def export(self, root: Path) -> Path:
+        label_studio(root, "rectanglelabels", {"x": 10, "y": 50, "width": 40, "height": 25})
+        (task,) = json.loads((root / "export.json").read_text())
+        empty = {"id": 6, "data": {"image": "b.png"}, "annotations": [{"result": []}]}
+        skipped = {"id": 7, "data": {"image": "c.png"}, "annotations": [{"result": [], "was_cancelled": True}]}
+        write_image(root / "images/c.png", np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8))
+        (root / "export.json").write_text(json.dumps([task, empty, skipped]))
+        return root
+
+    def test_is_unlabelled_and_it_is_said(self, export: Path) -> None:
+        index = open_dataset(export)
+        assert sorted(masks(index)) == ["a"]
+        assert [s.image.stem for s in index.of("train")] == ["a", "b", "c"]
+        (note,) = index.notes
+        assert note.startswith("1 annotation in ")
+        assert f"(the first: task 6, {export / 'images/b.png'})" in note
+
+    @pytest.mark.parametrize("listed_first", ["background", "cat"])
+    def test_is_background_where_a_list_names_it(self, export: Path, listed_first: str) -> None:
+        (export / "labels.txt").write_text("a.png\nb.png\n")
+        others = {"background", "cat"} - {listed_first}
+        (export / "classes.txt").write_text("\n".join([listed_first, *others]))
+        config = TrainConfig(data=str(export), labels=str(export / "labels.txt"))
+        data = load_data(config)
+        (blank,) = (s for s in data.partition.labeled if s.image.stem == "b")
+        assert blank.mask is not None
+        label = data.classes.encode(blank.mask.read())
+        assert label.shape == (HEIGHT, WIDTH)
+        assert (label == data.classes.names.index("background")).all()
+
+    def test_is_not_where_the_list_names_a_skipped_task(self, export: Path) -> None:
+        (export / "labels.txt").write_text("a.png\nc.png\n")
+        with pytest.raises(ValueError, match=r"'c\.png' has no mask"):
+            load_data(TrainConfig(data=str(export), labels=str(export / "labels.txt")))
+
+
 def test_cvat_without_images_says_how_to_export(tmp_path: Path) -> None:
     (tmp_path / "SegmentationClass").mkdir()
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\n")
-    with pytest.raises(FileNotFoundError, match="save images"):
+    with pytest.raises(FileNotFoundError, match="Save images"):
         open_dataset(tmp_path)
+
+
+def test_a_zip_without_images_is_named_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the folder in the cache that it was unpacked into."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    WRITERS["cvat"][1](tmp_path / "task", make_pictures())
+    shutil.rmtree(tmp_path / "task/JPEGImages")
+    shutil.make_archive(str(tmp_path / "task"), "zip", tmp_path / "task")
+    with pytest.raises(FileNotFoundError, match="Save images") as caught:
+        open_dataset(tmp_path / "task.zip")
+    assert str(caught.value).startswith(f"{tmp_path / 'task.zip'} holds masks and no images")
+    assert "cache" not in str(caught.value)
 
 
 def test_voc_leaves_unlisted_images_alone(tmp_path: Path) -> None:

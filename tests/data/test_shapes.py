@@ -50,6 +50,15 @@ class TestPolygon:
         assert (filled == expected).all()
         assert (rectangle(7, 5, 2, 3).fill(SIZE) == expected).all()  # drawn from the other corner
 
+    @given(COORDINATE, COORDINATE)
+    @settings(max_examples=30, deadline=None)
+    def test_neighbours_share_no_pixel_and_leave_none(self, x: float, y: float) -> None:
+        """An edge from corner to corner of the image, by way of any point: each pixel is on one side (docs/formats.md)."""
+        height, width = SIZE
+        edge = [(0.0, 0.0), (abs(x) % width, abs(y) % height), (float(width), float(height))]
+        above, below = fill_polygon([*edge, (width, 0)], SIZE), fill_polygon([*edge, (0, height)], SIZE)
+        assert (above ^ below).all()
+
     def test_a_ring_inside_another_is_a_hole(self) -> None:
         outer, inner = rectangle(1, 1, 8, 8).rings[0], rectangle(3, 3, 5, 5).rings[0]
         assert Polygon((outer, inner)).fill(SIZE).sum() == 7 * 7 - 2 * 2

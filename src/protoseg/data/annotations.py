@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -64,6 +65,21 @@ def beginning(path: Path) -> str:
     """The first 64 Ki characters of a file, enough to tell a format: annotation files may be as long as half a gigabyte."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return file.read(1 << 16).lstrip()
+
+
+_TOKEN = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*)"(?P<colon>\s*:)?|[{}\[\]]')
+
+
+def outer_keys(head: str) -> frozenset[str]:
+    """The keys of the JSON object that a text begins with, as far as it goes, without those of the objects inside it."""
+    keys, depth = set[str](), 0
+    if head.startswith("{"):
+        for token in _TOKEN.finditer(head):
+            if token["text"] is None:
+                depth += 1 if token[0] in "{[" else -1
+            elif token["colon"] and depth == 1:
+                keys.add(token["text"])
+    return frozenset(keys)
 
 
 def mentions(path: Path, word: str) -> bool:

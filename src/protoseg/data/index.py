@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from protoseg.data.io import UInt8Array
 from protoseg.data.masks import COLOR, Color, MaskArray, MaskSource, count_values, describe, pack, unpack
-from protoseg.data.shapes import ShapesMask
+from protoseg.data.shapes import BlankMask, ShapesMask
 from protoseg.types import IGNORE_INDEX
 
 Split = Literal["train", "val", "test"]
@@ -147,7 +147,7 @@ def in_order(index: DataIndex, names: Sequence[str], colors: Sequence[Color]) ->
     new = {values[0]: names.index(name) for name, values in zip(index.classes.names, index.classes.values, strict=True)}
 
     def renumbered(mask: MaskSource | None) -> MaskSource | None:
-        return mask.renumbered(new) if isinstance(mask, ShapesMask) else mask
+        return mask.renumbered(new) if isinstance(mask, ShapesMask | BlankMask) else mask
 
     samples = (replace(s, mask=renumbered(s.mask), if_listed=renumbered(s.if_listed)) for s in index.samples)
     values = tuple((i,) for i in range(len(names)))

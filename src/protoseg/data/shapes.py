@@ -12,15 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protoseg.data.images import header_size
+from protoseg.data.images import header_size, read_image
 from protoseg.data.io import UInt8Array
 
 BoolArray = NDArray[np.bool_]
+Number = TypeVar("Number", bound=np.generic)
 
 
 class Patch(NamedTuple):
@@ -30,10 +31,14 @@ class Patch(NamedTuple):
     left: int
     inside: BoolArray
 
+    def of(self, whole: NDArray[Number]) -> NDArray[Number]:
+        """The part of an array of the image's size that it stands for, as a view."""
+        height, width = self.inside.shape
+        return whole[self.top : self.top + height, self.left : self.left + width]
+
     def paint(self, mask: UInt8Array, value: int) -> None:
         """Set the pixels inside."""
-        height, width = self.inside.shape
-        mask[self.top : self.top + height, self.left : self.left + width][self.inside] = value
+        self.of(mask)[self.inside] = value
 
     def on(self, size: tuple[int, int]) -> BoolArray:
         """(H, W) bool, the whole image."""
@@ -60,21 +65,28 @@ class Region(ABC):
 
 @dataclass(frozen=True)
 class Shape:
-    """A region and the mask value that it stands for."""
+    """A region and the mask value that it stands for.
+
+    Attributes:
+        value: of the mask.
+        region: what it covers.
+        level: in a mask painted by area, shapes of a lower level lie below those of a higher one, whatever their areas.
+    """
 
     value: int
     region: Region
+    level: int = 0
 
 
 @dataclass(frozen=True)
 class ShapesMask:
-    """A mask painted from shapes, in their order: where two overlap, the later one counts.
+    """A mask painted from shapes. Where two overlap, the later one counts, or, by area, the one that covers fewer pixels.
 
     Attributes:
         path: of the annotation file.
         image: of the annotated image, as the file names it.
         size: (H, W).
-        shapes: in the order of painting.
+        shapes: in the order of painting, or, by area, in any.
         background: value of pixels that no shape covers.
         file: the image. A mask is made in the declared size, so that is compared first with what the image file says.
     """
@@ -85,6 +97,7 @@ class ShapesMask:
     shapes: tuple[Shape, ...]
     background: int = 0
     file: Path | None = None
+    by_area: bool = False
 
     def read(self) -> UInt8Array:
         mask = _PAINTED.get(self)
@@ -101,17 +114,54 @@ class ShapesMask:
                     f"{self} is {self.size[1]}x{self.size[0]} but its image {self.file} is {width}x{height}; they must be equal"
                 )
         mask = np.full(self.size, self.background, dtype=np.uint8)
+        # Areas are known only once a shape is drawn, and to keep all that are drawn would take the memory of many images.
+        depth = np.full(self.size, _BOTTOM, dtype=np.int32) if self.by_area else None
         for number, shape in enumerate(self.shapes, start=1):
             try:
-                shape.region.patch(self.size).paint(mask, shape.value)
+                patch = shape.region.patch(self.size)
             except ValueError as error:
                 raise ValueError(f"{self}, shape {number}: {error}") from error
+            if depth is not None:
+                own = int(patch.inside.sum()) - shape.level * (mask.size + 1)
+                patch = patch._replace(inside=patch.inside & (own <= patch.of(depth)))
+                patch.of(depth)[patch.inside] = own
+            patch.paint(mask, shape.value)
         return mask
 
     def renumbered(self, new: Mapping[int, int]) -> ShapesMask:
         """The same mask with other values; those that the table lacks stay."""
-        shapes = tuple(Shape(new.get(shape.value, shape.value), shape.region) for shape in self.shapes)
+        shapes = tuple(replace(shape, value=new.get(shape.value, shape.value)) for shape in self.shapes)
         return replace(self, shapes=shapes, background=new.get(self.background, self.background))
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.image})"
+
+
+_BOTTOM = np.iinfo(np.int32).max  # below every shape; the largest image has 2^28 pixels, so three levels fit above it
+
+
+@dataclass(frozen=True)
+class BlankMask:
+    """The mask of an image on which somebody has seen nothing: one value in all of it. Annotation files do not say its size.
+
+    Attributes:
+        path: of the annotation file.
+        image: of the annotated image, as the file names it.
+        file: the image.
+        background: value of all pixels.
+    """
+
+    path: Path
+    image: str
+    file: Path
+    background: int = 0
+
+    def read(self) -> UInt8Array:
+        return np.full(read_image(self.file).shape[:2], self.background, dtype=np.uint8)
+
+    def renumbered(self, new: Mapping[int, int]) -> BlankMask:
+        """See `ShapesMask.renumbered`."""
+        return replace(self, background=new.get(self.background, self.background))
 
     def __str__(self) -> str:
         return f"{self.path} ({self.image})"

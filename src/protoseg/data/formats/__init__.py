@@ -72,8 +72,17 @@ def open_dataset(
         ValueError: no such layout, nothing useful is in it, or a file name that is no UTF-8.
     """
     root = Path(os.path.normpath(root.absolute()))  # links stay as the user made them
-    if root.is_file():
-        root = unpack(root)
+    if not root.is_file():
+        return _open(root, format=format, unlabeled=unlabeled, for_training=for_training)
+    unpacked = unpack(root)
+    try:
+        return _open(unpacked, format=format, unlabeled=unlabeled, for_training=for_training)
+    except (ValueError, FileNotFoundError) as error:  # nobody knows the folder in the cache, and nobody should mend it there
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(str(error).replace(str(unpacked), str(root))) from error
+
+
+def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_training: bool) -> DataIndex:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the folder that holds images/ and masks/")
     name = _recognise(root) if format is None else _checked(root, format)

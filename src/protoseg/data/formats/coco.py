@@ -1,11 +1,13 @@
 """COCO JSON: polygons and run-length codes. Lin et al., ECCV 2014, https://cocodataset.org/#format-data
 
-The files are `*.json` of the folder or of its `annotations/`; where there are `instances_*.json`, those alone, and what is
-published beside segmentations (captions, keypoints, panoptic files) counts only where nothing else is there. A file with "val"
-or "test" in its name holds evaluation images. Classes are the categories in the order of their ids ("thing" and "stuff"
-alike), after class 0, "background", which is what no annotation covers.
+The files are `*.json` of the folder or of its `annotations/`, or `_annotations.coco.json` in folders beside their images, as
+Roboflow exports them (`train`, `valid`, `test`); where there are `instances_*.json`, those alone, and what is published beside
+segmentations (captions, keypoints, panoptic files) counts only where nothing else is there. A file with "val" or "test" in its
+name, or a folder so called, holds evaluation images. Classes are the categories in the order of their ids ("thing" and "stuff"
+alike), after class 0, "background", which is what no annotation covers; a category that only groups others is none.
 
-Where annotations overlap, crowds lie at the bottom and small areas on top, so that a part is not hidden by its whole. An object
+Where annotations overlap, crowds lie at the bottom and small areas on top, so that a part is not hidden by its whole; of two
+equal areas the later one counts. Areas are counted in pixels: what a file says of them (`area`) is not looked at. An object
 without an outline (a box alone, or a polygon of fewer than three corners) leaves its box unlabelled, as far as no other covers
 it. Images without any outline are unlabelled: nothing says that somebody looked at them. Where a list of labelled images names
 one, somebody has: then it is background, but for such boxes.
@@ -22,7 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from protoseg.data.annotations import ImageFinder, beginning, field, json_files, read_json, size_field, table_with_background
+from protoseg.data.annotations import (
+    ImageFinder,
+    beginning,
+    field,
+    json_files,
+    outer_keys,
+    read_json,
+    size_field,
+    table_with_background,
+)
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, Split, split_among
 from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
@@ -32,6 +43,7 @@ _BESIDE = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # publ
 _SEGMENTS = "segments_info"  # in annotations of the panoptic kind alone
 _LONGEST = 30  # bits of a run length before its last five
 _TRIANGLE = 6  # numbers in the smallest polygon
+_BOX, _CROWD, _OBJECT = 0, 1, 2  # levels, the lowest first
 NEEDS = "a COCO JSON file, in it or in annotations/"
 
 
@@ -125,7 +137,7 @@ def _box(annotation: Any, where: str) -> Shape | None:
     if len(sides) != 4 or any(type(side) not in (int, float) for side in sides):
         raise ValueError(f"{where}: a box is x, y, width, height, this one {sides}; correct or remove it")
     x, y, width, height = sides
-    return Shape(IGNORE_INDEX, rectangle(x, y, x + width, y + height))
+    return Shape(IGNORE_INDEX, rectangle(x, y, x + width, y + height), _BOX)
 
 
 def matches(root: Path) -> bool:
@@ -146,11 +158,11 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
         raise ValueError("COCO files need pycocotools: pip install 'protoseg[coco]'") from error
     finder = ImageFinder(root, folders)
     files = [(path, read_json(path)) for path in _files(root)]
-    names = _categories(files)
+    names, said = _categories(files)
     classes = table_with_background(list(names.values()))
     value_of = {category: classes.names.index(name) for category, name in names.items()}
     masks: dict[Path, tuple[ShapesMask | None, bool, Split]] = {}
-    notes = _say_left_aside(root)
+    notes = _say_left_aside(root) + said
     for path, content in files:
         found, said = _read_file(path, content, finder, value_of)
         notes += said
@@ -194,16 +206,19 @@ def _all_files(root: Path) -> list[Path]:
 
 
 def _is_coco(path: Path) -> bool:
-    head = beginning(path)
-    return head.startswith("{") and ('"images"' in head or '"annotations"' in head) and '"shapes"' not in head
+    """Whether it looks like COCO's. One that is called so and is empty or cut off shall be named, not passed over."""
+    if path.name.startswith(_INSTANCES):
+        return True
+    keys = outer_keys(beginning(path))
+    return bool(keys & {"images", "annotations"}) and "shapes" not in keys
 
 
 def _split(path: Path) -> Split:
     return split_among([*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name])
 
 
-def _categories(files: list[tuple[Path, Any]]) -> dict[int, str]:
-    """Id -> name, by rising id. All files have to agree."""
+def _categories(files: list[tuple[Path, Any]]) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Id -> name, by rising id, and what to say about them. All files have to agree."""
     names: dict[int, str] = {}
     for path, content in files:
         for category in field(content, "categories", list, str(path)):
@@ -213,9 +228,24 @@ def _categories(files: list[tuple[Path, Any]]) -> dict[int, str]:
             )
             if names.setdefault(number, name) != name:
                 raise ValueError(f"{path} calls category {number} {name!r}; another file calls it {names[number]!r}")
+    notes = tuple(
+        f"category {number} of {files[0][0]}, {names.pop(number)!r}, only groups others (their 'supercategory') and has no "
+        "annotation: it is no class"
+        for number in _grouping(files)
+    )
     if repeated := [name for name, count in Counter(names.values()).items() if count > 1 and name != BACKGROUND]:
         raise ValueError(f"{files[0][0]} has two categories named {repeated[0]!r}")
-    return dict(sorted(names.items()))
+    return dict(sorted(names.items())), notes
+
+
+def _grouping(files: list[tuple[Path, Any]]) -> list[int]:
+    """The ids of categories that group others and label nothing: Roboflow's exports begin with one, called like the project."""
+    categories = [category for _, content in files for category in content["categories"]]
+    groups = [category.get("supercategory") for category in categories]
+    annotations = [a for path, content in files for a in field(content, "annotations", list, str(path))]
+    used = [a.get("category_id") for a in annotations if isinstance(a, dict)]
+    above = [c for c in categories if c.get("supercategory") in (None, "", "none") and c["name"] in groups]
+    return sorted({category["id"] for category in above if category["id"] not in used})
 
 
 def _read_file(
@@ -230,7 +260,10 @@ def _read_file(
     found: list[tuple[Path, ShapesMask | None, bool]] = []
     without_outline = list[tuple[Any, str]]()
     seen = set[int]()
-    for record in field(content, "images", list, str(path)):
+    records = field(content, "images", list, str(path))
+    if not records:
+        raise ValueError(f"{path} lists no image; export it again, or take it away")
+    for record in records:
         number, name = field(record, "id", int, f"{path}, an image"), field(record, "file_name", str, f"{path}, an image")
         if number in seen:
             raise ValueError(f"{path} lists two images of the id {number}")
@@ -244,7 +277,7 @@ def _read_file(
             size = size_field(record, "height", "width", where)
             boxes = [box for a in bare if (box := _box(a, f"{where}, annotation {a.get('id')}"))]
             shapes = (*boxes, *_shapes(drawn, value_of, size, where))
-            mask = ShapesMask(path, name, size, shapes, file=image)
+            mask = ShapesMask(path, name, size, shapes, file=image, by_area=True)
         without_outline += [(a, name) for a in bare]
         found.append((image, mask, bool(drawn)))
     if by_image:
@@ -273,18 +306,11 @@ def _say_boxes(path: Path, without_outline: Sequence[tuple[Any, str]]) -> tuple[
 
 
 def _shapes(drawn: list[tuple[Any, Any]], value_of: dict[int, int], size: tuple[int, int], where: str) -> tuple[Shape, ...]:
-    """Of annotations and their outlines; bottom first."""
+    """Of annotations and their outlines."""
     for annotation, _ in drawn:
         if field(annotation, "category_id", int, where) not in value_of:
             raise ValueError(f"{where}: category {annotation['category_id']} is not among the categories")
-
-    def area(annotation: Any, code: Any) -> float:
-        if "area" in annotation:
-            return float(field(annotation, "area", (int, float), where))
-        try:  # some tools leave it out
-            return float(Segmentation(code, annotation.get("id")).patch(size).inside.sum())
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-
-    ordered = sorted(drawn, key=lambda pair: (not pair[0].get("iscrowd"), -area(*pair)))
-    return tuple(Shape(value_of[a["category_id"]], Segmentation(code, a.get("id"))) for a, code in ordered)
+    return tuple(
+        Shape(value_of[a["category_id"]], Segmentation(code, a.get("id")), _CROWD if a.get("iscrowd") else _OBJECT)
+        for a, code in drawn
+    )

@@ -27,6 +27,9 @@ def read(root: Path) -> DataIndex:
         ValueError: a line of `labelmap.txt` that does not fit.
     """
     if not (root / "JPEGImages").is_dir():
-        raise FileNotFoundError(f"{root} has no JPEGImages/; export from CVAT with 'save images', or put the images there")
+        raise FileNotFoundError(
+            f"{root} holds masks and no images (JPEGImages/): export from CVAT once more with 'Save images' on, or put the "
+            "images into JPEGImages/ there (a zip has to be unpacked for that; give the folder then)"
+        )
     samples = read_samples(root)
     return DataIndex(root, "cvat", tuple(samples), read_class_list(root), left_out=unlisted(root, samples))

@@ -2,7 +2,8 @@
 
 https://labelstud.io/guide/export. The file is a `*.json` of the folder. Of several annotations of a task the last one counts
 that was not cancelled; later regions lie on top. What no region covers is class 0, "background". Tasks without annotation are
-unlabelled; `val` and `test` folders hold evaluation images.
+unlabelled, and so are those where one without a region was submitted, unless a list of labelled images names their image: then
+it is background. `val` and `test` folders hold evaluation images.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from protoseg.data.annotations import (
 )
 from protoseg.data.index import DataIndex, Sample
 from protoseg.data.rle import decode_brush
-from protoseg.data.shapes import Ellipse, Patch, Polygon, Region, Shape, ShapesMask, rectangle
+from protoseg.data.shapes import BlankMask, Ellipse, Patch, Polygon, Region, Shape, ShapesMask, rectangle
+from protoseg.words import counted
 
 NEEDS = "Label Studio's JSON export"
 _KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
@@ -62,21 +64,41 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
     path, finder = files[0], ImageFinder(root, folders)
     tasks = [(task, f"{path}, task {field(task, 'id', (int, str), str(path))}") for task in read_json(path)]
     results = [_result(task, where) for task, where in tasks]
-    names = {label for (_, where), result in zip(tasks, results, strict=True) for r in result for label in _labels(r, where)}
+    named = [(r, where) for (_, where), result in zip(tasks, results, strict=True) for r in result or ()]
+    names = {label for r, where in named for label in _labels(r, where)}
     classes = table_with_background(sorted(names))
-    masks: dict[Path, ShapesMask] = {}
+    masks: dict[Path, ShapesMask | BlankMask] = {}
+    empty = list[str]()
     for (task, where), result in zip(tasks, results, strict=True):
-        if not result:
+        if result is None:
             continue
         text = _image(task, where)
         image = finder.find(text, beside=path, names=[_UPLOAD.sub("", text.rsplit("/", 1)[-1], count=1)])
         if image in masks:
             raise ValueError(f"{where} annotates {image}, and so does another task")
+        if not result:
+            empty.append(f"task {task['id']}, {image}")
+            masks[image] = BlankMask(path, text, image)
+            continue
         size = size_field(result[0], "original_height", "original_width", where)
         shapes = tuple(Shape(classes.names.index(_labels(r, where)[0]), _region(r, size, where)) for r in result)
         masks[image] = ShapesMask(path, text, size, shapes, file=image)
-    samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.beside(masks)]
-    return DataIndex(root, "label_studio", tuple(samples), classes)
+    samples = []
+    for image in finder.beside(masks):
+        name, found = finder.name_of(image), masks.get(image)
+        seen = found if isinstance(found, ShapesMask) else None
+        samples.append(Sample(name, image, seen, split_of(name), if_listed=found))
+    return DataIndex(root, "label_studio", tuple(samples), classes, _say_empty(path, empty))
+
+
+def _say_empty(path: Path, empty: Sequence[str]) -> tuple[str, ...]:
+    if not empty:
+        return ()
+    return (
+        f"{counted(len(empty), 'annotation')} in {path} without a region (the first: {empty[0]}), although submitted: such "
+        "images count as unlabelled; if they show none of the classes, name them in a list for --labels, beside the labelled "
+        "ones, and they are background",
+    )
 
 
 def _files(root: Path) -> list[Path]:
@@ -96,10 +118,12 @@ def _is_late(path: Path, head: str) -> bool:
     return '"data"' in head and mentions(path, '"annotations"')
 
 
-def _result(task: Any, where: str) -> list[Any]:
-    """The regions of the annotation that counts."""
+def _result(task: Any, where: str) -> list[Any] | None:
+    """The regions of the annotation that counts; None where there is none."""
     done = [a for a in field(task, "annotations", list, where) if isinstance(a, dict) and not a.get("was_cancelled")]
-    regions = field(done[-1], "result", list, where) if done else []
+    if not done:
+        return None
+    regions = field(done[-1], "result", list, where)
     for region in regions:
         kind = field(region, "type", str, where)
         if kind not in _KINDS and kind not in _NO_AREAS:

@@ -23,6 +23,7 @@ from protoseg.data.annotations import (
     beginning,
     field,
     is_json,
+    outer_keys,
     read_json,
     size_field,
     split_of,
@@ -93,10 +94,10 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """LabelMe's files: JSON that speaks of shapes. Others, such as results of a run, are none of it."""
-    heads = ((path, beginning(path)) for path in walk(root) if is_json(path))
+    """LabelMe's files: JSON objects of shapes. Others, such as results of a run, are none of it."""
+    keys = ((path, outer_keys(beginning(path))) for path in walk(root) if is_json(path))
     # With its fields sorted, the image itself comes first, and is longer than what is looked at.
-    return (path for path, head in heads if any(f'"{name}"' in head for name in ("shapes", "imagePath", "imageData")))
+    return (path for path, found in keys if found & {"shapes", "imagePath", "imageData"})
 
 
 def _label(shape: Any, where: str) -> str | None:
