@@ -148,6 +148,8 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
         for note in check_unlabeled(data.partition.unlabeled, data.report.kind):
             console.print(f"warning: {note}")
     _check_batch(config, network)
+    if method.uses_unlabeled and (note := _note_on_pairs(config)):
+        console.print(f"warning: {note}")
     parameter_groups(config.optimizer, method)
     check_trainer_options(config.trainer)
     return Built(normalization, network, method)
@@ -266,6 +268,17 @@ def _check_batch(config: TrainConfig, network: nn.Module) -> None:
     if config.batch == max(processes, 1):
         image = torch.zeros(1, int(network.in_channels), config.crop or 1, config.crop or 1)  # type: ignore[arg-type]
         copy.deepcopy(network).train()(image)
+
+
+def _note_on_pairs(config: TrainConfig) -> str:
+    """What to say where the pairs of CutMix, which are neighbours in the batch, depend on the number of processes."""
+    assert config.batch is not None
+    processes = _processes(config)
+    share = config.batch // processes
+    if processes == 1 or share % 2 == 0:
+        return ""
+    missing = "no image has a partner for CutMix" if share == 1 else "one of them has no partner of its own for CutMix"
+    return f"each of {processes} processes gets {share} of {config.batch} images, and {missing}; better --batch {2 * processes}"
 
 
 def _processes(config: TrainConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from protoseg.functional.losses import cross_entropy
+from protoseg.functional.processes import all_reduce_sum_, average_buffers_, broadcast_, is_distributed
+from protoseg.functional.pseudo_label import (
+    consistency_loss,
+    kept_consistency_loss,
+    soft_consistency_loss,
+    squared_consistency_loss,
+)
 from protoseg.methods.supervised import Supervised
-from protoseg.nn.distributed import all_reduce_sum_, average_buffers_, broadcast_, is_distributed
 from protoseg.nn.global_threshold import GlobalThreshold
 from protoseg.nn.memory_contrast import MemoryContrast
 from protoseg.nn.prototype_head import PrototypeHead
@@ -42,6 +50,41 @@ def beliefs(rank: int) -> PseudoLabel:
     """Class 1 is named by the second process only, class 3 by none."""
     label = pixels(rank)[1]
     return PseudoLabel(label, torch.rand(label.shape, generator=torch.Generator().manual_seed(rank)), label == label)
+
+
+def crops(rank: int) -> tuple[Tensor, Tensor, PseudoLabel]:
+    """Logits, other logits and labels, of one image and of two; the second process has most of the padding."""
+    gen = torch.Generator().manual_seed(30 + rank)
+    logits, other = torch.randn(2, 1 + rank, C, 5, 6, generator=gen)
+    label = torch.randint(0, C, (1 + rank, 5, 6), generator=gen)
+    label[torch.rand(label.shape, generator=gen) < 0.3] = IGNORE_INDEX
+    valid = torch.rand(label.shape, generator=gen) < 0.9 - 0.5 * rank
+    return logits, other, PseudoLabel(label, torch.rand(label.shape, generator=gen), valid)
+
+
+def prototype_loss(logits: Tensor, other: Tensor, target: PseudoLabel) -> Tensor:
+    rows, label = logits.permute(0, 2, 3, 1).flatten(0, 2), target.label.flatten()
+    return started().loss(rows, label, target.confidence.flatten() > 0.4, denominator=target.valid.sum())
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, PseudoLabel], Tensor]] = {
+    "labels": lambda logits, other, target: cross_entropy(logits, target.label),
+    "balanced labels": lambda logits, other, target: cross_entropy(logits, target.label, torch.tensor([1.0, 2.0, 0.5, 3.0])),
+    "valid": lambda logits, other, target: consistency_loss(logits, target, threshold=0.4),
+    "selected": lambda logits, other, target: consistency_loss(logits, target, threshold=0.4, normalizer="selected"),
+    "kept": lambda logits, other, target: kept_consistency_loss(logits, target, threshold=0.4),
+    "squared": lambda logits, other, target: squared_consistency_loss(logits, other.softmax(dim=1), target, threshold=0.4),
+    "soft": lambda logits, other, target: soft_consistency_loss(logits, other, target, threshold=0.4),
+    "prototypes": prototype_loss,
+}
+
+
+def loss_and_gradient(loss: Callable[..., Tensor], logits: Tensor, other: Tensor, target: PseudoLabel) -> tuple[Tensor, Tensor]:
+    logits.requires_grad_().grad = None
+    value = loss(logits, other, target)
+    value.backward()
+    assert logits.grad is not None
+    return value.detach(), logits.grad.clone()
 
 
 def started(**options: Any) -> PrototypeHead:
@@ -80,6 +123,8 @@ def work(rank: int, folder: str) -> None:
     threshold = GlobalThreshold(C, momentum=0.5)
     threshold.update(threshold.highest(beliefs(rank)))
     result["threshold"] = threshold()
+
+    result["losses"] = {name: loss_and_gradient(loss, *crops(rank)) for name, loss in LOSSES.items()}
 
     head = PrototypeHead(D, C, per_class=K)
     head.fit(*pixels(rank)[:2])
@@ -147,6 +192,19 @@ def test_the_threshold_follows_the_surest_pixels_of_all(results: list[dict[str, 
     alone = GlobalThreshold(C, momentum=0.5)
     alone.update(alone.highest(beliefs(0)))
     assert not torch.allclose(alone(), threshold(), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_mean_of_all_losses_is_that_of_one_process_on_all_pixels(results: list[dict[str, Any]], name: str) -> None:
+    """And so is that of the gradients, which is what DDP takes."""
+    logits, other, targets = zip(*map(crops, range(WORLD)), strict=True)
+    target = PseudoLabel(*(torch.cat(parts) for parts in zip(*targets, strict=True)))
+    expected, gradient = loss_and_gradient(LOSSES[name], torch.cat(logits), torch.cat(other), target)
+    losses, gradients = zip(*(result["losses"][name] for result in results), strict=True)
+    torch.testing.assert_close(sum(losses) / WORLD, expected)
+    torch.testing.assert_close(torch.cat(gradients) / WORLD, gradient)
+    alone = [LOSSES[name](*crops(rank)) for rank in range(WORLD)]
+    assert not torch.allclose(sum(alone) / WORLD, expected, atol=1e-3), "the denominators of both must matter"
 
 
 def test_fit_is_the_first_process(results: list[dict[str, Any]]) -> None:

@@ -154,7 +154,7 @@ class TrainingModule(L.LightningModule):
 
 
 class Reading(NamedTuple):
-    means: dict[str, float]  # of what was a number, on this process; NaN where nothing was
+    means: dict[str, float]  # of what was a number, over all processes; NaN where nothing was
     bad: dict[str, int]  # how often which was none, on all processes; without those that always were
 
 
@@ -187,11 +187,11 @@ class Meter:
         """Everything since the last reading; starts afresh. Every process has to call it, and it waits for the device."""
         if not self.total:
             return Reading({}, {})
-        means = torch.stack([self.total[name] / (self.count[name] - self.bad[name]) for name in self.total]).tolist()
-        bad = summed(torch.stack(list(self.bad.values()))).tolist()
-        result = Reading(
-            dict(zip(self.total, means, strict=True)), {name: n for name, n in zip(self.bad, bad, strict=True) if n}
-        )
+        total = dict(zip(self.total, summed(torch.stack(list(self.total.values()))), strict=True))
+        bad = dict(zip(self.bad, summed(torch.stack(list(self.bad.values()))), strict=True))
+        means = torch.stack([total[name] / (processes() * self.count[name] - bad[name]) for name in total]).tolist()
+        number = torch.stack(list(bad.values())).tolist()
+        result = Reading(dict(zip(total, means, strict=True)), {name: n for name, n in zip(bad, number, strict=True) if n})
         self.total, self.count, self.bad, self.images = {}, {}, {}, 0
         return result
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from protoseg.functional.processes import mean_over_processes
 from protoseg.types import IGNORE_INDEX
 
 SegmentationLoss = Callable[[Tensor, Tensor], Tensor]
@@ -33,8 +34,24 @@ def masked_mean(values: Tensor, weight: Tensor, denominator: Tensor | None = Non
     return (values * weight).sum() / torch.where(total > 0, total, 1.0)
 
 
+def global_mean(values: Tensor, weight: Tensor, denominator: Tensor | None = None) -> Tensor:
+    """`masked_mean` over the batch of all processes, whichever of them has how many of the pixels that count.
+
+    The sum of this process over the mean of all processes' denominators: DDP averages gradients, so that together they have
+    the gradient of the mean over the global batch, and the mean of their losses is that loss. Every process has to call it.
+
+    Args:
+        values, weight, denominator: of this process, as for `masked_mean`.
+
+    Returns:
+        Scalar.
+    """
+    total = weight.to(values.dtype).sum() if denominator is None else denominator.to(values.dtype)
+    return masked_mean(values, weight, mean_over_processes(total))
+
+
 def cross_entropy(logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the pixels that are not ignored; 0 when all are.
+    """Mean cross-entropy over the pixels, of all processes, that are not ignored; 0 when all are.
 
     Args:
         logits: (B, C, H, W) or (N, C).
@@ -46,7 +63,7 @@ def cross_entropy(logits: Tensor, label: Tensor, class_weight: Tensor | None = N
     """
     loss = F.cross_entropy(logits.float(), label, ignore_index=IGNORE_INDEX, reduction="none")
     known = label != IGNORE_INDEX
-    return masked_mean(loss, known if class_weight is None else known * class_weight[torch.where(known, label, 0)])
+    return global_mean(loss, known if class_weight is None else known * class_weight[torch.where(known, label, 0)])
 
 
 def class_weights(share: Sequence[float], *, balance: float) -> list[float]:
@@ -73,13 +90,14 @@ def ohem_cross_entropy(logits: Tensor, label: Tensor, *, threshold: float = 0.7,
     """Online hard example mining: mean cross-entropy over the pixels the network finds hard (Shrivastava et al., 2016).
 
     A pixel is kept when the probability of its true class is at most `max(threshold, p_k)`, where p_k is the `min_kept`-th
-    smallest such probability. With fewer than `min_kept` labelled pixels all of them are kept.
+    smallest such probability. With fewer than `min_kept` labelled pixels all of them are kept. Each process selects among its
+    own pixels.
 
     Args:
         logits: (B, C, H, W).
         label: (B, H, W) int64 in [0, C) or IGNORE_INDEX.
         threshold: probability above which a pixel is easy.
-        min_kept: keep at least this many pixels of the batch.
+        min_kept: keep at least this many pixels of this process's batch.
 
     Returns:
         Scalar; 0 when every pixel is ignored.
@@ -87,11 +105,11 @@ def ohem_cross_entropy(logits: Tensor, label: Tensor, *, threshold: float = 0.7,
     loss = F.cross_entropy(logits.float(), label, ignore_index=IGNORE_INDEX, reduction="none").flatten()
     valid = (label != IGNORE_INDEX).flatten()
     if min_kept >= loss.numel():
-        return masked_mean(loss, valid)
+        return global_mean(loss, valid)
     with torch.no_grad():
         probability = torch.where(valid, (-loss).exp(), 2.0)  # of the true class; 2 sorts ignored pixels last
         # A selection, not a sort; and no `if` on a count, which would make the host wait for the GPU.
         hardest = probability.kthvalue(max(min_kept, 1)).values
         cut = torch.where(valid.sum() < min_kept, 1.0, hardest.clamp(min=threshold))
         keep = valid & (probability <= cut)
-    return masked_mean(loss, keep)
+    return global_mean(loss, keep)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from protoseg.functional.losses import masked_mean
+from protoseg.functional.losses import global_mean, masked_mean
+from protoseg.functional.processes import mean_over_processes
 from protoseg.types import IGNORE_INDEX, PseudoLabel
 
 
@@ -40,7 +41,8 @@ def mean_of_predictors(first: Tensor, second: Tensor) -> Tensor:
 def entropy_drop(pseudo: PseudoLabel, logits: Tensor, *, percent: float) -> PseudoLabel:
     """Ignore the `percent` % of valid pixels on which the teacher's prediction has the highest entropy.
 
-    The rule of U2PL (Wang et al., CVPR 2022, arXiv 2203.03884), an alternative to a confidence threshold.
+    The rule of U2PL (Wang et al., CVPR 2022, arXiv 2203.03884), an alternative to a confidence threshold. Each process drops
+    among its own pixels.
 
     Args:
         pseudo: pseudo-labels of the weak view, before CutMix.
@@ -106,7 +108,7 @@ def consistency_loss(
     """
     loss = F.cross_entropy(logits.float(), target.label, ignore_index=IGNORE_INDEX, reduction="none")
     weight = selected(target, threshold)
-    return masked_mean(loss, weight, target.valid.sum() if normalizer == "valid" else None)
+    return global_mean(loss, weight, target.valid.sum() if normalizer == "valid" else None)
 
 
 def kept_consistency_loss(logits: Tensor, target: PseudoLabel, *, threshold: float | Tensor = 0.0) -> Tensor:
@@ -121,8 +123,8 @@ def kept_consistency_loss(logits: Tensor, target: PseudoLabel, *, threshold: flo
         Scalar; 0 when no pixel is kept.
     """
     loss = F.cross_entropy(logits.float(), target.label, ignore_index=IGNORE_INDEX, reduction="none")
-    kept = selected(target, 0.0).sum()
-    return target.valid.sum() / kept.clamp(min=1) * masked_mean(loss, selected(target, threshold), kept)
+    kept, valid = mean_over_processes(torch.stack([selected(target, 0.0).sum(), target.valid.sum()]))
+    return valid / torch.where(kept > 0, kept, 1) * masked_mean(loss, selected(target, threshold), kept)
 
 
 def squared_consistency_loss(logits: Tensor, probability: Tensor, target: PseudoLabel, *, threshold: float | Tensor) -> Tensor:
@@ -140,8 +142,8 @@ def squared_consistency_loss(logits: Tensor, probability: Tensor, target: Pseudo
         Scalar; 0 when no pixel is valid or sure.
     """
     error = (logits.float().softmax(dim=1) - probability.float()).square().sum(dim=1)  # (B_u, H, W)
-    sure = selected(target, threshold).sum() / target.valid.sum().clamp(min=1)
-    return sure * masked_mean(error, target.valid)
+    sure, valid = mean_over_processes(torch.stack([selected(target, threshold).sum(), target.valid.sum()]))
+    return sure / torch.where(valid > 0, valid, 1) * masked_mean(error, target.valid, valid)
 
 
 def soft_consistency_loss(logits: Tensor, teacher_logits: Tensor, target: PseudoLabel, *, threshold: float | Tensor) -> Tensor:
@@ -160,4 +162,4 @@ def soft_consistency_loss(logits: Tensor, teacher_logits: Tensor, target: Pseudo
     """
     wanted = teacher_logits.detach().float().log_softmax(dim=1)
     apart = (wanted.exp() * (wanted - logits.float().log_softmax(dim=1))).sum(dim=1)  # (B_u, H, W)
-    return masked_mean(apart, selected(target, threshold), target.valid.sum())
+    return global_mean(apart, selected(target, threshold), target.valid.sum())

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.losses import SegmentationLoss, cross_entropy
+from protoseg.functional.processes import average_buffers_
 from protoseg.functional.pseudo_label import consistency_loss, pseudo_label, selected
 from protoseg.functional.schedules import ema_momentum
 from protoseg.methods.lesson import Lesson, Taught
 from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm, prototype_losses
 from protoseg.methods.vitals import read_vitals
 from protoseg.nn.class_thresholds import ClassThresholds
-from protoseg.nn.distributed import average_buffers_
 from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.teacher import Teacher
 from protoseg.types import LabeledBatch, LabeledPass, Perturb, PseudoLabel, SegOutput, StepOutput, UnlabeledBatch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.counts import class_counts, class_totals
-from protoseg.nn.distributed import all_reduce_sum_
+from protoseg.functional.processes import all_reduce_sum_
 from protoseg.types import PseudoLabel
 
 

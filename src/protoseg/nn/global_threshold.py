@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.losses import masked_mean
-from protoseg.nn.distributed import all_reduce_max_
+from protoseg.functional.processes import all_reduce_max_
 from protoseg.types import IGNORE_INDEX, PseudoLabel
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from protoseg.functional.counts import class_counts
 from protoseg.functional.losses import masked_mean
-from protoseg.nn.distributed import all_gather_rows
+from protoseg.functional.processes import all_gather_rows
 from protoseg.types import IGNORE_INDEX
 
 LOW_RANK, HIGH_RANK, NUM_RANKED = 3, 20, 20  # sec. 4.1 of the paper, for the 21 and 19 classes of its data

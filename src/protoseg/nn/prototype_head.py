@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protoseg.functional.clustering import spherical_kmeans
-from protoseg.functional.losses import masked_mean
+from protoseg.functional.losses import global_mean
+from protoseg.functional.processes import all_reduce_sum_, broadcast_
 from protoseg.functional.random import generator
-from protoseg.nn.distributed import all_reduce_sum_, broadcast_
 from protoseg.types import IGNORE_INDEX
 
 
@@ -145,7 +145,7 @@ class PrototypeHead(nn.Module):
         known = self._known(label)
         target = torch.where(known, label, IGNORE_INDEX)
         values = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
-        return masked_mean(values, known if weight is None else known * weight, denominator)
+        return global_mean(values, known if weight is None else known * weight, denominator)
 
     @torch.no_grad()
     def assign(self, prototype: Tensor) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from protoseg.functional.counts import class_counts
-from protoseg.nn.distributed import all_reduce_sum_
+from protoseg.functional.processes import all_reduce_sum_
 
 
 class ShareAlignment(nn.Module):

@@ -27,6 +27,15 @@ def all_reduce_max_(*tensors: Tensor) -> None:
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
 
 
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of all processes for each element, without a gradient; the tensor itself where there is one process."""
+    if not is_distributed():
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 def broadcast_(*tensors: Tensor) -> None:
     """Overwrite each tensor with the first process's, in place."""
     if is_distributed():
