@@ -453,8 +453,15 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
     )
 
 
-def build_method(config: TrainConfig, network: nn.Module) -> Method:
-    """Build the method that the settings name, around a network. Expects a resolved config."""
+def build_method(config: TrainConfig, network: nn.Module, class_pixels: Sequence[int] | None = None) -> Method:
+    """Build the method that the settings name, around a network. Expects a resolved config.
+
+    Args:
+        class_pixels: (C,) labelled pixels of each class, for prototypes.class_prior and consistency.align_shares.
+
+    Raises:
+        ValueError: settings contradict each other or the network, or want to know the pixels.
+    """
     import torch
 
     from protoseg.functional.losses import cross_entropy, ohem_cross_entropy
@@ -469,6 +476,8 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
     assert consistency.warmup_steps is not None
     assert config.steps is not None
     assert consistency.ema_momentum is not None
+    if class_pixels is None and (prototypes.class_prior or consistency.align_shares):
+        raise ValueError("prototypes.class_prior and consistency.align_shares need the labelled pixels of each class")
 
     def ohem(logits: Tensor, mask: Tensor) -> Tensor:
         kept = loss.ohem_min_kept * len(mask)  # by image, so that it fits whatever share of the batch a process has
@@ -488,6 +497,8 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
             class_prior=prototypes.class_prior,
             seed=config.seed,
         )
+        if class_pixels is not None:
+            head.set_prior(class_pixels)
         if prototypes.start == "random":
             head.assign(torch.randn(head.prototype.shape, generator=generator(config.seed, "random prototypes")))
         elif prototypes.start != "kmeans":
@@ -518,7 +529,7 @@ def build_method(config: TrainConfig, network: nn.Module) -> Method:
         prototypes=term,
         prototype_weight=prototypes.weight,
         prototype_delay=prototypes.delay,
-        alignment=ShareAlignment(int(network.num_classes)) if consistency.align_shares else None,  # type: ignore[arg-type]
+        alignment=ShareAlignment(class_pixels) if class_pixels is not None and consistency.align_shares else None,
         class_thresholds=ClassThresholds(int(network.num_classes)) if consistency.class_thresholds else None,  # type: ignore[arg-type]
         seed=config.seed,
         **own,

@@ -66,6 +66,7 @@ def dry_run(config: TrainConfig, *, console: Console) -> FitReport:
             steps=small.steps,
             make_optimizer=lambda method: build_optimizer(small.optimizer, method),
             class_names=data.classes.names,
+            class_pixels=data.report.pixels.tolist(),
             seed=small.seed,
             power=small.optimizer.power,
             lr_warmup=small.optimizer.warmup_steps,

@@ -88,7 +88,7 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
                 console=console,
             )
         if config.baseline and method.uses_unlabeled:
-            start = build_method(labels_only, copy.deepcopy(network))  # the same weights
+            start = build_method(labels_only, copy.deepcopy(network), data.report.pixels.tolist())  # the same weights
             baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
         result = train_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
         if result is not None:
@@ -138,7 +138,7 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
     goes_on = config.resume is not None and has_checkpoint(Path(config.resume))
     network = build_network(config.model, len(data.classes), pretrained=not goes_on)
-    method = build_method(config, network)
+    method = build_method(config, network, data.report.pixels.tolist())
     if method.uses_unlabeled and not data.partition.unlabeled:
         raise ValueError(
             "there are no unlabelled images to learn from; add some to images/ or with --unlabeled DIR, use fewer masks with "

@@ -64,7 +64,7 @@ def prepare(
     assert config.steps is not None
     in_order = bool(config.consistency.reliable_first)
     steps = [config.steps * part // _PARTS for part in range(1, _PARTS)] if in_order else []
-    beginner = build_method(labels_only, copy.deepcopy(start))
+    beginner = build_method(labels_only, copy.deepcopy(start), data.report.pixels.tolist())
     train_one(labels_only, data, beginner, normalization, first, console, title="labels only", snapshots=steps)
     model = load_model(first).network
     method.learn_from(model.state_dict())
@@ -74,7 +74,7 @@ def prepare(
     model = model.to("cuda" if uses_cuda(config) else "cpu")
     agreement = _agreement(model, [snapshot(first, step) for step in steps], data, normalization, config, folder, console)
     stable = dataclasses.replace(data.partition, unlabeled=more_reliable_half(data.partition.unlabeled, agreement))
-    second = build_method(config, copy.deepcopy(start))
+    second = build_method(config, copy.deepcopy(start), data.report.pixels.tolist())
     second.learn_from(labels)
     half = dataclasses.replace(data, partition=stable)
     train_one(config, half, second, normalization, folder / RELIABLE, console, title="reliable half")

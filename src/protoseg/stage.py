@@ -95,6 +95,7 @@ def train_one(
         steps=config.steps,
         make_optimizer=lambda method: build_optimizer(config.optimizer, method),
         class_names=data.classes.names,
+        class_pixels=data.report.pixels.tolist(),
         seed=config.seed,
         power=config.optimizer.power,
         lr_warmup=config.optimizer.warmup_steps,

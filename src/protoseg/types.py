@@ -74,7 +74,6 @@ class PseudoLabel(NamedTuple):
 class Vitals(NamedTuple):
     """What the health of a run is read from: counts of one batch, detached, on the device; of a part of its pixels."""
 
-    labeled: Tensor  # (C,) int64: labels of each class
     pseudo: Tensor | None = None  # (C,) int64: pseudo-labels of each class, before mixing; None while there are none
     agreeing: Tensor | None = None  # scalar: pixels of the first taught view that the student calls what its target says
     compared: Tensor | None = None  # scalar: of so many

@@ -14,6 +14,7 @@ from make_folder import TINY, make_folder
 
 from protoseg.cli import main
 from protoseg.engine import health
+from protoseg.engine.checkpoint import load_model_file
 from protoseg.engine.module import TrainingModule
 from protoseg.methods.prototype import PrototypeConsistency
 from protoseg.types import PseudoLabel
@@ -156,6 +157,20 @@ def test_a_class_that_swallows_the_rest_is_called_out(  # type: ignore[no-untype
     assert sum(shares["labeled"]) == pytest.approx(1)
     assert float(last["pseudo_distance"]) == pytest.approx(1 - shares["labeled"][0])
     assert len(shares["prototype_use"]) == 3
+
+
+def test_what_the_labels_hold_is_known_whatever_crops_are_drawn(data: Path, tmp_path: Path) -> None:
+    """Rare classes are shown more often than they are; pseudo-labels are of crops as they come."""
+    expected = None
+    for words in ([], ["--views.rare_crops", "1", "--loss.balance", "0.5"]):
+        out = tmp_path / f"out{len(words)}"
+        short = ["--steps", "4", "--log-every", "4", "--consistency.align_shares", "true", "--prototypes.class_prior", "true"]
+        assert main(["train", str(data), *STEPS, *short, *words, "--out", str(out)]) == 0
+        (shares,) = (json.loads(line)["labeled"] for line in (out / "health.jsonl").read_text().splitlines())
+        prior = load_model_file(out).tensors["prototypes.log_prior"].exp()
+        assert prior.tolist() == pytest.approx(shares, rel=1e-5)
+        expected = shares if expected is None else expected
+        assert shares == expected
 
 
 def test_goes_back_with_a_higher_threshold(  # type: ignore[no-untyped-def]

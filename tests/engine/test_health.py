@@ -17,11 +17,11 @@ LABELED = (600, 50, 350)
 def batch(*pseudo: int, use: list[list[int]] | None = None, agreeing: int = 0, compared: int = 0) -> Vitals:
     counts = torch.tensor(pseudo) if pseudo else None
     scalars = (torch.tensor(agreeing), torch.tensor(compared)) if compared else (None, None)
-    return Vitals(torch.tensor(LABELED), counts, *scalars, None if use is None else torch.tensor(use))
+    return Vitals(counts, *scalars, None if use is None else torch.tensor(use))
 
 
 def monitor_after(images: int, *pseudo: int) -> HealthMonitor:
-    monitor = HealthMonitor(NAMES)
+    monitor = HealthMonitor(NAMES, LABELED)
     go_on(monitor, images, *pseudo)
     return monitor
 
@@ -36,12 +36,12 @@ def go_on(monitor: HealthMonitor, images: int, *pseudo: int) -> list[str]:
 
 
 def test_shares() -> None:
-    monitor = HealthMonitor(NAMES)
+    monitor = HealthMonitor(NAMES, LABELED)
     shares = []
     for i in range(5):
         pseudo = torch.tensor([60 + i, 5, 30 - i])
         shares.append(pseudo / pseudo.sum())
-        monitor.add(Vitals(torch.tensor(LABELED), pseudo), images=8)
+        monitor.add(Vitals(pseudo), images=8)
     expected = shares[0]
     for share in shares[1:]:
         expected = expected + 8 / HORIZON * (share - expected)
@@ -53,7 +53,7 @@ def test_shares() -> None:
 
 
 def test_agreement_is_of_the_steps_since_the_last_reading() -> None:
-    monitor = HealthMonitor(NAMES)
+    monitor = HealthMonitor(NAMES, LABELED)
     monitor.add(batch(1, 1, 1, agreeing=3, compared=4), images=8)
     monitor.add(batch(1, 1, 1, agreeing=1, compared=4), images=8)
     assert monitor.read(lost=0, ema_distance=0.0).agreement == 0.5
@@ -63,7 +63,7 @@ def test_agreement_is_of_the_steps_since_the_last_reading() -> None:
 
 
 def test_use_of_prototypes() -> None:
-    monitor = HealthMonitor(NAMES)
+    monitor = HealthMonitor(NAMES, LABELED)
     monitor.add(batch(1, 1, 1, use=[[5, 5], [10, 0], [0, 0]]), images=8)  # the third class has not been seen
     health = monitor.read(lost=0, ema_distance=0.0)
     assert health.prototype_use[:2] == ((0.5, 0.5), (1.0, 0.0))
@@ -72,7 +72,7 @@ def test_use_of_prototypes() -> None:
 
 
 def test_prototypes_are_used_without_pseudo_labels_too() -> None:
-    monitor = HealthMonitor(NAMES)
+    monitor = HealthMonitor(NAMES, LABELED)
     monitor.add(batch(use=[[1, 3], [2, 2], [4, 0]]), images=4)
     health = monitor.read(lost=0, ema_distance=0.0)
     assert health.prototype_use == ((0.25, 0.75), (0.5, 0.5), (1.0, 0.0))
@@ -80,7 +80,7 @@ def test_prototypes_are_used_without_pseudo_labels_too() -> None:
 
 
 def test_without_pseudo_labels_there_is_little_to_say() -> None:
-    monitor = HealthMonitor(NAMES)
+    monitor = HealthMonitor(NAMES, LABELED)
     monitor.add(batch(), images=0)
     health = monitor.read(lost=0, ema_distance=0.1)
     assert health.scalars() == {"ema_distance": 0.1}
@@ -89,14 +89,14 @@ def test_without_pseudo_labels_there_is_little_to_say() -> None:
 
 def test_a_run_that_is_well_raises_nothing() -> None:
     torch.manual_seed(0)
-    monitor = HealthMonitor(NAMES)
+    monitor = HealthMonitor(NAMES, LABELED)
     for step in range(2000):
         noise = torch.rand(3) * 0.6 + 0.7
         rare = 0.1 + 0.9 * min(1.0, step / 500)  # a rare class that a young teacher seldom dares to name
         pseudo = (torch.tensor(LABELED) * torch.tensor([1.0, rare, 1.0]) * noise * 10).long()
         if step % 3:
             pseudo[1] = 0  # not in every batch
-        monitor.add(Vitals(torch.tensor(LABELED), pseudo), images=4)
+        monitor.add(Vitals(pseudo), images=4)
         assert monitor.judge(monitor.read(lost=0, ema_distance=0.01)) == []
 
 
@@ -115,7 +115,7 @@ def monitor_alarm(monitor: HealthMonitor):  # type: ignore[no-untyped-def]
 
 
 def test_a_young_teacher_has_time() -> None:
-    monitor = HealthMonitor(NAMES)
+    monitor = HealthMonitor(NAMES, LABELED)
     assert go_on(monitor, LASTING, 1000, 0, 0) == []
     assert go_on(monitor, 4 * HORIZON, *LABELED) == []  # it has learned: nothing is counted any more
     assert monitor.since == {}
@@ -130,7 +130,7 @@ def test_a_class_disappears() -> None:
 
 
 def test_a_class_that_never_was_there_has_not_disappeared() -> None:
-    assert go_on(HealthMonitor(NAMES), 16 * HORIZON, 640, 0, 360) == []
+    assert go_on(HealthMonitor(NAMES, LABELED), 16 * HORIZON, 640, 0, 360) == []
 
 
 def test_many_steps_without_numbers() -> None:
@@ -145,7 +145,7 @@ def test_many_steps_without_numbers() -> None:
 def test_state_round_trip() -> None:
     monitor = monitor_after(2 * HORIZON, *LABELED)
     go_on(monitor, 2 * HORIZON, 1000, 0, 0)
-    copied = HealthMonitor(NAMES)
+    copied = HealthMonitor(NAMES, LABELED)
     copied.load(monitor.state())
     assert go_on(copied, 8 * HORIZON, 1000, 0, 0) == go_on(monitor, 8 * HORIZON, 1000, 0, 0) == ["swallowed"]
     assert copied.read(lost=0, ema_distance=0.0).pseudo == monitor.read(lost=0, ema_distance=0.0).pseudo

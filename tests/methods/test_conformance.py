@@ -9,12 +9,12 @@ import copy
 import importlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from protoseg.config import METHODS, method_class
 from protoseg.engine.guard import voided
@@ -27,13 +27,11 @@ from protoseg.nn.class_thresholds import ClassThresholds
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.small_unet import SmallUNet
-from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, UnlabeledBatch
+from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, SegOutput, UnlabeledBatch
 
 SIDE, GRID, K, WIDTH = 32, 4, 2, 4
 NAMES = sorted(METHODS)
 LEARNING = [name for name in NAMES if method_class(name).uses_unlabeled]
-OWN_TEACHER = {"unimatch", "corrmatch", "prevmatch", "cps", "self_training"}
-"""Methods whose labels come from the networks that are trained, or from a finished one."""
 PASTES_LABELS = {"augseg"}
 """Methods whose unlabelled crops may show labelled ones, which are certain."""
 FEATURE_VIEW = {"unimatch", "corrmatch", "prevmatch"}
@@ -184,15 +182,49 @@ def test_padding_stays_out_after_mixing(name: str, prototypes: bool, monkeypatch
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("name", LEARNING)
+class Pass(NamedTuple):
+    """A forward pass of one of a method's networks."""
+
+    network: str
+    images: int
+    training: bool = True
+    learns: bool = True
+
+
+LABELS, BOTH = Pass("student", 2), Pass("student", 4)
+TEACHER = Pass("teacher.network", 2, training=False, learns=False)
+PASSES = {
+    "supervised": [LABELS],
+    "unimatch_v2": [TEACHER, Pass("student", 6)],  # labels and two views
+    "u2pl": [TEACHER._replace(images=4), BOTH],  # its contrast asks about labelled pixels too
+    # A student that teaches itself does so in training mode, in the pass over labels and weak views that it learns from.
+    "unimatch": [BOTH, BOTH],  # then two strong views
+    "corrmatch": [BOTH, LABELS],  # then one
+    "prevmatch": [BOTH, BOTH, Pass("snapshots.kept.0.network", 2, training=False, learns=False)],
+    "cps": [
+        *(Pass(network, 2, learns=False) for network in ("student", "peer")),
+        *(Pass(network, 4) for network in ("student", "peer")),
+    ],
+    "self_training": [TEACHER._replace(network="labeler.network"), BOTH],
+    "fixmatch, labels from itself": [BOTH, LABELS],  # then the strong view
+}
+"""Which networks look at how many images, two labelled and two unlabelled; [TEACHER, BOTH] where nothing is said."""
+
+
+@pytest.mark.parametrize("name", [*NAMES, "fixmatch, labels from itself"])
 def test_mode_and_statistics_of_the_passes(name: str) -> None:
-    """An EMA teacher looks in eval mode and keeps its statistics; a student that teaches itself does so in training mode."""
-    method, seen = make(name), []
-    method.teacher.network.register_forward_hook(lambda module, args, out: seen.append((module.training, out.logits)))
+    """What labels from outside the training looks in eval mode and keeps its statistics."""
+    method, seen = (make("fixmatch", labels_from="self") if name.endswith("itself") else make(name)), []
+
+    def look(network: str, module: nn.Module, images: Tensor, out: SegOutput) -> None:
+        seen.append(Pass(network, len(images), module.training, out.logits.requires_grad))
+
+    for network, module in method.named_modules():
+        if isinstance(module, SmallUNet):
+            module.register_forward_hook(lambda module, args, out, network=network: look(network, module, args[0], out))
     before = {key: value.clone() for key, value in method.state_dict().items()}
     method(labeled_batch(), unlabeled_batch(method), step=0)
-    assert len(seen) == (0 if name in OWN_TEACHER else 1)
-    assert not any(training or logits.requires_grad for training, logits in seen)
+    assert seen == PASSES.get(name, [TEACHER, BOTH])
     changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
     trained = tuple(
         f"{name}." for name, module in method.named_children() if any(module is p.network for p in method.trained())
@@ -325,10 +357,10 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
 @with_and_without
 @pytest.mark.parametrize("name", NAMES)
 def test_state_survives_a_round_trip(name: str, prototypes: bool) -> None:
-    options = {"prototypes": prototypes, "alignment": ShareAlignment(3)}
+    options = {"prototypes": prototypes, "alignment": ShareAlignment([1] * 3)}
     method = make(name, **options)
     run(method, 0, 2)
-    other = make(name, prototypes=prototypes, alignment=ShareAlignment(3))
+    other = make(name, prototypes=prototypes, alignment=ShareAlignment([1] * 3))
     other.load_state_dict(copy.deepcopy(method.state_dict()))
     assert run(method, 2, 4) == run(other, 2, 4)
     for key, value in method.state_dict().items():
@@ -378,8 +410,6 @@ def test_vitals(name: str, prototypes: bool) -> None:
     labeled, unlabeled = labeled_batch(), unlabeled_batch(method)
     vitals = method(labeled, unlabeled if method.uses_unlabeled else None, step=0).vitals
     assert vitals is not None
-    thin = labeled.mask[:, ::4, ::4]
-    assert vitals.labeled.tolist() == [int((thin == c).sum()) for c in range(3)]
     if method.uses_unlabeled:
         assert vitals.pseudo is not None
         assert vitals.agreeing is not None
@@ -423,7 +453,7 @@ def test_every_method_can_be_told_from_the_others() -> None:
 def test_a_carry_of_zeros_changes_nothing(name: str) -> None:
     """What is left of a step that was dropped; the teacher and snapshots follow the student all the same."""
     options: dict[str, Any] = (
-        {"alignment": ShareAlignment(3), "class_thresholds": ClassThresholds(3)} if name in LEARNING else {}
+        {"alignment": ShareAlignment([1] * 3), "class_thresholds": ClassThresholds(3)} if name in LEARNING else {}
     )
     method = make(name, prototypes=True, **options)
     labeled, unlabeled = labeled_batch(), unlabeled_batch(method)

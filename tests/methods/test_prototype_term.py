@@ -286,24 +286,6 @@ def test_given_prototypes_are_kept(network: SmallUNet) -> None:
     assert torch.equal(term.head.prototype, given)
 
 
-@pytest.mark.parametrize("fit_start", [True, False])
-def test_start_counts_all_points_for_the_prior(network: SmallUNet, fit_start: bool) -> None:
-    """Whatever k-means starts from, and also where it does not start."""
-    head = PrototypeHead(network.feature_channels, C, per_class=K, class_prior=True)
-    term = PrototypeTerm(head, grid=GRID, fit_start=fit_start, fit_points=3)
-    batches = labelled_batches()
-    term.start(network, lambda: iter(batches))
-    count = [0] * C
-    for batch in batches:
-        points = sample_points(uniform(batch.seed, "points", GRID * GRID, 2), batch.mask.shape[-2:], grid=GRID)
-        for mask, at in zip(batch.mask, points, strict=True):
-            for y, x in at.tolist():
-                if mask[y, x] != IGNORE_INDEX:
-                    count[int(mask[y, x])] += 1
-    assert min(count) > 3
-    torch.testing.assert_close(head.log_prior.exp(), torch.tensor(count) / sum(count))
-
-
 def test_start_without_any_label(network: SmallUNet) -> None:
     batches = [batch._replace(mask=torch.full_like(batch.mask, IGNORE_INDEX)) for batch in labelled_batches()]
     assert not started(network, batches).head.ready.any()

@@ -100,13 +100,13 @@ def test_class_prior() -> None:
     """max over K of the cosine / T + log of the class's share of the labelled pixels, one that never occurs counted once."""
     head, (features, _) = random_head(class_prior=True), random_pixels()
     plain = head(features)
-    labelled = [0, 2, 2, 2, IGNORE_INDEX, 3, 2]
-    head.set_prior(torch.tensor(labelled))
+    pixels = [1, 0, 4, 1]
+    head.set_prior(pixels)
     out = head.compare(features)
     for i, z in enumerate(features.tolist()):
         for c in range(C):
             logit, nearest = slow_compare(head, z, c)
-            share = max(labelled.count(c), 1) / 7  # 0: 1, 1: none, 2: 4, 3: 1
+            share = max(pixels[c], 1) / 7
             assert out.logits[i, c].item() == pytest.approx(logit + math.log(share), rel=1e-4, abs=1e-4)
             assert out.nearest[i, c] == nearest
     again = PrototypeHead(D, C, per_class=K, class_prior=True)
@@ -118,9 +118,14 @@ def test_class_prior() -> None:
 def test_no_prior_unless_asked_for() -> None:
     head, (features, _) = random_head(), random_pixels()
     before, names = head(features), set(head.state_dict())
-    head.set_prior(torch.tensor([0, 0, 0, 1]))
+    head.set_prior([3, 1, 1, 1])
     assert torch.equal(head(features), before)
     assert names == {"prototype", "ready"}
+
+
+def test_a_prior_of_other_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match="as many counts, got 2"):
+        random_head(class_prior=True).set_prior([3, 1])
 
 
 def test_a_prior_lets_a_rare_class_be_near_a_frequent_one() -> None:
@@ -130,7 +135,7 @@ def test_a_prior_lets_a_rare_class_be_near_a_frequent_one() -> None:
     losses = []
     for class_prior in (False, True):
         head = PrototypeHead(2, 2, per_class=1, class_prior=class_prior)
-        head.set_prior(label)
+        head.set_prior([90, 10])
         head.fit(features, label)
         losses.append(head.loss(head(features), label).item())
     entropy = -0.1 * math.log(0.1) - 0.9 * math.log(0.9)

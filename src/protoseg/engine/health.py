@@ -51,7 +51,7 @@ class Health:
     """The state of a run at one step, as numbers.
 
     Attributes:
-        labeled: (C,) share of each class among the labels so far.
+        labeled: (C,) share of each class among the labels.
         pseudo: (C,) running share among the pseudo-labels; empty while there are none.
         images: unlabelled images that the running shares have seen.
         agreement: of student and pseudo-labels on the first view that learns from them; NaN while there are none.
@@ -100,21 +100,22 @@ class Health:
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
-_TENSORS = ("labeled", "pseudo", "prototype_use", "agreeing")
+_TENSORS = ("pseudo", "prototype_use", "agreeing")
 
 
 class HealthMonitor:
-    """Keep running shares on the device, and judge them when asked.
+    """Keep running shares on the device, and judge them when asked. A checkpoint is read before it is known which device.
 
     Each process keeps its own; a reading is over all of them, so that all judge alike.
 
     Args:
         names: of the C classes, for the texts.
+        pixels: (C,) labelled pixels of each class, of whole images: crops may have been drawn around rare classes.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], pixels: Sequence[int]) -> None:
         self.names = tuple(names)
-        self.labeled: Tensor | None = None  # (C,) pixels so far
+        self.labeled = tuple(count / max(1, sum(pixels)) for count in pixels)  # share of each class
         self.pseudo: Tensor | None = None  # (C,) running share
         self.prototype_use: Tensor | None = None  # (C, K) running pixels
         self.agreeing: Tensor | None = None  # (2,) agreeing and compared pixels since the last reading
@@ -130,35 +131,30 @@ class HealthMonitor:
             vitals: of this process.
             images: unlabelled images in the batch, over all processes; labelled ones where there are no others.
         """
-        if self.labeled is not None and self.labeled.device != vitals.labeled.device:
-            self._move(vitals.labeled.device)  # a checkpoint is read before the network is on its device
-        labeled = vitals.labeled.double()
-        self.labeled = labeled if self.labeled is None else self.labeled + labeled
         new = min(1.0, images / HORIZON)
         if vitals.prototype_use is not None:
             use = vitals.prototype_use.double()
-            self.prototype_use = use if self.prototype_use is None else torch.lerp(self.prototype_use, use, new)
+            self.prototype_use = use if self.prototype_use is None else torch.lerp(self.prototype_use.to(use), use, new)
         if vitals.pseudo is None:
             return
         share = vitals.pseudo / vitals.pseudo.sum().clamp(min=1).double()
-        self.pseudo = share if self.pseudo is None else torch.lerp(self.pseudo, share, new)
+        self.pseudo = share if self.pseudo is None else torch.lerp(self.pseudo.to(share), share, new)
         if vitals.agreeing is not None and vitals.compared is not None:
             now = torch.stack([vitals.agreeing, vitals.compared]).double()
-            self.agreeing = now if self.agreeing is None else self.agreeing + now
+            self.agreeing = now if self.agreeing is None else self.agreeing.to(now) + now
         self.images += images
 
     def read(self, *, lost: int, ema_distance: float) -> Health:
         """Fetch the numbers, over all processes: this waits for the device."""
-        labeled, pseudo, use, agreed = (
-            torch.zeros(0) if tensor is None else summed(tensor)
-            for tensor in (self.labeled, self.pseudo, self.prototype_use, self.agreeing)
+        pseudo, use, agreed = (
+            torch.zeros(0) if tensor is None else summed(tensor) for tensor in (self.pseudo, self.prototype_use, self.agreeing)
         )
         agreeing, compared = agreed.tolist() if len(agreed) else (0.0, 0.0)
         self.agreeing = None
         pseudo = pseudo / pseudo.sum().clamp(min=1e-12)
         total = use.sum(dim=-1, keepdim=True)
         return Health(
-            tuple((labeled / labeled.sum().clamp(min=1)).tolist()),
+            self.labeled,
             tuple(pseudo.tolist()),
             self.images,
             agreeing / compared if compared else math.nan,
@@ -188,11 +184,6 @@ class HealthMonitor:
             setattr(self, name, state[name])
         self.images, self.since = state["images"], dict(state["since"])
         self.alive, self.raised = set(state["alive"]), set(state["raised"])
-
-    def _move(self, device: torch.device) -> None:
-        for name in _TENSORS:
-            tensor: Tensor | None = getattr(self, name)
-            setattr(self, name, None if tensor is None else tensor.to(device))
 
     def _loss(self, lost: int) -> list[Alarm]:
         if lost < LOST:

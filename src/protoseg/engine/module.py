@@ -32,6 +32,7 @@ class TrainingModule(L.LightningModule):
         total_steps: optimizer steps of the run, for the learning-rate schedule.
         labeled_pass: raw labelled batches for `method.before_step`, given the step.
         class_names: of the C classes, for warnings.
+        class_pixels: (C,) labelled pixels of each.
         seed: of the run.
         power, lr_warmup: of the poly schedule.
     """
@@ -45,6 +46,7 @@ class TrainingModule(L.LightningModule):
         total_steps: int,
         labeled_pass: Callable[[int], Any],
         class_names: Sequence[str],
+        class_pixels: Sequence[int],
         seed: int = 0,
         power: float = 0.9,
         lr_warmup: int = 0,
@@ -56,7 +58,7 @@ class TrainingModule(L.LightningModule):
         self.meter = Meter()
         self.guard = Guard([part.network for part in method.trained()], method.trained_parameters())
         self.dropped = 0
-        self.health = HealthMonitor(class_names)
+        self.health = HealthMonitor(class_names, class_pixels)
         self.events: list[dict[str, Any]] = []
         self.skipped: set[str] = set()
         self._carries: list[Any] = []

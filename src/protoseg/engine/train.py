@@ -66,6 +66,7 @@ def fit(
     steps: int,
     make_optimizer: Callable[[Method], Optimizer],
     class_names: Sequence[str],
+    class_pixels: Sequence[int],
     seed: int = 0,
     power: float = 0.9,
     lr_warmup: int = 0,
@@ -90,6 +91,7 @@ def fit(
         steps: optimizer steps of the whole run.
         make_optimizer: builds the optimizer.
         class_names: of the C classes, for warnings.
+        class_pixels: (C,) labelled pixels of each.
         seed: of the run.
         power, lr_warmup: of the learning-rate schedule.
         log_every, checkpoint_every, score_every: in optimizer steps; no checkpoint where it is None.
@@ -118,6 +120,7 @@ def fit(
         total_steps=steps,
         labeled_pass=data.labeled_pass,
         class_names=class_names,
+        class_pixels=class_pixels,
         seed=seed,
         power=power,
         lr_warmup=lr_warmup,

@@ -123,7 +123,7 @@ def kept_consistency_loss(logits: Tensor, target: PseudoLabel, *, threshold: flo
         Scalar; 0 when no pixel is kept.
     """
     loss = F.cross_entropy(logits.float(), target.label, ignore_index=IGNORE_INDEX, reduction="none")
-    kept, valid = mean_over_processes(torch.stack([selected(target, 0.0).sum(), target.valid.sum()]))
+    kept, valid = mean_over_processes(torch.stack([selected(target, 0.0).sum(), target.valid.sum()])).unbind()
     return valid / torch.where(kept > 0, kept, 1) * masked_mean(loss, selected(target, threshold), kept)
 
 
@@ -142,7 +142,7 @@ def squared_consistency_loss(logits: Tensor, probability: Tensor, target: Pseudo
         Scalar; 0 when no pixel is valid or sure.
     """
     error = (logits.float().softmax(dim=1) - probability.float()).square().sum(dim=1)  # (B_u, H, W)
-    sure, valid = mean_over_processes(torch.stack([selected(target, threshold).sum(), target.valid.sum()]))
+    sure, valid = mean_over_processes(torch.stack([selected(target, threshold).sum(), target.valid.sum()])).unbind()
     return sure / torch.where(valid > 0, valid, 1) * masked_mean(error, target.valid, valid)
 
 

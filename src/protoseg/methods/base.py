@@ -49,7 +49,6 @@ class StepCarry(NamedTuple):
     """What the shared parts need after the step, and what the method itself does, detached."""
 
     prototypes: Sequence[Sequence[PrototypeCarry]] = ()  # of each trained network; none before they start
-    labeled_count: Tensor | None = None  # (C,)
     pseudo_count: Tensor | None = None  # (C,)
     confidence: Tensor | None = None  # (2, C) of `ClassThresholds.count`
     own: Any = None
@@ -180,9 +179,10 @@ class Method(nn.Module):
         loss = lessons[0].scale * torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         pseudo = lessons[0].pseudo
         sure = None if self.class_thresholds is None or pseudo is None else self.class_thresholds.count(pseudo)
-        carry = StepCarry(tuple(prototypes), *self._counts(labeled, pseudo), sure, lessons[0].carry)
+        named = None if self.alignment is None or pseudo is None else self.alignment.count(pseudo.label, pseudo.valid)
+        carry = StepCarry(tuple(prototypes), named, sure, lessons[0].carry)
         per_class = 0 if self.prototypes is None else self.prototypes.head.per_class
-        vitals = read_vitals(lessons[0], labeled, prototypes[0] if prototypes else (), per_class=per_class)
+        vitals = read_vitals(lessons[0], prototypes[0] if prototypes else (), per_class=per_class)
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, carry, vitals)
 
     def learn_from(self, state: Mapping[str, Tensor]) -> None:
@@ -265,8 +265,8 @@ class Method(nn.Module):
                 part.prototypes.update([points for carry in carries if carry.prototypes for points in carry.prototypes[i]])
         if self.alignment is not None:
             for carry in carries:
-                assert carry.labeled_count is not None
-                self.alignment.update(carry.labeled_count, carry.pseudo_count)
+                if carry.pseudo_count is not None:
+                    self.alignment.update(carry.pseudo_count)
         if self.class_thresholds is not None:
             for carry in carries:
                 if carry.confidence is not None:
@@ -299,12 +299,6 @@ class Method(nn.Module):
     @property
     def network(self) -> SegmentationNetwork:
         return cast(SegmentationNetwork, self.student)
-
-    def _counts(self, labeled: LabeledBatch, pseudo: PseudoLabel | None) -> tuple[Tensor | None, Tensor | None]:
-        if self.alignment is None:
-            return None, None
-        pseudo_count = None if pseudo is None else self.alignment.count(pseudo.label, pseudo.valid)
-        return self.alignment.count(labeled.mask), pseudo_count
 
 
 def together(network: nn.Module, *images: Tensor) -> list[SegOutput]:

@@ -155,26 +155,24 @@ class PrototypeTerm(nn.Module):
         Raises:
             ValueError: the pass brings no crop.
         """
-        if not self.fit_start and not self.head.class_prior:
+        if not self.fit_start:
             return
         training = network.training
         network.eval()
         sample = EvenSample(self.head.num_classes, most=self.fit_points)
-        labels = []
+        empty = True
         try:
             for batch in labeled():
                 out: SegOutput = network(batch.image)
                 points = self._points(batch.seed, (batch.mask.shape[-2], batch.mask.shape[-1]), batch.mask.device)
                 read = read_features(out.features, points, out.covers, align_corners=out.align_corners)
-                labels.append(read_pixels(batch.mask, points).flatten())
-                sample.add(read.flatten(0, 1), labels[-1])
+                sample.add(read.flatten(0, 1), read_pixels(batch.mask, points).flatten())
+                empty = False
         finally:
             network.train(training)
-        if not labels:
+        if empty:
             raise ValueError("prototypes start from labelled crops, and the pass over them brought none")
-        self.head.set_prior(torch.cat(labels))
-        if self.fit_start:
-            self.head.fit(*sample.taken(), seed=seed)
+        self.head.fit(*sample.taken(), seed=seed)
 
     @torch.no_grad()
     def advise(self, out: SegOutput, logits: Tensor) -> Tensor:

@@ -13,23 +13,21 @@ from torch import Tensor
 from protoseg.functional.counts import class_counts, prototype_counts
 from protoseg.methods.lesson import Lesson
 from protoseg.methods.prototype_term import PrototypeCarry
-from protoseg.types import IGNORE_INDEX, LabeledBatch, Vitals
+from protoseg.types import IGNORE_INDEX, Vitals
 
 _EVERY = 4  # pixels in each direction: one in sixteen tells as much, neighbours being alike
 
 
 @torch.no_grad()
-def read_vitals(lesson: Lesson, labeled: LabeledBatch, carries: Sequence[PrototypeCarry], *, per_class: int) -> Vitals:
+def read_vitals(lesson: Lesson, carries: Sequence[PrototypeCarry], *, per_class: int) -> Vitals:
     """Count classes, agreement and the use of prototypes, on the device.
 
     Args:
         lesson: what the method made of the batch.
-        labeled: the batch.
         carries: of the prototype term; empty without it.
         per_class: K.
     """
     num_classes = lesson.labeled.logits.shape[1]
-    labels = class_counts(_thin(labeled.mask), num_classes)
     pseudo = agreeing = compared = None
     if lesson.pseudo is not None:
         pseudo = class_counts(_thin(lesson.pseudo.label), num_classes, keep=_thin(lesson.pseudo.valid))
@@ -43,7 +41,7 @@ def read_vitals(lesson: Lesson, labeled: LabeledBatch, carries: Sequence[Prototy
     if carries:
         counts = [prototype_counts(c.label, c.nearest, per_class, keep=c.weight.bool()) for c in carries]
         use = torch.stack(counts).sum(dim=0)
-    return Vitals(labels, pseudo, agreeing, compared, use)
+    return Vitals(pseudo, agreeing, compared, use)
 
 
 def _thin(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ N pixels · D feature channels · C classes · K prototypes per class · B image
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -165,14 +166,19 @@ class PrototypeHead(nn.Module):
         self.ready.fill_(True)
 
     @torch.no_grad()
-    def set_prior(self, label: Tensor) -> None:
+    def set_prior(self, pixels: Sequence[int]) -> None:
         """Learn how frequent the classes are; without `class_prior` nothing is kept.
 
         Args:
-            label: (N,) int64 of labelled pixels, in [0, C) or IGNORE_INDEX. A class that does not occur counts as one pixel.
+            pixels: (C,) labelled pixels of each class. A class that does not occur counts as one.
+
+        Raises:
+            ValueError: there are more or fewer than C.
         """
+        if len(pixels) != self.num_classes:
+            raise ValueError(f"a prior of {self.num_classes} classes needs as many counts, got {len(pixels)}")
         if self.class_prior:
-            count = torch.bincount(label[label != IGNORE_INDEX], minlength=self.num_classes).clamp(min=1)
+            count = torch.tensor(pixels, dtype=torch.float64).clamp(min=1)
             self.log_prior.copy_((count / count.sum()).log())
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ B images · C classes · H W crop
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,29 +26,30 @@ class ShareAlignment(nn.Module):
     its pixels are confidently called something else.
 
     Args:
-        num_classes: C.
+        pixels: (C,) labelled pixels of each class, of whole images: crops may have been drawn around rare classes.
         momentum: of the running share of the pseudo-labels, in [0, 1).
         rate: how fast the bias follows, in steps^-1. With the default momentum, 0.01 settles within some hundred steps
             and overshoots a little.
         limit: largest factor between the odds before and after.
     """
 
-    labeled_count: Tensor  # (C,) float64: labelled pixels seen so far
+    wanted: Tensor  # (C,) share of the labels
     share: Tensor  # (C,) running share of the pseudo-labels
     bias: Tensor  # (C,) added to the logits
 
-    def __init__(self, num_classes: int, *, momentum: float = 0.99, rate: float = 0.01, limit: float = 20.0) -> None:
+    def __init__(self, pixels: Sequence[int], *, momentum: float = 0.99, rate: float = 0.01, limit: float = 20.0) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if not sum(pixels) > 0:
+            raise ValueError("no pixel is labelled, so there are no shares to align with")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         if not rate > 0 or not limit >= 1:
             raise ValueError(f"rate must be above 0 and limit at least 1, got {rate} and {limit}")
-        self.num_classes, self.momentum, self.rate, self.limit = num_classes, momentum, rate, limit
-        self.register_buffer("labeled_count", torch.zeros(num_classes, dtype=torch.float64))
-        self.register_buffer("share", torch.zeros(num_classes))
-        self.register_buffer("bias", torch.zeros(num_classes))
+        self.num_classes, self.momentum, self.rate, self.limit = len(pixels), momentum, rate, limit
+        counts = torch.tensor(pixels, dtype=torch.float64)
+        self.register_buffer("wanted", (counts / counts.sum()).float(), persistent=False)
+        self.register_buffer("share", torch.zeros(self.num_classes))
+        self.register_buffer("bias", torch.zeros(self.num_classes))
 
     def forward(self, logits: Tensor) -> Tensor:
         """Align logits (B, C, H, W)."""
@@ -67,18 +69,12 @@ class ShareAlignment(nn.Module):
         return class_counts(label, self.num_classes, keep=valid).double()
 
     @torch.no_grad()
-    def update(self, labeled: Tensor, pseudo: Tensor | None) -> None:
+    def update(self, pseudo: Tensor) -> None:
         """Take in the counts of one step, summed over all processes, and move the bias.
 
         Args:
-            labeled: (C,) `count` of the labels.
-            pseudo: (C,) `count` of the aligned pseudo-labels; None while there are none. A step without a pixel moves nothing.
+            pseudo: (C,) `count` of the aligned pseudo-labels. A step without a pixel moves nothing.
         """
-        labeled = labeled.clone()
-        all_reduce_sum_(labeled)
-        self.labeled_count += labeled
-        if pseudo is None:
-            return
         pseudo = pseudo.clone()
         all_reduce_sum_(pseudo)
         now = (pseudo / pseudo.sum().clamp(min=1)).to(self.share.dtype)
@@ -86,6 +82,5 @@ class ShareAlignment(nn.Module):
         moved = torch.where(first, now, torch.lerp(now, self.share, self.momentum))
         self.share.copy_(torch.where(any_pixel, moved, self.share))
         # One pixel in ten thousand on either side keeps the ratio finite, and a class without labels where it is.
-        wanted = (self.labeled_count / self.labeled_count.sum().clamp(min=1)).to(self.share.dtype)
-        step = ((wanted + 1e-4) / (self.share + 1e-4)).log()
+        step = ((self.wanted + 1e-4) / (self.share + 1e-4)).log()
         self.bias.add_(self.rate * any_pixel * step).clamp_(-math.log(self.limit), math.log(self.limit))
