@@ -343,6 +343,7 @@ def test_data(data: Path, tmp_path: Path, refuse: Refuse, spoil: Callable[[Path]
         (["--prototypes.delay", "2"], "prototypes.delay is 2"),
         (["--batch", "1", "--model.arch", "deeplabv3plus", "--model.encoder", "resnet18"], "batch of at least 2"),
         (["--batch", "3", "--trainer.devices", "2"], "--batch 3 does not divide over 2 processes"),
+        (["--on-collapse", "rollback", "--trainer.devices", "2"], "--on-collapse rollback works in one process, not in 2"),
         (["--trainer.bogus", "1"], "--trainer.bogus"),
         (["--trainer.max_steps", "5"], "--steps"),
         (["--trainer.accumulate_grad_batches", "2"], "--accumulate"),

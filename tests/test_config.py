@@ -24,6 +24,7 @@ from protoseg.config import (
     find_recipe,
     method_class,
     metric_fields,
+    note_on_batch,
     read_recipe,
     recipe_files,
     resolve,
@@ -385,6 +386,38 @@ class TestBuild:
     def test_weights_that_cannot_be_are_refused(self, words: tuple[str, ...], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             resolved(*words)
+
+    def test_a_threshold_of_each_class_needs_a_threshold(self) -> None:
+        network = build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3)
+        for method in ("cps", "u2pl", "self_training", "mean_teacher"):
+            config = resolved("--method", method, "--consistency.class_thresholds", "true")
+            if config.consistency.threshold:
+                continue
+            with pytest.raises(ValueError, match=f"lowers a threshold, and {method} has none"):
+                build_method(config, network)
+        given = resolved("--method", "cps", "--consistency.class_thresholds", "true", "--consistency.threshold", "0.7")
+        assert build_method(given, network).class_thresholds is not None
+        labels_only = resolved("--method", "supervised", "--consistency.class_thresholds", "true")
+        assert build_method(labels_only, network).threshold is None
+
+    @pytest.mark.parametrize(
+        ("words", "note"),
+        [
+            (("--batch", "4"), "is for 16 labelled images a step, and this run takes 4; --accumulate 4 takes as many, or "),
+            (("--batch", "4", "--accumulate", "4"), ""),
+            (("--batch", "4", "--optimizer.lr", "1e-5"), ""),
+            (("--batch", "32"), "this run takes 32; --optimizer.lr 7.07e-06 is what"),
+            (("--batch", "6"), "this run takes 6; --optimizer.lr 3.06e-06 is what"),
+        ],
+        ids=str,
+    )
+    def test_a_recipes_learning_rate_and_another_batch(self, words: tuple[str, ...], note: str) -> None:
+        config = resolve(parse_train(["data", "--recipe", "dinov2", *words]), found(), num_unlabeled=10, cuda=False)
+        assert note in note_on_batch(config)
+        assert bool(note) == bool(note_on_batch(config))
+
+    def test_no_note_where_a_recipe_leaves_the_batch_open(self) -> None:
+        assert note_on_batch(resolved("--batch", "2")) == ""
 
     def test_zero_prototypes_switch_the_term_off(self) -> None:
         config = resolved("--prototypes.per_class", "0")

@@ -325,6 +325,23 @@ def _own_values(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
+def note_on_batch(config: TrainConfig) -> str:
+    """What to say where a recipe's learning rate meets another batch than the recipe's; empty where it does not."""
+    assert config.batch is not None
+    recipe = read_recipe(config.recipe)
+    meant = recipe.get("batch"), recipe.get("optimizer", {}).get("lr")
+    now = config.batch * config.accumulate
+    if None in meant or config.optimizer.lr != float(meant[1]) or now == (then := meant[0] * recipe.get("accumulate", 1)):
+        return ""
+    way = f"--accumulate {then // config.batch} takes as many" if then % config.batch == 0 and then > now else ""
+    lr = _rounded(config.optimizer.lr * (now / then) ** (0.5 if config.optimizer.name == "adamw" else 1))
+    return (
+        f"the recipe's learning rate {config.optimizer.lr:g} is for {then} labelled images a step, and this run takes {now}; "
+        + (f"{way}, or " if way else "")
+        + f"--optimizer.lr {lr:g} is what the usual rule makes of it"
+    )
+
+
 def default_lr(optimizer: str, batch: int) -> float:
     """The encoder's learning rate for a batch of so many labelled images, over all processes.
 
@@ -476,6 +493,12 @@ def build_method(config: TrainConfig, network: nn.Module, class_pixels: Sequence
     assert consistency.warmup_steps is not None
     assert config.steps is not None
     assert consistency.ema_momentum is not None
+    own: dict[str, Any] = {name: value for name in METHOD_OPTIONS if (value := getattr(consistency, name)) is not None}
+    if consistency.class_thresholds and method_class(config.method).uses_unlabeled and not own.get("threshold"):
+        raise ValueError(
+            f"consistency.class_thresholds lowers a threshold, and {config.method} has none; give --consistency.threshold too, "
+            "or leave it out"
+        )
     if class_pixels is None and (prototypes.class_prior or consistency.align_shares):
         raise ValueError("prototypes.class_prior and consistency.align_shares need the labelled pixels of each class")
 
@@ -515,7 +538,6 @@ def build_method(config: TrainConfig, network: nn.Module, class_pixels: Sequence
     labeled_loss: SegmentationLoss = ohem if loss.name == "ohem" else cross_entropy
     if loss.class_weights is not None:
         labeled_loss = BalancedCrossEntropy(loss.class_weights)
-    own = {name: value for name in METHOD_OPTIONS if (value := getattr(consistency, name)) is not None}
     method = method_class(config.method)
     if "total_steps" in inspect.signature(method).parameters:
         own["total_steps"] = config.steps

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from protoseg.config import OWN_NETWORKS
+from protoseg.config import OWN_NETWORKS, note_on_batch
 from protoseg.data.check import CheckedData
 from protoseg.data.doctor import diagnose, left_out
 from protoseg.engine.metrics import IoU
@@ -77,15 +77,22 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
     rates = f"{optimizer.name}, {optimizer.lr:g}"
     if optimizer.head_factor != 1:
         rates += f" in the encoder and {optimizer.head_factor:g} times that elsewhere"
+    if optimizer.warmup_steps:
+        rates += f", rising over the first {optimizer.warmup_steps} steps"
     table.add_row("learning rate", rates)
     teacher = f"EMA of momentum {consistency.ema_momentum:g}"
     if config.method != "supervised":
         teacher += f"; {consistency.warmup_steps} steps on labels before it teaches"
     table.add_row("teacher", teacher)
+    if config.prototypes.per_class:
+        assert consistency.warmup_steps is not None
+        table.add_row("prototypes", f"start after {consistency.warmup_steps + config.prototypes.delay} steps")
     if out is not None:
         table.add_row("run folder", str(out))
     console.print(table)
     for note in report.notes:
+        console.print(f"note: {note}")
+    if config.resume is None and (note := note_on_batch(config)):
         console.print(f"note: {note}")
     for finding in found["findings"]:
         console.print(f"{finding['severity']}: {finding['title']}; {finding['advice']}")

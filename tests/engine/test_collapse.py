@@ -173,6 +173,20 @@ def test_what_the_labels_hold_is_known_whatever_crops_are_drawn(data: Path, tmp_
         assert shares == expected
 
 
+def test_rare_classes_of_a_binary_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All options for rare classes at once, on two classes, by a run that is well; and what it prints of its numbers."""
+    data = make_folder(tmp_path / "data", train=6, labeled=3, test=1)
+    words = ["--classes.merge", "{ground: [class 0], defect: [class 1, class 2]}", "--views.rare_crops", "0.5"]
+    words += ["--loss.balance", "0.5", "--consistency.class_thresholds", "true", "--optimizer.warmup_steps", "3"]
+    assert main(["train", str(data), *STEPS, *words, "--prototypes.delay", "2", "--out", str(tmp_path / "out")]) == 0
+    assert result(tmp_path / "out")["iou"].keys() == {"ground", "defect"}
+    assert result(tmp_path / "out")["events"] == []
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "learning rate adamw, 5e-05, rising over the first 3 steps" in printed
+    assert "teacher EMA of momentum 0.99875; 1 steps on labels before it teaches" in printed
+    assert "prototypes start after 3 steps" in printed
+
+
 def test_goes_back_with_a_higher_threshold(  # type: ignore[no-untyped-def]
     data: Path, tmp_path: Path, swallow, capsys: pytest.CaptureFixture[str]
 ) -> None:

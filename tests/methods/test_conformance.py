@@ -415,8 +415,10 @@ def test_vitals(name: str, prototypes: bool) -> None:
         assert vitals.agreeing is not None
         assert vitals.compared is not None
         real = int(unlabeled.valid[:, ::4, ::4].sum())  # padding left out
+        networks = len(method.trained_names)
+        real *= networks
         assert int(vitals.pseudo.sum()) == real or (name == "u2pl" and 0 < int(vitals.pseudo.sum()) < real)
-        assert 0 <= int(vitals.agreeing) <= int(vitals.compared) <= unlabeled.valid[:, ::4, ::4].numel()
+        assert 0 <= int(vitals.agreeing) <= int(vitals.compared) <= networks * unlabeled.valid[:, ::4, ::4].numel()
     else:
         assert vitals.pseudo is None
     assert (vitals.prototype_use is not None) == prototypes
@@ -424,6 +426,23 @@ def test_vitals(name: str, prototypes: bool) -> None:
         views = 1 + (method.num_strong if method.uses_unlabeled else 0) + (name in FEATURE_VIEW)
         assert vitals.prototype_use.shape == (3, K)
         assert 0 < int(vitals.prototype_use.sum()) <= views * 2 * GRID**2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_distance_of_the_teacher(name: str) -> None:
+    """Of its weights, by the definition; and what the teacher does not take over of BatchNorm shows as well."""
+    method = make(name)
+    method.teacher.network.load_state_dict(method.student.state_dict())
+    assert method.ema_distance() == 0
+    with torch.no_grad():
+        for parameter in method.teacher.network.parameters():
+            parameter *= 1.25
+    assert method.ema_distance() == pytest.approx(0.25, rel=1e-4)
+    method.teacher.network.load_state_dict(method.student.state_dict())
+    for key, buffer in method.teacher.network.named_buffers():
+        if key.endswith("running_var"):
+            buffer *= 3
+    assert method.ema_distance() > 1
 
 
 @pytest.mark.parametrize("name", LEARNING)

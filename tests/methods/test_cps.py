@@ -49,6 +49,18 @@ def test_the_second_network_starts_elsewhere_but_for_the_encoder() -> None:
             assert not torch.equal(second, third)
 
 
+def test_the_labels_of_both_networks_are_watched() -> None:
+    method = make("cps")
+    for network, named in ((method.student, 0), (method.peer, 2)):  # each calls everything the same
+        torch.nn.init.zeros_(network.head.weight)
+        network.head.bias.data.copy_(10 * F.one_hot(torch.tensor(named), 3).float())
+    vitals = method(labeled_batch(), unlabeled_batch(method), step=0).vitals
+    assert vitals is not None
+    first, second, third = vitals.pseudo.tolist()
+    assert first == third > 0 == second
+    assert int(vitals.agreeing) == 0 < int(vitals.compared)
+
+
 def test_both_networks_keep_prototypes_of_their_own() -> None:
     method = make("cps", prototypes=True)
     method.after_step([method(labeled_batch(), unlabeled_batch(method), step=0).carry], step=0)

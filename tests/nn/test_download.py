@@ -129,6 +129,25 @@ assert all(encoder[key].equal(expected[key.removeprefix("model.")]) for key in s
     assert done.returncode == 0, done.stderr
 
 
+def test_dino_weights_by_name(hub: Hub, tmp_path: Path) -> None:
+    network = timm.create_model("vit_small_patch14_dinov2.lvd142m", num_classes=0)
+    repository = str(network.pretrained_cfg["hf_hub_id"]).split("/")[1]
+    state = noise(network.state_dict())
+    hub.files[repository, "config.json"] = json.dumps({"architecture": "vit_small_patch14_dinov2"}).encode()
+    hub.files[repository, "model.safetensors"] = save(state)
+    save_file(state, tmp_path / "expected.safetensors")
+    code = f"""
+from safetensors.torch import load_file
+from protoseg.nn.vit import create_dino_dpt
+expected = load_file({str(tmp_path / "expected.safetensors")!r})
+encoder = create_dino_dpt(encoder="dinov2_small", num_classes=2, weights="imagenet").encoder.state_dict()
+blocks = [key for key in expected if key.startswith(("blocks.", "patch_embed."))]
+assert blocks and all(encoder[key].equal(expected[key]) for key in blocks)
+"""
+    done = in_new_process(code, hub, tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_file_that_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
     code = """
 from protoseg.nn.segmenter import create_segmenter

@@ -182,7 +182,7 @@ class Method(nn.Module):
         named = None if self.alignment is None or pseudo is None else self.alignment.count(pseudo.label, pseudo.valid)
         carry = StepCarry(tuple(prototypes), named, sure, lessons[0].carry)
         per_class = 0 if self.prototypes is None else self.prototypes.head.per_class
-        vitals = read_vitals(lessons[0], prototypes[0] if prototypes else (), per_class=per_class)
+        vitals = read_vitals(lessons, prototypes, per_class=per_class)
         return StepOutput(loss, {name: term.detach() for name, term in terms.items()}, monitors, carry, vitals)
 
     def learn_from(self, state: Mapping[str, Tensor]) -> None:
@@ -282,10 +282,11 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def ema_distance(self) -> float:
-        """How far the teacher's parameters are from the student's, relative to their length. Waits for the device."""
-        pairs = zip(self.teacher.network.parameters(), self.student.parameters(), strict=True)
-        apart, length = zip(*(((t - s).float().pow(2).sum(), s.float().pow(2).sum()) for t, s in pairs), strict=True)
-        return float((torch.stack(apart).sum() / torch.stack(length).sum().clamp(min=1e-12)).sqrt())
+        """How far the teacher is from the student, relative to the length of the student: the larger number of that of the
+        parameters and that of the buffers, which are BatchNorm's statistics. Waits for the device."""
+        teacher, student = self.teacher.network, self.student
+        distances = [_distance(teacher.parameters(), student.parameters()), _distance(teacher.buffers(), student.buffers())]
+        return float(torch.stack(distances).max())
 
     def prototype_state(self) -> dict[str, Tensor]:
         """Prototypes to ship beside the predictor; none for a method that keeps none."""
@@ -299,6 +300,14 @@ class Method(nn.Module):
     @property
     def network(self) -> SegmentationNetwork:
         return cast(SegmentationNetwork, self.student)
+
+
+def _distance(ours: Iterator[Tensor], theirs: Iterator[Tensor]) -> Tensor:
+    """|ours - theirs| / |theirs| over all floating-point tensors; 0 where there are none."""
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if b.is_floating_point()]
+    apart = [(a - b).float().pow(2).sum() for a, b in pairs]
+    length = [b.float().pow(2).sum() for _, b in pairs]
+    return (torch.stack(apart).sum() / torch.stack(length).sum().clamp(min=1e-12)).sqrt() if pairs else torch.zeros(())
 
 
 def together(network: nn.Module, *images: Tensor) -> list[SegOutput]:

@@ -19,29 +19,26 @@ _EVERY = 4  # pixels in each direction: one in sixteen tells as much, neighbours
 
 
 @torch.no_grad()
-def read_vitals(lesson: Lesson, carries: Sequence[PrototypeCarry], *, per_class: int) -> Vitals:
+def read_vitals(lessons: Sequence[Lesson], carries: Sequence[Sequence[PrototypeCarry]], *, per_class: int) -> Vitals:
     """Count classes, agreement and the use of prototypes, on the device.
 
     Args:
-        lesson: what the method made of the batch.
-        carries: of the prototype term; empty without it.
+        lessons: what the method made of the batch, for each network that it trains; counted together.
+        carries: of the prototype term of each; empty without it. Prototypes of two networks have nothing to do with one
+            another, so their use is that of the first.
         per_class: K.
     """
-    num_classes = lesson.labeled.logits.shape[1]
-    pseudo = agreeing = compared = None
-    if lesson.pseudo is not None:
-        pseudo = class_counts(_thin(lesson.pseudo.label), num_classes, keep=_thin(lesson.pseudo.valid))
-    if lesson.taught:
-        taught = lesson.taught[0]
+    num_classes = lessons[0].labeled.logits.shape[1]
+    labels = [lesson.pseudo for lesson in lessons if lesson.pseudo is not None]
+    pseudo = [class_counts(_thin(given.label), num_classes, keep=_thin(given.valid)) for given in labels]
+    agreeing, compared = [], []
+    for taught in (lesson.taught[0] for lesson in lessons if lesson.taught):
         target = _thin(taught.pseudo.label)
         known = _thin(taught.pseudo.valid) & (target != IGNORE_INDEX)
-        agreeing = ((_thin(taught.out.logits).argmax(dim=1) == target) & known).sum()
-        compared = known.sum()
-    use = None
-    if carries:
-        counts = [prototype_counts(c.label, c.nearest, per_class, keep=c.weight.bool()) for c in carries]
-        use = torch.stack(counts).sum(dim=0)
-    return Vitals(pseudo, agreeing, compared, use)
+        agreeing.append(((_thin(taught.out.logits).argmax(dim=1) == target) & known).sum())
+        compared.append(known.sum())
+    use = [prototype_counts(c.label, c.nearest, per_class, keep=c.weight.bool()) for c in (carries[0] if carries else ())]
+    return Vitals(*(torch.stack(counts).sum(dim=0) if counts else None for counts in (pseudo, agreeing, compared, use)))
 
 
 def _thin(x: Tensor) -> Tensor:
