@@ -448,7 +448,7 @@ def test_masks_without_a_table_are_a_finding(data: Path) -> None:
     assert "different values" in found["title"]
 
 
-@pytest.mark.parametrize("words", [["nowhere"], ["--stpes", "3"]])
+@pytest.mark.parametrize("words", [["nowhere"], ["--stpes", "3"], ["--labels", "no.txt"], ["--unlabeled", "no"]])
 def test_nothing_to_examine(data: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = words if words == ["nowhere"] else [str(data), *words]
     assert main(["doctor", *arguments, "--out", str(tmp_path / "x.json")]) == 2

@@ -35,7 +35,7 @@ from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.loader import LabeledCrops, collate
 from protoseg.data.palettes import check_palettes
 from protoseg.data.sampler import Draw
-from protoseg.data.splits import Partition
+from protoseg.data.splits import Partition, is_amount
 from protoseg.functional.losses import cross_entropy
 from protoseg.settings import TrainConfig
 from protoseg.words import counted
@@ -60,10 +60,13 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
         All findings, the gravest first.
 
     Raises:
-        FileNotFoundError: there is no such data: the words of the command are wrong, not the files.
+        FileNotFoundError: there is no such data, or no such list: the words of the command are wrong, not the files.
     """
     if not Path(config.data).exists():
         raise FileNotFoundError(f"there is no folder {config.data}; give the folder that holds images/ and masks/")
+    for option, name in (("labels", config.labels), ("holdout", config.holdout), ("unlabeled", config.unlabeled)):
+        if name is not None and not is_amount(name) and not Path(name).exists():
+            raise FileNotFoundError(f"--{option} {name}: there is no such file or folder")
     listed, faults = _listed(config)
     if listed is None:
         return _unlisted(config, faults, console=console, out=out)
