@@ -74,7 +74,10 @@ def test_an_image_of_another_kind_is_named_when_predicting(tmp_path: Path, capsy
     photos = make_folder(tmp_path / "photos", train=1)
     assert main(["predict", str(tmp_path / "run"), str(photos / "images"), "-o", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
-    assert "img_00.png has 3 channels of uint8, the others have 5 channels of uint16" in captured.out + captured.err
+    assert (
+        "img_00.png has 3 channels of uint8, but the images that the model learns from have 5 channels of uint16; convert"
+        in captured.out + captured.err
+    )
 
 
 def test_an_unlabelled_image_of_another_kind_is_skipped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

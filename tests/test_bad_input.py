@@ -579,7 +579,7 @@ class TestWhatIsFine:
 
     def test_fewer_labeled_images_than_the_batch(self, data: Path, train) -> None:  # type: ignore[no-untyped-def]
         printed, result = train(data, "--labels", "1", "--batch", "4")
-        assert "1 labelled images for a batch of 4" in printed
+        assert "1 labelled image for a batch of 4" in printed
         assert (result["labeled"], result["unlabeled"], result["steps"]) == (1, 5, 2)
 
     def test_fewer_unlabeled_images_than_the_batch(self, data: Path, train) -> None:  # type: ignore[no-untyped-def]

@@ -310,6 +310,7 @@ class TestRun:
         assert result["baseline"]["steps"] == 80
         assert result["split"]["evaluation"] == "test"
         assert result["split"]["hash"] == partition.hash
+        assert json.loads((run.out / "split.json").read_text())["unlabeled_hash"] == partition.unlabeled_hash
         assert result["seconds"] > 0
         assert result["versions"]["torch"] == torch.__version__.split("+")[0]
         root = Path(__file__).parents[1]
@@ -449,9 +450,11 @@ class TestRun:
         (tmp_path / "out/result.json").unlink()
         assert main(["train", "--resume", str(tmp_path / "out")]) == 0, capsys.readouterr().err  # it knows now
 
-    def test_resuming_a_finished_run_changes_nothing(self, run: Run) -> None:
+    def test_resuming_a_finished_run_changes_nothing(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         before = {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()}
+        capsys.readouterr()
         assert main(["train", "--resume", str(run.out)]) == 0
+        assert f"the run in {run.out} has finished before; nothing is trained" in capsys.readouterr().out
         assert {path: path.read_bytes() for path in run.out.rglob("*") if path.is_file()} == before
 
 
@@ -464,6 +467,7 @@ class TestEvaluate:
         assert list(score.per_class) == list(run.result["iou"].values())
         assert f"{100 * score.mean:.1f}" in next(line for line in printed.splitlines() if "mIoU" in line)
         assert "4 test images" in printed
+        assert f"predictor linear of {run.out}; whole images; at their own size; not mirrored" in printed
 
     @pytest.mark.parametrize("layout", ["inside", "beside"])
     def test_any_labeled_folder(self, run: Run, tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,6 +108,14 @@ def rare_class(data: Path) -> Path:
     return data / "images/img_03.png"
 
 
+def stray_value(data: Path) -> Path:
+    """Three pixels that become a class, because nothing says which values are classes."""
+    (data / "classes.txt").unlink()
+    mask = read_mask(data / "masks/img_02.png").copy()
+    mask[1, 4:7] = 254
+    return write_index(data / "masks/img_02.png", mask)
+
+
 def mostly_ignored(data: Path) -> Path:
     for path in (data / "masks").glob("*.png"):
         mask = read_mask(path).copy()
@@ -191,24 +199,25 @@ def declared_no_data(data: Path) -> Path:
 CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (truncated_image, "error", "cannot be used"),
     (truncated_mask, "error", "cannot be used"),
-    (other_size, "error", "not of their images' size"),
+    (other_size, "error", "not of the image's size"),
     (unknown_value, "error", "no class (77)"),
     (one_class_alone, "error", "hold one class only, the value 0"),
     (nothing_but_ignored, "error", "are ignored (255) everywhere; label some pixels"),
-    (image_to_score_on_without_mask, "note", "1 evaluation images have no mask"),
-    (unreadable_unlabeled, "warning", "unlabelled images cannot be read"),
-    (leak, "warning", "1 of 3 evaluation images look nearly the same"),
-    (twice_labeled, "note", "1 pairs of labelled images are the same picture"),
-    (copy_of_a_labelled_one, "note", "1 unlabelled images are the same picture as a labelled one"),
+    (image_to_score_on_without_mask, "note", "1 evaluation image has no mask"),
+    (unreadable_unlabeled, "warning", "1 unlabelled image cannot be read"),
+    (leak, "warning", "1 of 3 evaluation images looks nearly the same"),
+    (twice_labeled, "note", "1 pair of labelled images is the same picture"),
+    (copy_of_a_labelled_one, "note", "1 unlabelled image is the same picture as a labelled one"),
     (rare_class, "warning", "disc is rare: 0.00 % of the labelled pixels, in 1 of 6 images"),
+    (stray_value, "warning", "the mask value 254 is probably an error"),
     (mostly_ignored, "warning", "of the labelled pixels are ignored"),
-    (small_images, "note", "1 of 12 training images are smaller than the crop (40 < 64 px)"),
+    (small_images, "note", "1 of 12 training images is smaller than the crop (40 < 64 px)"),
     (darker, "warning", "unlabelled images look different"),
-    (sixteen_bits, "warning", "1 images have 1 channel of uint16 where 14 have 3 channels of uint8"),
+    (sixteen_bits, "warning", "1 image has 1 channel of uint16 where 14 have 3 channels of uint8"),
     (binary_with_a_stray_mask, "warning", "255 counts as 'not labelled', but the masks look binary"),
-    (mask_without_image, "warning", "1 masks belong to no image"),
-    (mirrored, "warning", "1 images with masks are turned or mirrored as their EXIF data says"),
-    (declared_no_data, "warning", "1 images declare 0 as the value for no data and hold it"),
+    (mask_without_image, "warning", "1 mask belongs to no image"),
+    (mirrored, "warning", "1 image with a mask is turned or mirrored as the EXIF data says"),
+    (declared_no_data, "warning", "1 image holds 0, declared as the value for no data"),
     (picture_of_a_mask, "warning", "the mask values 0, 100, 200 are far apart"),
 ]
 
@@ -410,7 +419,7 @@ def large_images(data: Path) -> tuple[Sequence[str], list[Path]]:
     ("change", "title"),
     [
         (a_class_of_255, "the mask value 255 is a class here"),
-        (nothing_labelled, "1 labelled masks are ignored everywhere"),
+        (nothing_labelled, "1 labelled mask is ignored everywhere"),
         (zero_and_255_ignored, "both 0 and 255 are ignored"),
         (far_apart, "are far apart"),
         (stray, "look binary"),
@@ -439,7 +448,7 @@ def test_masks_without_a_table_are_a_finding(data: Path) -> None:
     assert "different values" in found["title"]
 
 
-@pytest.mark.parametrize("words", [["nowhere"], ["--stpes", "3"]])
+@pytest.mark.parametrize("words", [["nowhere"], ["--stpes", "3"], ["--labels", "no.txt"], ["--unlabeled", "no"]])
 def test_nothing_to_examine(data: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = words if words == ["nowhere"] else [str(data), *words]
     assert main(["doctor", *arguments, "--out", str(tmp_path / "x.json")]) == 2
@@ -482,12 +491,51 @@ class TestMemory:
         assert needed(*wide, "--crop", "256") > 3 * needed(*wide, "--crop", "128") > 0
         assert needed(*wide, "--crop", "256") > needed("--model.width", "64", "--batch", "16", "--crop", "256")
 
+    def test_counts_every_network_and_view_of_the_method(self, data: Path) -> None:
+        def needed(method: str) -> tuple[str, float]:
+            words = ("--method", method, "--batch", "8", "--model.width", "64", "--crop", "768")
+            (found,) = [f for f in examine(data, *words) if "GiB" in f["title"]]
+            return found["title"].split(" of ")[1].split()[0], float(found["title"].split("needs about ")[1].split()[0])
+
+        needs = {method: needed(method) for method in ("supervised", "fixmatch", "unimatch", "cps")}
+        crops = {method: count for method, (count, _) in needs.items()}
+        assert crops == {"supervised": "8", "fixmatch": "16", "unimatch": "24", "cps": "32"}
+        first, *others = (gibibytes for _, gibibytes in needs.values())
+        assert [other / first for other in others] == pytest.approx([2, 3, 4], rel=0.1)
+
+    def test_counts_the_snapshots_of_prevmatch(self, data: Path) -> None:
+        (found,) = [f for f in examine(data, "--method", "prevmatch") if "GiB" in f["title"]]
+        assert "10 copies of them" in found["title"]  # student, teacher and eight earlier states
+
 
 def test_train_says_the_cheap_part(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rare_class(data)
     words = [str(data), *TINY_MODEL, "--steps", "2", "--batch", "2", "--crop", "32", "--workers", "0"]
     assert main(["train", *words, "--out", str(tmp_path / "run")]) == 0
     assert "warning: disc is rare" in capsys.readouterr().out
+
+
+def test_so_it_says_a_stray_value(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = stray_value(data)
+    words = [str(data), *TINY_MODEL, "--steps", "2", "--batch", "2", "--crop", "32", "--workers", "0"]
+    assert main(["train", *words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert f"warning: the mask value 254 is probably an error: {path} holds it in 3 pixels, and it becomes a class" in said
+    assert "class 254 is rare" not in said  # once is enough
+
+
+@pytest.mark.parametrize(("pixels", "masks", "named"), [(30, 1, False), (3, 1, True), (20, 6, False)])
+def test_a_small_class_is_no_stray_value(data: Path, pixels: int, masks: int, named: bool) -> None:
+    """More than a handful of pixels, a name, or a share of all that is more than a slip."""
+    names = (data / "classes.txt").read_text()
+    (data / "classes.txt").unlink()
+    if named:
+        (data / "classes.txt").write_text(names.rstrip() + "\nball\n")
+    for i in range(masks):
+        mask = read_mask(data / f"masks/img_0{i}.png").copy()
+        mask[1, :pixels] = 3
+        write_index(data / f"masks/img_0{i}.png", mask)
+    assert not any("probably an error" in finding["title"] for finding in examine(data))
 
 
 def test_settings_of_train_count(data: Path) -> None:
@@ -518,6 +566,17 @@ def test_a_broken_annotation_file_is_a_finding(tmp_path: Path, capsys: pytest.Ca
     assert "not ready to train" in capsys.readouterr().out
 
 
+def test_a_folder_that_is_missing_is_a_finding_like_any_other(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One style and one status, whatever is wrong with the data."""
+    shutil.rmtree(data / "masks")
+    (found,) = examine(data, status=1)
+    assert f"{data} has no masks/ folder" in found["title"]
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert f"error: {found['title']}\n    try: {found['advice']}\n" in captured.out
+    assert "not ready to train: 1 error, 0 warnings, 0 notes" in captured.out
+
+
 def test_a_mask_that_keeps_the_holdout_from_being_drawn(data: Path) -> None:
     """It is a finding among all others."""
     cut_short(data / "masks/img_01.png")
@@ -526,5 +585,5 @@ def test_a_mask_that_keeps_the_holdout_from_being_drawn(data: Path) -> None:
     findings = examine(data, "--holdout", "1/3", status=1)
     first, second = (finding["title"] for finding in findings if finding["severity"] == "error")
     assert first.startswith("the images to keep back cannot be drawn")
-    assert second.startswith("1 labelled or evaluation images cannot be used")
+    assert second.startswith("1 labelled or evaluation image cannot be used")
     assert "img_01.png" in first

@@ -128,12 +128,12 @@ class TestDraw:
         (tmp_path / "first.txt").write_text("JPEGImages/scene_1.png SegmentationClass/scene_1.png\nscene_2\n")
         words = ("--labels", "1", "--within", str(tmp_path / "first.txt"), "--out", str(tmp_path / "second.txt"))
         split(tmp_path / "data", *words)
-        assert f"note: 1 lines of {tmp_path / 'first.txt'} name masks that are not read" in capsys.readouterr().out
+        assert f"note: 1 line of {tmp_path / 'first.txt'} names a mask that is not read" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["--labels", "13"], "there are 12 images with a mask"),
+            (["--labels", "13"], "12 images with a mask are there"),
             (["--labels", "3/2"], "not a fraction"),
             (["--labels", "some"], "neither a number nor a fraction"),
             (["--labels", "1/4", "--within", "nowhere.txt"], "nowhere.txt"),
@@ -241,16 +241,36 @@ class TestDuplicates:
         split(root, *words, str(tmp_path / "a.txt"))
         printed = capsys.readouterr().out
         images = f"{root / 'images/img_01.png'} and {more / 'img_01.png'}"
-        assert f"note: 1 images of the further folder have the file name of a labelled image, e.g. {images}" in printed
-        assert "have the file name of a training image" not in printed
+        assert f"note: 1 image of the further folder has the file name of a labelled image, e.g. {images}" in printed
+        assert "called like a training image" not in printed
         for kind in ("images", "masks"):
             (root / kind / "test/test_01.png").rename(root / kind / "test/img_05.png")
         (more / "img_01.png").unlink()
         split(root, *words, str(tmp_path / "b.txt"))
         printed = capsys.readouterr().out
         images = f"{root / 'images/img_05.png'} and {root / 'images/test/img_05.png'}"
-        assert f"warning: 1 evaluation images have the file name of a training image, e.g. {images}" in printed
+        assert f"note: 1 evaluation image is called like a training image (e.g. {images}), but show" in printed
+        assert "warning" not in printed
         assert "further folder" not in printed
+
+    @pytest.mark.parametrize("change", ["cut out", "darker"])
+    def test_a_version_of_a_training_image_under_its_name(
+        self, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Too far from it for a copy, and too near for another scene."""
+        root = make_folder(tmp_path / "data", train=4, labeled=2, test=2, size=(90, 120))
+        for i, path in enumerate(sorted((root / "images").rglob("*.png"))):
+            write_image(path, photo(i))
+        test = root / "images/test/test_01.png"
+        image = Image.open(root / "images/img_03.png")
+        changed = image.crop((6, 4, 116, 87)).resize(image.size) if change == "cut out" else image.point(lambda v: v // 4)
+        changed.save(test.with_name("img_03.png"))
+        test.unlink()
+        (root / "masks/test/test_01.png").rename(root / "masks/test/img_03.png")
+        split(root, "--labels", "2")
+        printed = capsys.readouterr().out
+        images = f"{root / 'images/img_03.png'} and {root / 'images/test/img_03.png'}"
+        assert f"warning: 1 evaluation image is called like a training image (e.g. {images}), and may be the same" in printed
 
     def test_unlabelled_copies_of_labelled_images_are_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Also those of a further folder."""
@@ -265,6 +285,6 @@ class TestDuplicates:
         assert "the same picture" not in capsys.readouterr().out
         split(root, "--labels", "2", "--out", str(tmp_path / "b.txt"), "--unlabeled", str(tmp_path / "more"))
         printed = capsys.readouterr().out
-        assert "1 unlabelled images are the same picture as a labelled one" in printed
+        assert "1 unlabelled image is the same picture as a labelled one" in printed
         assert "again.jpg" in printed
         assert "img_00.png" in printed

@@ -27,7 +27,7 @@ protoseg: semantic segmentation from a few masks and many images.
   protoseg train data/                             train on data/images and data/masks
   protoseg doctor data/                            read everything once and say what is wrong
   protoseg split data/ --labels 1/8                draw which masks to use, into a list for --labels
-  protoseg bench --data data/ --labels 23,1/8      methods, label counts and seeds in one grid, with its tables
+  protoseg bench data/ --labels 23,1/8             methods, label counts and seeds in one grid, with its tables
   protoseg evaluate runs/NAME data/ --split test   mIoU and IoU per class of a trained model
   protoseg report runs/NAME                        one page that shows the run, to open in a browser
   protoseg atlas runs/NAME data/                   one page that shows what each prototype stands for
@@ -344,13 +344,13 @@ def _bench(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="protoseg bench",
-        usage="protoseg bench --data DATA --labels 23,46,92 [--methods ...] [--seeds 0,1,2] [--setting VALUE ...]",
+        usage="protoseg bench DATA --labels 23,46,92 [--methods ...] [--seeds 0,1,2] [--setting VALUE ...]",
         description="Train every method with every number of labels and every seed, and compare them. The same command again "
         "runs what is missing.",
         epilog="Further options are those of protoseg train, for every cell: --steps, --evaluate-every, --model.arch, ...",
         allow_abbrev=False,
     )
-    parser.add_argument("--data", type=Path, required=True, help="labelled folder, laid out as for training")
+    parser.add_argument("--data", type=Path, help="labelled folder, laid out as for training: DATA by another name")
     parser.add_argument("--labels", default="all", help="N (DATA/splits/N.txt where there is one), 1/8, FILE, all; default all")
     parser.add_argument(
         "--methods",
@@ -364,6 +364,12 @@ def _bench(arguments: list[str]) -> int:
     parser.add_argument("--keep-runs", action="store_true", help="leave the run folders of finished cells")
     parser.add_argument("--table", action="store_true", help="run nothing, only write and print the tables")
     options, extra = parser.parse_known_args(arguments)
+    # Not a positional argument of the parser: that would take the value of the first setting that is the training's.
+    alone = next((i for i, word in enumerate(extra) if not word.startswith("--") and not _has_value(extra[:i])), None)
+    if options.data is None and alone is not None:
+        options.data = Path(extra.pop(alone))
+    if options.data is None:
+        raise ValueError("give the folder that holds images/ and masks/: protoseg bench data/ --labels 23,46,92")
     try:
         seeds = [int(text) for text in options.seeds.split(",")]
     except ValueError as error:
@@ -386,6 +392,11 @@ def _bench(arguments: list[str]) -> int:
         say=_console().print,
     )
     return int(failed > 0)
+
+
+def _has_value(words: Sequence[str]) -> bool:
+    """Whether the next word is the value of the option before it."""
+    return bool(words) and words[-1].startswith("--") and "=" not in words[-1]
 
 
 def _split(arguments: list[str]) -> None:

@@ -35,9 +35,10 @@ from protoseg.data.index import ClassTable, DataIndex
 from protoseg.data.loader import LabeledCrops, collate
 from protoseg.data.palettes import check_palettes
 from protoseg.data.sampler import Draw
-from protoseg.data.splits import Partition
+from protoseg.data.splits import Partition, is_amount
 from protoseg.functional.losses import cross_entropy
 from protoseg.settings import TrainConfig
+from protoseg.words import counted
 
 _OVERFIT_STEPS, _OVERFIT_LR, _LEARNED = 200, 1e-3, 0.1
 _GRAVE = {"error": "red", "warning": "yellow", "note": "default"}
@@ -59,8 +60,13 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
         All findings, the gravest first.
 
     Raises:
-        FileNotFoundError: there is nothing to examine.
+        FileNotFoundError: there is no such data, or no such list: the words of the command are wrong, not the files.
     """
+    if not Path(config.data).exists():
+        raise FileNotFoundError(f"there is no folder {config.data}; give the folder that holds images/ and masks/")
+    for option, name in (("labels", config.labels), ("holdout", config.holdout), ("unlabeled", config.unlabeled)):
+        if name is not None and not is_amount(name) and not Path(name).exists():
+            raise FileNotFoundError(f"--{option} {name}: there is no such file or folder")
     listed, faults = _listed(config)
     if listed is None:
         return _unlisted(config, faults, console=console, out=out)
@@ -98,7 +104,7 @@ def _listed(config: TrainConfig) -> tuple[tuple[DataIndex, Partition] | None, li
     that keeps the holdout from being drawn takes nothing."""
     try:
         return build_partition(config), []
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         if config.holdout is None:
             return None, [_fault(str(error))]
         listed, faults = _listed(dataclasses.replace(config, holdout=None))
@@ -124,9 +130,8 @@ def _fault(what: str) -> Finding:
 
 def _unlisted(config: TrainConfig, faults: list[Finding], *, console: Console, out: Path | None) -> list[Finding]:
     """The verdict on data whose images cannot be listed."""
-    for fault in faults:
-        console.print(f"{fault.severity}: {fault.title}", style=_GRAVE[fault.severity])
-    console.print("not ready to train: nothing else could be examined")
+    _print_findings(faults, console)
+    console.print("nothing else could be examined")
     if out is not None:
         stored = {"data": config.data, "findings": [dataclasses.asdict(fault) for fault in faults]}
         out.write_text(json.dumps(stored, indent=2) + "\n")
@@ -180,14 +185,18 @@ def _memory(config: TrainConfig, num_classes: int, kind: ImageKind, crop: int) -
     per_image = saved_bytes(network, torch.zeros(3, kind.channels, crop, crop, device="meta")) - two
     parameters = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    batch = config.batch or _BATCH
-    images = 2 * batch if config.method != "supervised" else batch
-    fixed = 4 * (2 * parameters + 3 * trained)  # weights and teacher; gradients and two moments of AdamW
+    batch, method = config.batch or _BATCH, method_class(config.method)
+    networks = len(method.trained_names)
+    copies = networks + 1 + method.num_snapshots  # the teacher, also where it only averages
+    images = networks * batch * (1 + (method.num_strong if method.uses_unlabeled else 0))
+    fixed = 4 * (copies * parameters + 3 * networks * trained)  # weights; gradients and two moments of AdamW
     total = (fixed + images * per_image) / 2**30
     return Finding(
         "note",
-        f"a step of {images} crops of {crop} px needs about {total:.1f} GiB in float32, {per_image / 2**30:.2f} GiB of them "
-        f"for each image, and little more than half of that in bfloat16 (estimated; {parameters / 1e6:.1f} million parameters)",
+        f"a step of {counted(images, 'crop')} of {crop} px needs about {total:.1f} GiB in float32, {per_image / 2**30:.2f} "
+        f"GiB of them for each image, and little more than half of that in bfloat16 (estimated; {parameters / 1e6:.1f} million "
+        f"parameters, {counted(copies, 'copy', 'copies')} of them; what a method keeps beside its networks and its strong "
+        "views is not counted)",
         f"if that is too much: --batch {max(1, batch // 2)} --accumulate 2, or a smaller --crop",
         no_files=_SETTINGS,
     )
@@ -212,7 +221,7 @@ def _overfit(config: TrainConfig, labeled: list[Facts], classes: ClassTable, kin
     batch = build_views(config, normalization).labeled(raw)
     losses = overfit_losses(network, batch.image, batch.mask)
     where = f"on one crop of {best.sample.image} ({', '.join(shown)})"
-    what = f"{where} the loss went from {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
+    what = f"{where} the loss went from {losses[0]:.2f} to {losses[-1]:.2f} in {counted(len(losses), 'step')}"
     if losses[-1] < _LEARNED:
         return Finding("note", what, "network, masks and images fit together", files)
     return Finding(
@@ -256,7 +265,7 @@ def _print(
 ) -> None:
     console.print(
         f"{config.data} ({index.format}): {len(partition.labeled)} labelled, {len(partition.unlabeled)} unlabelled, "
-        f"{len(partition.evaluation)} evaluation images"
+        f"{counted(len(partition.evaluation), 'evaluation image')}"
     )
     if classes is not None:
         table = Table("class", "labelled pixels", "labelled images", "evaluation images")
@@ -265,6 +274,11 @@ def _print(
         for column in table.columns[1:]:
             column.justify = "right"
         console.print(table)
+    _print_findings(findings, console)
+
+
+def _print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """Every finding, and the verdict."""
     for finding in findings:
         console.print(f"{finding.severity}: {finding.title}{_files_of(finding)}", style=_GRAVE[finding.severity])
         console.print(f"    try: {finding.advice}")
@@ -272,7 +286,7 @@ def _print(
     verdict = (
         "not ready to train" if counts["error"] else "ready to train, with doubts" if counts["warning"] else "ready to train"
     )
-    console.print(f"{verdict}: {counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes")
+    console.print(f"{verdict}: {', '.join(counted(count, severity) for severity, count in counts.items())}")
 
 
 def _files_of(finding: Finding) -> str:

@@ -67,6 +67,8 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
         if _is_main_process():
             found = describe_data(config, data)
             trains = not (out / RESULT).is_file()
+            if config.resume is not None and not trains:
+                console.print(f"note: the run in {out} has finished before; nothing is trained, this is its result")
             if config.resume is None:
                 _note_start(out, command, found)
             print_found(config, data, found, out, console)
@@ -230,12 +232,13 @@ def _note_start(out: Path, command: str | None, found: dict[str, Any]) -> None:
 
 
 def _lists(partition: Partition) -> dict[str, Any]:
-    """Which image stood where; unlabelled ones are the rest, and many."""
+    """Which image stood where; unlabelled ones are the rest, and many: they are counted, and told by a hash of their names."""
     named = {"labeled": partition.labeled, "evaluation": partition.evaluation}
     return {
         "hash": partition.hash,
         "evaluation_name": partition.evaluation_name,
         "unlabeled": len(partition.unlabeled),
+        "unlabeled_hash": partition.unlabeled_hash,
         **{name: [sample.name for sample in samples] for name, samples in named.items()},
     }
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 from protoseg.data.check import classes_in
-from protoseg.data.duplicates import Look, Pair, find_doubles, look_at_all
+from protoseg.data.duplicates import ALIKE, Look, Pair, bits_between, find_doubles, look_at_all
 from protoseg.data.formats import open_dataset
-from protoseg.data.index import EXTRA, ClassTable, DataIndex, Sample
+from protoseg.data.index import EXTRA, ClassTable, DataIndex, Sample, named_split
 from protoseg.data.masks import describe
 from protoseg.data.parallel import in_threads
 from protoseg.data.splits import Partition, draw_labels, make_partition
 from protoseg.settings import TrainConfig
 from protoseg.trained import progress
+from protoseg.words import counted
 
 _SHOWN = 3
 
@@ -73,13 +74,14 @@ def split_data(
     console.print(f"{root} is read as {index.format}")
     for note in index.notes + whole.notes:
         console.print(f"note: {note}")
-    console.print(f"{len(partition.labeled)} of {len(stock)} labelled images, {len(partition.unlabeled)} others unlabelled")
+    of = counted(len(stock), "labelled image")
+    console.print(f"{len(partition.labeled)} of {of}, {counted(len(partition.unlabeled), 'other')} unlabelled")
     if balanced:
         missing = frozenset[int]().union(*found.values()).difference(*(found[sample.name] for sample in chosen))
         if missing:
             console.print(
-                f"note: {len(chosen)} images of this draw do not hold every class; missing: {_names(missing, index.classes)}. "
-                "Take more --labels, or another --seed"
+                f"note: this draw of {counted(len(chosen), 'image')} does not hold every class; missing: "
+                f"{_names(missing, index.classes)}. Take more --labels, or another --seed"
             )
     console.print(f"{target}, hash {partition.hash}: protoseg train {root} --labels {target}")
     _warn_of_leaks(index, partition, console)
@@ -101,22 +103,16 @@ def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> 
     """Evaluation images that training shows too, and unlabelled ones that are labelled too: by name or as nearly the same
     picture."""
     train, evaluation = index.of("train"), [s for s in index.samples if s.split != "train"]
-    by_stem = {sample.image.stem: sample for sample in train}
-    named = [(by_stem[s.image.stem], s) for s in evaluation if s.image.stem in by_stem]
-    if named:
-        console.print(
-            f"warning: {len(named)} evaluation images have the file name of a training image, e.g. {named[0][0].image} and "
-            f"{named[0][1].image}"
-        )
     labeled = {sample.image.stem: sample for sample in partition.labeled}
     extra = [sample for sample in partition.unlabeled if sample.name.startswith(EXTRA)]
     # Within one data set equal file names are usual (a folder for each camera or sequence), and then not the same picture.
     if again := [(labeled[s.image.stem], s) for s in extra if s.image.stem in labeled]:
         console.print(
-            f"note: {len(again)} images of the further folder have the file name of a labelled image, e.g. {again[0][0].image} "
-            f"and {again[0][1].image}"
+            f"note: {counted(len(again), 'image of the further folder has', 'images of the further folder have')} the file "
+            f"name of a labelled image, e.g. {again[0][0].image} and {again[0][1].image}"
         )
     looks = look_at_all((*train, *evaluation), track=progress("comparing pictures", console))
+    _warn_of_names(train, evaluation, looks, console)
 
     def seen(samples: Sequence[Sample]) -> dict[str, Look]:
         return {sample.name: looks[sample.name] for sample in samples if sample.name in looks}
@@ -128,7 +124,33 @@ def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> 
         return ", ".join(f"{images[pair.first]} and {images[pair.second]}" for pair in pairs[:_SHOWN])
 
     if leaks := doubles.leaks:
-        what = "1 evaluation image looks" if len(leaks) == 1 else f"{len(leaks)} evaluation images look"
+        what = counted(len(leaks), "evaluation image looks", "evaluation images look")
         console.print(f"warning: {what} nearly the same as a training image: {examples(leaks)}; a score on them is too good")
     if copies := doubles.unlabeled:
-        console.print(f"note: {len(copies)} unlabelled images are the same picture as a labelled one: {examples(copies)}")
+        what = counted(len(copies), "unlabelled image is", "unlabelled images are")
+        console.print(f"note: {what} the same picture as a labelled one: {examples(copies)}")
+
+
+def _warn_of_names(train: Sequence[Sample], evaluation: Sequence[Sample], looks: dict[str, Look], console: Console) -> None:
+    """Evaluation images that are called like a training image, splits aside. Where each folder counts its own files from 1 that
+    says nothing, and a warning would teach people to read over warnings: there the pictures differ as any two do."""
+    by_name = {_without_split(sample.name): sample for sample in train}
+    alike, others = list[tuple[Sample, Sample]](), list[tuple[Sample, Sample]]()
+    for sample in evaluation:
+        if (double := by_name.get(_without_split(sample.name))) is not None:
+            seen = [looks[s.name] for s in (double, sample) if s.name in looks]
+            bits = bits_between(*seen) if len(seen) == 2 else None
+            (alike if bits is None or bits <= ALIKE else others).append((double, sample))
+    for severity, pairs, what in (
+        ("warning", alike, "and may be the same scene; a score on them is too good if so"),
+        ("note", others, "but show something else, as is usual where each folder counts its own files"),
+    ):
+        if pairs:
+            many = counted(len(pairs), "evaluation image is", "evaluation images are")
+            first, second = pairs[0]
+            console.print(f"{severity}: {many} called like a training image (e.g. {first.image} and {second.image}), {what}")
+
+
+def _without_split(name: str) -> str:
+    """`street/1` for `test/street/1` and `train2017/street/1`."""
+    return "/".join(part for part in name.split("/") if named_split(part.rstrip("0123456789")) is None)

@@ -14,6 +14,7 @@ from protoseg.data.check import CheckedData
 from protoseg.data.doctor import diagnose, left_out
 from protoseg.engine.metrics import IoU
 from protoseg.settings import TrainConfig
+from protoseg.words import counted
 
 
 def describe_data(config: TrainConfig, data: CheckedData) -> dict[str, Any]:
@@ -49,14 +50,15 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
     partition, report = data.partition, data.report
     assert config.crop is not None
     assert config.batch is not None
+    assert config.steps is not None
     sizes = [f"{w}x{h}" for h, w in report.sizes]
-    more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+    more = f" and {counted(len(sizes) - 3, 'other size')}" if len(sizes) > 3 else ""
     table = Table.grid(padding=(0, 2))
     table.add_row("data", f"{config.data} ({data.index.format})")
     kind = "" if report.kind.is_photograph else f", {report.kind}"
-    table.add_row("labelled", f"{len(partition.labeled)} images, {', '.join(sizes[:3])}{more}{kind}")
-    table.add_row("unlabelled", f"{len(partition.unlabeled)} images")
-    scored = f"{len(partition.evaluation)} {partition.evaluation_name} images" if partition.evaluation else "none"
+    table.add_row("labelled", f"{counted(len(partition.labeled), 'image')}, {', '.join(sizes[:3])}{more}{kind}")
+    table.add_row("unlabelled", counted(len(partition.unlabeled), "image"))
+    scored = counted(len(partition.evaluation), f"{partition.evaluation_name} image") if partition.evaluation else "none"
     table.add_row("scored on", scored)
     named = [f"{name} {100 * part:.1f} %" for name, part in found["shares"].items()]
     table.add_row("classes", f"{len(named)}: " + ", ".join(named[:20]) + (" ..." if len(named) > 20 else ""))
@@ -65,14 +67,14 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
     table.add_row("network", f"{network}, weights {model.weights}" + (", encoder frozen" if model.freeze_encoder else ""))
     method: str = config.full_method
     if config.prototypes.per_class:
-        method += f", {config.prototypes.per_class} prototypes per class"
+        method += f", {counted(config.prototypes.per_class, 'prototype')} per class"
     elif method == "prototype":
         method += ", term off"
     if config.consistency.threshold is not None and config.method != "supervised":
         method += f", threshold {config.consistency.threshold:g}"
     table.add_row("method", method)
-    crops = f"{config.batch}" if config.method == "supervised" else f"{config.batch} + {config.batch}"
-    table.add_row("training", f"{config.steps} steps of {crops} crops of {config.crop} px, seed {config.seed}")
+    crops = counted(config.batch, "crop") if config.method == "supervised" else f"{config.batch} + {config.batch} crops"
+    table.add_row("training", f"{counted(config.steps, 'step')} of {crops} of {config.crop} px, seed {config.seed}")
     optimizer, consistency = config.optimizer, config.consistency
     rates = f"{optimizer.name}, {optimizer.lr:g}"
     if optimizer.head_factor != 1:
@@ -81,8 +83,8 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
         rates += f", rising over the first {optimizer.warmup_steps} steps"
     table.add_row("learning rate", rates)
     teacher = f"EMA of momentum {consistency.ema_momentum:g}"
-    if config.method != "supervised":
-        teacher += f"; {consistency.warmup_steps} steps on labels before it teaches"
+    if config.method != "supervised" and consistency.warmup_steps is not None:
+        teacher += f"; {counted(consistency.warmup_steps, 'step')} on labels before it teaches"
     table.add_row("teacher", teacher)
     if config.prototypes.per_class:
         assert consistency.warmup_steps is not None
@@ -98,7 +100,8 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
         console.print(f"{finding['severity']}: {finding['title']}; {finding['advice']}")
     if len(partition.labeled) < config.batch:
         console.print(
-            f"note: {len(partition.labeled)} labelled images for a batch of {config.batch}: drawn again, with fresh crops"
+            f"note: {counted(len(partition.labeled), 'labelled image')} for a batch of {config.batch}: drawn again, with fresh "
+            "crops"
         )
     if config.batch == 1 and config.method != "supervised" and config.views.cutmix_probability > 0:
         console.print("note: CutMix needs a partner in the batch; with --batch 1 there is none, and no image is mixed")
@@ -107,12 +110,13 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
 def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
     """The table of IoU, and what the unlabelled images did."""
     if result["skipped"]:
-        console.print(f"{len(result['skipped'])} unlabelled images were unreadable and skipped; result.json names them")
-    if result["other_kind"]:
         console.print(
-            f"{len(result['other_kind'])} unlabelled images have another type or number of channels than the labelled ones and "
-            "were skipped; result.json names them"
+            f"{counted(len(result['skipped']), 'unlabelled image was', 'unlabelled images were')} unreadable and skipped; "
+            "result.json names them"
         )
+    if result["other_kind"]:
+        many = counted(len(result["other_kind"]), "unlabelled image was", "unlabelled images were")
+        console.print(f"{many} skipped, of another type or number of channels than the labelled ones; result.json names them")
     if "miou" not in result:
         reason = "evaluation was switched off" if result["split"]["evaluation"] else "no labelled images left to score on"
         console.print(f"{reason}; the model is in {out}")
@@ -132,7 +136,8 @@ def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
         console.print(
             f"the unlabelled images changed mIoU by {gain:+.1f} points (one seed: repeat with others before you trust it)"
         )
-    console.print(f"{result['evaluated']} {result['split']['evaluation']} images, last step; run folder {out}")
+    scored = counted(result["evaluated"], f"{result['split']['evaluation']} image")
+    console.print(f"{scored}, last step; run folder {out}")
 
 
 def iou_table(names: Sequence[str], scores: dict[str, IoU]) -> Table:

@@ -39,6 +39,7 @@ from protoseg.report.page import write_report
 from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig
 from protoseg.summary import iou_table
 from protoseg.types import IGNORE_INDEX
+from protoseg.words import counted
 
 Head = Literal["linear", "prototype", "mean"]
 CONFIG, SPLIT = "config.yaml", "split.json"
@@ -193,7 +194,8 @@ def evaluate_run(
         notes += (f"classes are matched by name; in these masks {moved}",)
     for note in notes:
         console.print(f"note: {note}")
-    console.print(f"{len(samples)} {where} of {root} ({index.format})")
+    console.print(f"{counted(len(samples), where.replace('images', 'image', 1), where)} of {root} ({index.format})")
+    console.print(f"predictor {head} of {run}; {seen}")
     console.print(iou_table(classes.names, {"IoU": score}))
     if out is not None:
         scored.save(out / TALLY)
@@ -338,11 +340,12 @@ def predict_run(
         console.print(f"warning: skipped, {error}")
     if unplaced:
         console.print(
-            f"note: {unplaced} images are georeferenced; pip install 'protoseg[geo]' writes their masks as GeoTIFF too"
+            f"note: {counted(unplaced, 'image is', 'images are')} georeferenced; pip install 'protoseg[geo]' writes masks as "
+            "GeoTIFF too"
         )
     if len(skipped) == len(samples):
-        raise ValueError(f"none of the {len(samples)} images in {images} could be read")
-    console.print(f"{len(samples) - len(skipped)} images: mask, overlay and confidence of each in {out}")
+        raise ValueError(f"none of {counted(len(samples), 'image')} in {images} could be read")
+    console.print(f"{counted(len(samples) - len(skipped), 'image')}: mask, overlay and confidence of each in {out}")
 
 
 def require_empty(out: Path, option: str) -> None:

@@ -29,8 +29,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(data: Path, out: Path, *more: str, methods: str = ",".join(METHODS), seeds: str = "0,1") -> list[str]:
-    grid = ["--data", str(data), "--labels", "3", "--methods", methods, "--seeds", seeds, "--out", str(out)]
+    grid = [str(data), "--labels", "3", "--methods", methods, "--seeds", seeds, "--out", str(out)]
     return ["bench", *grid, *TINY, "--log-every", "1", *more]
+
+
+@pytest.mark.parametrize("given", ["here --steps 2", "--steps 2 here", "--steps 2 --data here", "--seeds 0 here --steps=2"])
+def test_the_data_may_stand_anywhere(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting of the trainings that follows it, or comes before, keeps its value."""
+    seen = []
+    monkeypatch.setattr("protoseg.bench.command.bench", lambda data, **options: seen.append((data, options["extra"])) or 0)
+    assert main(["bench", *given.split()]) == 0
+    ((root, extra),) = seen
+    assert root == Path("here")
+    assert " ".join(extra).replace("=", " ") == "--steps 2"
+
+
+def test_without_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--labels", "3", "--steps", "2"]) == 2
+    assert "protoseg bench data/ --labels" in capsys.readouterr().err
 
 
 def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

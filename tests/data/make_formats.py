@@ -286,7 +286,7 @@ NAMES: dict[str, tuple[str, str, str]] = {
     "camvid": ("sky", "building", "pole"),
     **dict.fromkeys(("voc", "voc, augmented", "voc, colours"), ("background", "aeroplane", "bicycle")),
     **dict.fromkeys(("cityscapes", "cityscapes, train ids"), ("road", "sidewalk", "building")),
-    "ade20k": ("wall", "building, edifice", "sky"),
+    "ade20k": ("wall", "building", "sky"),
     **dict.fromkeys(("cvat", "cvat, zip"), ("background", "red square", "disc")),
     **dict.fromkeys(("coco", "coco, plain run lengths"), ("background", "square", "disc")),
     **dict.fromkeys(("labelme", "labelme, from Windows", "label studio"), ("background", "a square", "disc")),

@@ -119,6 +119,7 @@ FAULTS: list[tuple[str, str, Change, str]] = [
         "shape_type": "circle", "points": [[1e308, 0], [0, -1e308]]}), "far outside the image"),
     ("labelme", "no stored mask", drop("shapes", 0, "mask"), "has no 'mask'"),
     ("coco", "no images", drop("images"), "has no 'images'"),
+    ("coco", "not one image", put("images", []), "lists no image"),
     ("coco", "no annotations", drop("annotations"), "has no 'annotations'"),
     ("coco", "no categories", drop("categories"), "has no 'categories'"),
     ("coco", "a category without name", drop("categories", 0, "name"), "a category has no 'name'"),

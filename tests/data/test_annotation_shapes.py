@@ -156,7 +156,7 @@ class TestCoco:
         mask = masks(index)["a"]
         assert [mask[8, 8], mask[10, 10], mask[15, 15]] == ["car", "?", "background"]
         assert (mask == "?").sum() == 25 - 4
-        assert "1 annotations in" in index.notes[0]
+        assert "1 annotation in" in index.notes[0]
         assert "(the first is 1, of a.png)" in index.notes[0]
 
     @pytest.mark.parametrize("rings", [[[]], [[1, 2, 3, 4]]])
@@ -168,7 +168,7 @@ class TestCoco:
         mask = masks(index)["a"]
         assert (mask == "car").sum() == 16
         assert (mask == "?").sum() == (16 if more else 0)
-        assert ("have no box either" in index.notes[0]) == (not more)
+        assert ("no box either" in index.notes[0]) == (not more)
 
     def test_an_image_with_such_alone_is_unlabelled_and_it_is_said(self, root: Path) -> None:
         car = {"category_id": 3, "segmentation": box(5, 5, 9, 9), "area": 16}
@@ -352,6 +352,18 @@ def test_voc_leaves_unlisted_images_alone(tmp_path: Path) -> None:
     (lists / "train.txt").write_text("a\nlost\n")
     with pytest.raises(FileNotFoundError, match="lost"):
         open_dataset(tmp_path)
+
+
+def test_ade20k_names_without_their_file(tmp_path: Path) -> None:
+    """Some places of the table, as https://github.com/CSAILVision/sceneparsing lists them."""
+    write_image(tmp_path / "images/training/ADE_a.jpg", np.zeros((4, 4, 3), dtype=np.uint8))
+    write_image(tmp_path / "annotations/training/ADE_a.png", np.ones((4, 4), dtype=np.uint8))
+    classes = open_dataset(tmp_path).classes
+    assert classes is not None
+    assert len(classes) == len(set(classes.names)) == 150
+    places = {1: "wall", 2: "building", 13: "person", 21: "car", 45: "chest of drawers", 56: "case", 76: "swivel chair"}
+    places |= {91: "airplane", 106: "conveyer belt", 124: "trade name", 142: "crt screen", 149: "clock", 150: "flag"}
+    assert {value: classes.names[classes.class_of[value]] for value in places} == places
 
 
 def test_ade20k_names(tmp_path: Path) -> None:

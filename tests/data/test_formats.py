@@ -370,7 +370,7 @@ def test_voc_with_evaluation_images_alone(tmp_path: Path) -> None:
     write_index(tmp_path / "SegmentationClass/0.png", draw_shapes(_rng())[1])
     (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "ImageSets/Segmentation/val.txt").write_text("0\n")
-    with pytest.raises(ValueError, match=r"all 1 images with masks are for evaluation.*train\.txt"):
+    with pytest.raises(ValueError, match=r"all of 1 image with masks are for evaluation.*train\.txt"):
         open_dataset(tmp_path)
 
 
@@ -378,7 +378,7 @@ class TestLeftOut:
     """What looks like data and is not used is named."""
 
     def of(self, root: Path) -> dict[str, list[str]]:
-        return {o.what: [path.relative_to(root).as_posix() for path in o.files] for o in open_dataset(root).left_out}
+        return {o.many: [path.relative_to(root).as_posix() for path in o.files] for o in open_dataset(root).left_out}
 
     def test_nothing_in_a_plain_data_set(self, tmp_path: Path) -> None:
         (make_folder(tmp_path, test=1, val=1, layout="beside") / "images/notes.txt").write_text("x")

@@ -81,7 +81,7 @@ class TestNumbers:
     def test_no_class_number(self, tmp_path: Path, values: list[list[float]]) -> None:
         kind = np.float32 if isinstance(values[0][0], float) else np.int32
         Image.fromarray(np.array(values, dtype=kind)).save(tmp_path / "mask.tif")
-        with pytest.raises(UnreadableImageError, match=rf"mask\.tif holds {values[0][0]} in 1 pixels.*65535: store 255"):
+        with pytest.raises(UnreadableImageError, match=rf"mask\.tif holds {values[0][0]} in 1 pixel;.*65535: store 255"):
             read_mask(tmp_path / "mask.tif")
 
     def test_white_may_be_zero(self, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,23 @@ from protoseg.data.parallel import in_threads
 
 @pytest.fixture(autouse=True)
 def _four_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+
+
+def test_no_more_threads_than_processors_that_may_be_used() -> None:
+    """A cluster lends a few of a node's 64."""
+    running, most = list[int](), list[int]()
+
+    def look(item: int) -> None:
+        running.append(item)
+        time.sleep(0.02)
+        most.append(len(running))
+        running.remove(item)
+
+    in_threads(look, range(16))
+    assert max(most) <= 4
 
 
 def test_answers_are_in_the_order_of_the_items_whichever_comes_first() -> None:

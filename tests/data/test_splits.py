@@ -91,8 +91,8 @@ class TestMaskColumn:
         line = "JPEGImages/scene_1.png SegmentationClass/{}.png"
         partition = self.labels(tmp_path, line.format("scene_1"))
         assert str(partition.labeled[0].mask).endswith("SegmentationClassAug/scene_1.png")
-        assert "1 lines of" in partition.notes[0]
-        assert "name masks that are not read" in partition.notes[0]
+        assert "1 line of" in partition.notes[0]
+        assert "names a mask that is not read" in partition.notes[0]
         with pytest.raises(ValueError, match="names the mask"):
             self.labels(tmp_path, line.format("scene_2"))
 
@@ -113,7 +113,7 @@ class TestImagesWithoutAnnotation:
         assert listed.image.stem == "scene_3"
         assert listed.mask is not None
         assert not listed.mask.read().any()
-        assert "1 images of" in partition.notes[0]
+        assert "1 image of" in partition.notes[0]
         assert "background" in check_labels(index, partition).notes[0]
 
     def test_and_unlabelled_without_one(self, root: Path) -> None:
@@ -297,6 +297,13 @@ class TestSeedAndHash:
         assert len(partition.hash) == 12
         fewer = replace(partition, **{part: getattr(partition, part)[1:]})
         assert fewer.hash != partition.hash
+
+    def test_a_pool_is_told_by_its_names_alone(self) -> None:
+        """Whatever is labelled beside it and scored."""
+        pool = make_partition(TEN, labels="3")
+        assert len(pool.unlabeled_hash) == 12
+        assert replace(pool, labeled=pool.labeled[1:], evaluation=SCORED.samples[-1:]).unlabeled_hash == pool.unlabeled_hash
+        assert replace(pool, unlabeled=pool.unlabeled[1:]).unlabeled_hash != pool.unlabeled_hash
 
     def test_moving_an_image_from_one_list_to_another_changes_the_hash(self) -> None:
         partition = make_partition(SCORED)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import timm
 import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
+
+from protoseg.nn.segmenter import create_segmenter, named_state
+from protoseg.nn.vit import create_dino_dpt
 
 COMMIT = "0" * 40
 
@@ -159,3 +163,30 @@ except ConnectionError as error:
     done = in_new_process(code, hub, tmp_path / "cache")
     assert "imagenet weights of mobilenet_v2 could not be downloaded" in done.stdout, done.stdout + done.stderr
     assert "--model.weights FILE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda: named_state("test_resnet"),
+        lambda: create_segmenter("unet", "mobilenet_v2", num_classes=2, weights="imagenet"),
+        lambda: create_dino_dpt("dinov2_small", num_classes=2, weights="imagenet"),
+    ],
+    ids=["state", "segmenter", "dino"],
+)
+def test_a_hub_out_of_reach_is_said_once(create: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after a line for each time that its client tried."""
+    client, lines = logging.getLogger("huggingface_hub.utils._http"), list[str]()
+
+    def offline(*args: object, **options: object) -> None:
+        client.warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(client, "handle", lambda record: lines.append(record.getMessage()))
+    monkeypatch.setattr(smp, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ConnectionError, match="could not be downloaded"):
+        create()
+    assert lines == []
+    client.warning("heard again")
+    assert lines == ["heard again"]

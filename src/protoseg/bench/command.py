@@ -12,6 +12,7 @@ from protoseg.bench.cells import Labels, find_labels, is_cell, make_cells, metho
 from protoseg.bench.running import run_cells, slots
 from protoseg.config import build_partition
 from protoseg.settings import TrainConfig
+from protoseg.words import counted
 
 RESULTS, TABLE, PLOT, RUNS = "results.jsonl", "table.md", "plot.png", "runs"
 _REFERENCES = ("supervised", "labels only", "fixmatch")
@@ -84,7 +85,7 @@ def bench(
     if not only_table:
         out.mkdir(parents=True, exist_ok=True)
         devices = config.trainer.get("devices", 1)
-        say(f"{len(cells)} cells; results in {results}, tables in {out / TABLE}, plot in {out / PLOT}")
+        say(f"{counted(len(cells), 'cell')}; results in {results}, tables in {out / TABLE}, plot in {out / PLOT}")
         failed = run_cells(
             cells,
             results,
@@ -99,7 +100,7 @@ def bench(
     for cell, reason in failed:
         say(f"failed: {cell.title}: {reason}; its output is {out / RUNS / cell.folder}.log")
     if failed:
-        say(f"{len(failed)} of {len(cells)} cells failed; the same command runs them again")
+        say(f"{len(failed)} of {counted(len(cells), 'cell')} failed; the same command runs them again")
     return len(failed)
 
 

@@ -20,6 +20,7 @@ from protoseg.data.masks import COLOR, MaskArray, MaskFile, PaletteMask, count_v
 from protoseg.data.palettes import check_palettes, lists_colors
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
+from protoseg.words import counted
 
 _MOST_VALUES = 64  # in masks without a class list: more are rather a blurred picture of a mask
 
@@ -143,8 +144,7 @@ def check_labels(
     notes = index.notes + partition.notes + notes + check_palettes(facts + evaluation, given)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
-            f"the {len(partition.evaluation)} evaluation masks (the first is {partition.evaluation[0].mask}) are ignored "
-            "everywhere, so there is nothing to score on"
+            f"{_all_masks(partition.evaluation, 'evaluation', 'is', 'are')} ignored everywhere, so there is nothing to score on"
         )
     return LabelReport(classes, pixels, dict(sizes.most_common()), kind, _statistics(moments), notes, tuple(facts + evaluation))
 
@@ -171,8 +171,8 @@ def check_unlabeled(samples: Sequence[Sample], kind: ImageKind) -> tuple[str, ..
             others.append((sample, found))
     if looked_at and len(damaged) == len(looked_at):
         raise ValueError(
-            f"no unlabelled image can be read ({len(damaged)} were tried): {damaged[0]}; mend them, or train with "
-            "--method supervised"
+            f"no unlabelled image can be read ({counted(len(damaged), 'was', 'were')} tried): {damaged[0]}; mend them, or "
+            "train with --method supervised"
         )
     if not others:
         return ()
@@ -288,8 +288,8 @@ def binary_doubt(facts: Sequence[Facts], given: ClassTable | None) -> str:
     alone = sum(bool(_LIGHT & fact.values.keys()) and not stray_values(fact) for fact in facts)
     return (
         f"255 counts as 'not labelled', but the masks look binary: {alone} of {len(facts)} hold 0 and 255 alone, and "
-        f"{stray} the value {describe(value)} in {pixels} pixels. If 255 is a class, correct such masks to 0 and 255; if it is "
-        "not, say so: --classes.names '[one, two]' --classes.ids '[0, 1]'"
+        f"{stray} the value {describe(value)} in {counted(pixels, 'pixel')}. If 255 is a class, correct such masks to 0 and "
+        "255; if it is not, say so: --classes.names '[one, two]' --classes.ids '[0, 1]'"
     )
 
 
@@ -327,11 +327,17 @@ def too_few_classes(pixels: NDArray[np.int64], classes: ClassTable, labeled: Seq
     seen = np.flatnonzero(pixels)
     if len(seen) >= 2:
         return ""
-    which = f"the {len(labeled)} labelled masks (the first is {labeled[0].mask})"
     if not len(seen):
-        return f"{which} are ignored (255) everywhere; label some pixels of at least two classes"
+        all_are = _all_masks(labeled, "labelled", "is", "are")
+        return f"{all_are} ignored (255) everywhere; label some pixels of at least two classes"
     value = describe(classes.values[seen[0]][0])
-    return f"{which} hold one class only, the value {value}; label at least two classes"
+    return f"{_all_masks(labeled, 'labelled', 'holds', 'hold')} one class only, the value {value}; label at least two classes"
+
+
+def _all_masks(samples: Sequence[Sample], which: str, one: str, many: str) -> str:
+    """The beginning of a sentence on all masks of a part, with its verb."""
+    first = samples[0].mask
+    return f"the {counted(len(samples), f'{which} mask ({first}) {one}', f'{which} masks (the first is {first}) {many}')}"
 
 
 def other_rule(facts: Sequence[Facts], classes: ClassTable) -> str:
@@ -356,8 +362,8 @@ def _check_values(fact: Facts, classes: ClassTable, hint: str) -> None:
     value = next((value for value in fact.values if value not in known), None)
     if value is not None:
         raise ValueError(
-            f"{fact.sample.mask} holds the value {describe(value)} in {fact.values[value]} pixels, which is no class; the "
-            f"{len(classes)} classes and 'ignore' are {_accepted(classes, value)}"
+            f"{fact.sample.mask} holds the value {describe(value)} in {counted(fact.values[value], 'pixel')}, which is no "
+            f"class; the {len(classes)} classes and 'ignore' are {_accepted(classes, value)}"
             + (f"; {hint}" if hint else ". Correct the mask, or list every class in classes.txt")
         )
 

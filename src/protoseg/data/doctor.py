@@ -13,9 +13,10 @@ from protoseg.data.check import binary_doubt, other_rule, stray_values, too_few_
 from protoseg.data.duplicates import Look, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.images import PHOTOGRAPH
-from protoseg.data.index import ClassTable, DataIndex
+from protoseg.data.index import ClassTable, DataIndex, unnamed
 from protoseg.data.masks import describe
 from protoseg.types import IGNORE_INDEX
+from protoseg.words import counted
 
 Severity = Literal["error", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
@@ -23,6 +24,7 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 _NAMED_CLASSES = 5  # in one sentence
 # Where a finding begins. Rules of thumb, not results.
 RARE_SHARE, RARE_IMAGES = 0.002, 3
+STRAY_SHARE, STRAY_PIXELS = 0.0005, 20  # of all labelled pixels, and in each mask that holds the value
 IGNORED_SHARE = 0.5
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
 _SAME_COLOR = 0.02  # of the scale: images of one colour have no deviation to measure by
@@ -75,6 +77,7 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
         found += [
             *_values(facts, classes),
             *_few(facts, classes),
+            *_stray(facts, classes),
             *_rare(facts, classes),
             *_ignored(facts, classes),
             *_table(facts, classes),
@@ -87,7 +90,7 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
 def left_out(index: DataIndex) -> list[Finding]:
     """Files that look like data and are not used."""
     return [
-        Finding("warning", f"{len(o.files)} {o.what}, e.g. {o.files[0]}", o.advice, tuple(map(str, o.files)))
+        Finding("warning", f"{counted(len(o.files), o.one, o.many)}, e.g. {o.files[0]}", o.advice, tuple(map(str, o.files)))
         for o in index.left_out
     ]
 
@@ -100,7 +103,8 @@ def unscored(index: DataIndex) -> list[Finding]:
     return [
         Finding(
             "note",
-            f"{len(bare)} evaluation images have no mask, so that they are neither scored nor trained on, e.g. {bare[0].image}",
+            f"{counted(len(bare), 'evaluation image has', 'evaluation images have')} no mask: neither scored nor trained on, "
+            f"e.g. {bare[0].image}",
             "give them masks, or keep some labelled images back with --holdout 1/5",
             tuple(str(sample.image) for sample in bare),
         )
@@ -148,7 +152,7 @@ def _unreadable(facts: Sequence[Facts]) -> Iterator[Finding]:
         reasons = "; ".join(fact.fault or fact.mask_fault or "" for fact in needed[:2])
         yield Finding(
             "error",
-            f"{len(needed)} labelled or evaluation images cannot be used: {reasons}",
+            f"{counted(len(needed), 'labelled or evaluation image')} cannot be used: {reasons}",
             "mend or restore these files, or take image and mask away",
             _files(needed),
         )
@@ -156,7 +160,7 @@ def _unreadable(facts: Sequence[Facts]) -> Iterator[Finding]:
     if spare:
         yield Finding(
             "warning",
-            f"{len(spare)} unlabelled images cannot be read: {spare[0].fault}",
+            f"{counted(len(spare), 'unlabelled image')} cannot be read: {spare[0].fault}",
             "training skips them; restore or remove them",
             _files(spare),
         )
@@ -168,7 +172,8 @@ def _sizes(facts: Sequence[Facts]) -> Iterator[Finding]:
         (height, width), (mask_height, mask_width) = wrong[0].size, wrong[0].mask_size or (0, 0)
         yield Finding(
             "error",
-            f"{len(wrong)} masks are not of their images' size, the first {mask_width}x{mask_height} for {width}x{height}",
+            f"{counted(len(wrong), 'mask is', 'masks are')} not of the image's size, the first {mask_width}x{mask_height} for "
+            f"{width}x{height}",
             "export the masks again at the image's size; an image that EXIF turns needs a mask turned the same way",
             _masks(wrong),
         )
@@ -182,7 +187,8 @@ def _kinds(facts: Sequence[Facts]) -> Iterator[Finding]:
         grave = any(fact.role != "unlabeled" for fact in others)
         yield Finding(
             "error" if grave else "warning",
-            f"{len(others)} images have {others[0].kind} where {count} have {usual}",
+            f"{counted(len(others), 'image has', 'images have')} {others[0].kind} where {counted(count, 'has', 'have')} "
+            f"{usual}",
             "convert them to the kind of the others; training takes one kind alone",
             _files(others),
         )
@@ -195,9 +201,10 @@ def _turned(facts: Sequence[Facts]) -> Iterator[Finding]:
     if doubtful:
         yield Finding(
             "warning",
-            f"{len(doubtful)} images with masks are turned or mirrored as their EXIF data says, {doubtful[0].sample.image} "
-            f"first (orientation {doubtful[0].orientation}); whether the masks fit that cannot be told from the sizes",
-            "look at one of these images with its mask; if they do not fit, remove the orientation from the images' EXIF data",
+            f"{counted(len(doubtful), 'image with a mask is', 'images with masks are')} turned or mirrored as the EXIF "
+            f"data says, {doubtful[0].sample.image} first (orientation {doubtful[0].orientation}); whether the mask fits that "
+            "cannot be told from the sizes",
+            "look at such an image with its mask; if they do not fit, remove the orientation from the EXIF data",
             _files(doubtful),
         )
 
@@ -208,8 +215,8 @@ def _holes(facts: Sequence[Facts]) -> Iterator[Finding]:
         worst = max(holes, key=lambda fact: fact.missing)
         yield Finding(
             "warning",
-            f"{len(holes)} images hold pixels without a value (no data, NaN or infinite), {worst.sample.image} in "
-            f"{100 * worst.missing:.1f} % of them",
+            f"{counted(len(holes), 'image holds', 'images hold')} pixels without a value (no data, NaN or infinite), "
+            f"{worst.sample.image} in {100 * worst.missing:.1f} % of them",
             "they count as the mean, and as not labelled where no channel has a value; if they are meant, fill them",
             _files(holes),
         )
@@ -218,8 +225,9 @@ def _holes(facts: Sequence[Facts]) -> Iterator[Finding]:
         value, share = kept[0].nodata
         yield Finding(
             "warning",
-            f"{len(kept)} images declare {value:g} as the value for no data and hold it, {kept[0].sample.image} in "
-            f"{100 * share:.1f} % of its pixels; {kept[0].kind} cannot mark it, so it is read like any other value",
+            f"{counted(len(kept), 'image holds', 'images hold')} {value:g}, declared as the value for no data, "
+            f"{kept[0].sample.image} in {100 * share:.1f} % of its pixels; {kept[0].kind} cannot mark it, so it is "
+            "read like any other value",
             "mark these pixels as 255 (not labelled) in the masks, or save the images as float32",
             _files(kept),
         )
@@ -232,7 +240,8 @@ def _last_band(facts: Sequence[Facts]) -> Iterator[Finding]:
     if odd and odd[0].kind is not None:
         yield Finding(
             "note",
-            f"{len(odd)} images have {odd[0].kind}, the last of which may be a band or soft transparency; it is used",
+            f"{counted(len(odd), 'image has', 'images have')} {odd[0].kind}, the last of which may be a band or soft "
+            "transparency; it is used",
             "if it is transparency, save the images without it",
             _files(odd),
         )
@@ -245,10 +254,11 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
         if fact.look is not None:
             looks[fact.role][fact.sample.name] = fact.look
     leaks, twice, copies = find_doubles(**looks)
+    of = f"of {counted(len(looks['evaluation']), 'evaluation image')}"
     if leaks:
         yield Finding(
             "warning",
-            f"{len(leaks)} of {len(looks['evaluation'])} evaluation images look nearly the same as a training image, "
+            f"{counted(len(leaks), f'{of} looks', f'{of} look')} nearly the same as a training image, "
             f"e.g. {image_of[leaks[0].first]} and {image_of[leaks[0].second]}",
             "a score on them is too good: take one of each pair away, or divide videos and scenes as a whole",
             tuple(image_of[pair.first] for pair in leaks),
@@ -256,17 +266,17 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
     if twice:
         yield Finding(
             "note",
-            f"{len(twice)} pairs of labelled images are the same picture, e.g. {image_of[twice[0].second]} and "
-            f"{image_of[twice[0].first]}",
+            f"{counted(len(twice), 'pair of labelled images is', 'pairs of labelled images are')} the same picture, e.g. "
+            f"{image_of[twice[0].second]} and {image_of[twice[0].first]}",
             "a second mask of one picture teaches little; label another image instead",
             tuple(image_of[pair.first] for pair in twice),
         )
     if copies:
         yield Finding(
             "note",
-            f"{len(copies)} unlabelled images are the same picture as a labelled one, e.g. {image_of[copies[0].first]} and "
-            f"{image_of[copies[0].second]}",
-            "they teach nothing new; remove them",
+            f"{counted(len(copies), 'unlabelled image is', 'unlabelled images are')} the same picture as a labelled one, e.g. "
+            f"{image_of[copies[0].first]} and {image_of[copies[0].second]}",
+            "a copy teaches nothing new; remove it",
             tuple(image_of[pair.first] for pair in copies),
         )
 
@@ -305,12 +315,12 @@ def _values(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
         rule = other_rule([fact for fact in facts if fact.role == "labeled"], classes)
         yield Finding(
             "error",
-            f"{len(files)} masks hold values that are no class ({values}), the first {fact.sample.mask}: {describe(value)} in "
-            f"{fact.values[value]} pixels",
+            f"{counted(len(files), 'mask holds', 'masks hold')} values that are no class ({values}), the first "
+            f"{fact.sample.mask}: {describe(value)} in {counted(fact.values[value], 'pixel')}",
             rule
             or "correct the masks, list every class in classes.txt, or declare the values by --classes.names and --classes.ids",
             files,
-            tuple(f"{f.sample.mask}: {describe(v)} in {f.values[v]} pixels" for f, v in wrong),
+            tuple(f"{f.sample.mask}: {describe(v)} in {counted(f.values[v], 'pixel')}" for f, v in wrong),
         )
 
 
@@ -321,9 +331,38 @@ def _few(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
         yield Finding("error", few, "look whether the masks hold what they should", _masks(labeled))
 
 
+def _stray_classes(facts: Sequence[Facts], classes: ClassTable) -> list[int]:
+    """Classes that nobody has named and that are a few pixels wherever they occur: what a brush or a smooth resizing leaves."""
+    labeled = [fact for fact in facts if fact.role == "labeled" and fact.values]
+    pixels = class_pixels(labeled, classes)
+    most = [max((fact.pixels(classes).get(c, 0) for fact in labeled), default=0) for c in range(len(classes))]
+    return [
+        c
+        for c, (name, values) in enumerate(zip(classes.names, classes.values, strict=True))
+        if name == unnamed(values[0]) and 0 < pixels[c] < STRAY_SHARE * pixels.sum() and most[c] <= STRAY_PIXELS
+    ]
+
+
+def _stray(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    for c in _stray_classes(facts, classes):
+        value = describe(classes.values[c][0])
+        held = [(f, n) for f in facts if f.role == "labeled" and (n := f.pixels(classes).get(c, 0))]
+        fact, pixels = held[0]
+        yield Finding(
+            "warning",
+            f"the mask value {value} is probably an error: {fact.sample.mask} holds it in {counted(pixels, 'pixel')}"
+            + (f", {counted(len(held) - 1, 'other mask')} in as few" if len(held) > 1 else "")
+            + ", and it becomes a class of its own",
+            "set these pixels to the class that they belong to, or to 255 (not labelled); if the value is a class, name all "
+            "classes in classes.txt",
+            _masks(f for f, _ in held),
+            tuple(f"{f.sample.mask}: {value} in {counted(n, 'pixel')}" for f, n in held),
+        )
+
+
 def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
     labeled = [fact for fact in facts if fact.role == "labeled"]
-    absent = list[str]()
+    absent, stray = list[str](), _stray_classes(facts, classes)
     for c, (name, share, images, scored) in enumerate(class_rows(facts, classes)):
         if images == 0 and not scored:
             absent.append(name)
@@ -335,7 +374,7 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
                 "label an image that shows it, or leave it out with --classes.ignore or --classes.merge",
                 holding,
             )
-        elif share < RARE_SHARE or images < min(RARE_IMAGES, len(labeled)):
+        elif c not in stray and (share < RARE_SHARE or images < min(RARE_IMAGES, len(labeled))):
             yield Finding(
                 "warning",
                 f"{name} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of {len(labeled)} images",
@@ -363,7 +402,8 @@ def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
             _masks(fact for fact in labeled if fact.ignored(classes)),
         )
     if empty := [fact for fact in labeled if not fact.pixels(classes)]:
-        yield Finding("warning", f"{len(empty)} labelled masks are ignored everywhere", "they teach nothing", _masks(empty))
+        what = f"{counted(len(empty), 'labelled mask is', 'labelled masks are')} ignored everywhere"
+        yield Finding("warning", what, "such a mask teaches nothing", _masks(empty))
 
 
 def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
@@ -405,9 +445,10 @@ def _crop(facts: Sequence[Facts], crop: int) -> Iterator[Finding]:
     small = [fact for fact in readable if min(fact.size) < crop]
     if small:
         smallest = min(min(fact.size) for fact in small)
+        of = f"of {counted(len(readable), 'training image')}"
         yield Finding(
             "warning" if len(small) > len(readable) / 2 else "note",
-            f"{len(small)} of {len(readable)} training images are smaller than the crop ({smallest} < {crop} px) and padded",
+            f"{counted(len(small), f'{of} is', f'{of} are')} smaller than the crop ({smallest} < {crop} px) and padded",
             f"--crop {max(32, smallest // 32 * 32)} wastes less",
             _files(small),
         )

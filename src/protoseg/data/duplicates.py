@@ -24,6 +24,9 @@ from protoseg.data.parallel import in_threads
 NEAR = 5
 """Bits of 64 that may differ. Re-saving, resizing and small shifts of a camera change fewer; another picture about 32."""
 
+ALIKE = 16
+"""Bits that two pictures of one name may differ by and still be versions of one: cut out, turned brighter, drawn over."""
+
 RESAVED = 2
 """Bits that a re-saved copy may differ by, rather than the next frame of a video."""
 
@@ -103,6 +106,13 @@ def find_doubles(*, labeled: dict[str, Look], unlabeled: dict[str, Look], evalua
     """
     twice = [pair for pair in near_pairs(labeled, labeled, near=0) if pair.second < pair.first]
     return Doubles(near_pairs(evaluation, labeled | unlabeled), twice, near_pairs(unlabeled, labeled, near=RESAVED))
+
+
+def bits_between(first: Look, second: Look) -> int | None:
+    """Bits of the perceptual hash in which two pictures differ; None where it cannot tell, since one of them has none."""
+    if first.content == second.content:
+        return 0
+    return None if first.hash is None or second.hash is None else (first.hash ^ second.hash).bit_count()
 
 
 def near_pairs(first: Mapping[str, Look], second: Mapping[str, Look], *, near: int = NEAR) -> list[Pair]:

@@ -100,7 +100,10 @@ def read_picture(path: Path, kind: ImageKind | None = None) -> Picture:
     picture = _read_tiff(path) if path.suffix.lower() in {".tif", ".tiff"} else _read(path)
     found = kind_of(picture.image)
     if kind is not None and found != kind:
-        raise UnreadableImageError(f"{path} has {found}, the others have {kind}")
+        raise UnreadableImageError(
+            f"{path} has {found}, but the images that the model learns from have {kind}; convert it to that, or train on "
+            "images of its kind"
+        )
     return picture
 
 

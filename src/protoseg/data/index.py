@@ -16,6 +16,7 @@ from protoseg.data.io import UInt8Array
 from protoseg.data.masks import COLOR, Color, MaskArray, MaskSource, count_values, describe, pack, unpack
 from protoseg.data.shapes import BlankMask, ShapesMask
 from protoseg.types import IGNORE_INDEX
+from protoseg.words import counted
 
 Split = Literal["train", "val", "test"]
 _SPLIT_NAMES: dict[str, Split] = {
@@ -108,7 +109,7 @@ class ClassTable:
         label = _lookup(self, first)[mask - first]
         if (label == _UNKNOWN).any():
             value, count = next(iter(self.unknown(mask).items()))
-            raise ValueError(f"value {describe(value)} ({count} pixels) is not in the class list")
+            raise ValueError(f"value {describe(value)} ({counted(count, 'pixel')}) is not in the class list")
         return label.astype(np.uint8)
 
     def decode(self, label: UInt8Array) -> UInt8Array:
@@ -254,12 +255,13 @@ class LeftOut:
     """Files of a data set that are not used, though their owner may think that they are.
 
     Attributes:
-        what: they are, for a message that begins with their number.
+        one, many: what one of them is, and several, for a message that begins with their number.
         advice: how to have them used.
         files: all of them.
     """
 
-    what: str
+    one: str
+    many: str
     advice: str
     files: tuple[Path, ...]
 

@@ -15,6 +15,7 @@ def unread_images(samples: Iterable[Sample]) -> list[LeftOut]:
     folders = sorted({sample.image.parent for sample in samples})
     return _unread(
         (path for folder in folders for path in sorted(folder.iterdir())),
+        "file beside the images is of a kind that is not read",
         "files beside the images are of kinds that are not read",
         f"convert them to one of {', '.join(sorted(IMAGE_SUFFIXES))}",
         OTHER_PICTURES,
@@ -28,19 +29,21 @@ def unused_masks(folder: Path, samples: Sequence[Sample]) -> list[LeftOut]:
     orphans = [path for path in files if path.suffix.lower() in MASK_SUFFIXES and path not in used]
     return _some(
         orphans,
+        "mask belongs to no image",
         "masks belong to no image",
         "give image and mask equal paths, suffix aside; without its mask an image counts as unlabelled",
     ) + _unread(
         files,
+        "file among the masks is of a kind that holds no class numbers",
         "files among the masks are of kinds that hold no class numbers",
         f"save them as PNG without loss ({', '.join(sorted(MASK_SUFFIXES))} are read); their images count as unlabelled",
         (IMAGE_SUFFIXES | OTHER_PICTURES) - MASK_SUFFIXES,
     )
 
 
-def _unread(files: Iterable[Path], what: str, advice: str, suffixes: Collection[str]) -> list[LeftOut]:
-    return _some([path for path in files if path.suffix.lower() in suffixes and path.is_file()], what, advice)
+def _unread(files: Iterable[Path], one: str, many: str, advice: str, suffixes: Collection[str]) -> list[LeftOut]:
+    return _some([path for path in files if path.suffix.lower() in suffixes and path.is_file()], one, many, advice)
 
 
-def _some(files: Sequence[Path], what: str, advice: str) -> list[LeftOut]:
-    return [LeftOut(what, advice, tuple(files))] if files else []
+def _some(files: Sequence[Path], one: str, many: str, advice: str) -> list[LeftOut]:
+    return [LeftOut(one, many, advice, tuple(files))] if files else []

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from protoseg.data.images import TiffPage, read_tiff
 from protoseg.data.io import UInt8Array, UnreadableImageError, open_image
+from protoseg.words import counted
 
 MaskArray = NDArray[np.integer[Any]]
 Color = tuple[int, int, int]
@@ -128,9 +129,10 @@ def _numbers(values: NDArray[Any], path: Path) -> NDArray[np.uint16]:
     known = inside & (values == np.where(inside, values, 0).astype(np.uint16))
     if not known.all():
         wrong = values[~known]
+        pixels = int((wrong == wrong[0]).sum()) or len(wrong)  # NaN equals nothing
         raise UnreadableImageError(
-            f"{path} holds {wrong[0]} in {(wrong == wrong[0]).sum() or len(wrong)} pixels; a mask holds whole numbers "
-            "from 0 to 65535: store 255 where nothing is labelled"
+            f"{path} holds {wrong[0]} in {counted(pixels, 'pixel')}; a mask holds whole numbers from 0 to 65535: "
+            "store 255 where nothing is labelled"
         )
     return values.astype(np.uint16)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -21,5 +22,12 @@ def in_threads(
         items: to look at.
         track: wraps the items, to show progress.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_usable_cpus()) as pool:
         return [result for _, result in zip(track(items), pool.map(look, items), strict=True)]
+
+
+def _usable_cpus() -> int:
+    """Those that this process may run on: a cluster lends a few of a node's many."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

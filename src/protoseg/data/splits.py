@@ -15,6 +15,7 @@ import torch
 from protoseg.data.index import EXTRA, DataIndex, Sample, Split
 from protoseg.data.io import composed, listed_path, read_lines
 from protoseg.functional.random import generator
+from protoseg.words import counted
 
 _FLAGS = frozenset({"-1", "0", "1"})  # behind the names in VOC's lists of one class: absent, difficult, present
 
@@ -40,8 +41,16 @@ class Partition:
     @property
     def hash(self) -> str:
         """12 hex digits that change when any of the three lists does."""
-        lists = [[sample.name for sample in part] for part in (self.labeled, self.unlabeled, self.evaluation)]
-        return hashlib.sha256(json.dumps(lists).encode()).hexdigest()[:12]
+        return _digest([[sample.name for sample in part] for part in (self.labeled, self.unlabeled, self.evaluation)])
+
+    @property
+    def unlabeled_hash(self) -> str:
+        """12 hex digits of the unlabelled images alone: two runs with equal ones learned from the same pool."""
+        return _digest([sample.name for sample in self.unlabeled])
+
+
+def _digest(names: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]
 
 
 def make_partition(
@@ -180,7 +189,8 @@ def _amount(text: str, available: int, option: str) -> int:
         return max(1, round(available * above / below))
     count = int(text)
     if count < 1 or count > available:
-        raise ValueError(f"{option} {text}: there are {available} images with a mask to choose from, so give 1 to {available}")
+        there = counted(available, "image with a mask is", "images with a mask are")
+        raise ValueError(f"{option} {text}: {there} there to choose from, so give 1 to {available}")
     return count
 
 
@@ -234,13 +244,13 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         chosen[image.name] = image
     if empty:
         notes.append(
-            f"{len(empty)} images of {path} have no annotation (the first is {empty[0].image}): being listed, they count as "
-            "seen by somebody, and as background"
+            f"{counted(len(empty), f'image of {path} has', f'images of {path} have')} no annotation (the first is "
+            f"{empty[0].image}): being listed, such count as seen by somebody, and as background"
         )
     if others:
         notes.append(
-            f"{len(others)} lines of {path} name masks that are not read ({others[0]!r}): those of the data set's own layout "
-            f"({index.format}) count"
+            f"{counted(len(others), f'line of {path} names a mask that is', f'lines of {path} name masks that are')} not read "
+            f"({others[0]!r}): those of the data set's own layout ({index.format}) count"
         )
     if not chosen:
         raise ValueError(f"{option} {path} names no image")
@@ -296,7 +306,9 @@ def _draw_covering(
     left, because a class that is not learned cannot be scored in any useful way.
     """
     if count >= len(stock):
-        raise ValueError(f"--holdout {count} would keep back all {len(stock)} labelled images; leave some to learn from")
+        raise ValueError(
+            f"--holdout {count} would keep back all of {counted(len(stock), 'labelled image')}; leave some to learn from"
+        )
     order = torch.randperm(len(stock), generator=generator(seed, "holdout")).tolist()
     drawn = [stock[i] for i in order]
     if classes_in is None:

@@ -48,6 +48,20 @@ class Inference:
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales are {list(self.scales)}; give numbers above 0, 1.0 for the image's own size")
 
+    def __str__(self) -> str:
+        """In words: `windows of 769 px, 513 apart; at 0.75, 1 times the size; mirrored too`."""
+        seen = "whole images"
+        if self.window is not None:
+            seen = f"windows of {self.window} px, {self._stride} apart"
+        sizes = (
+            "at their own size" if self.scales == (1.0,) else f"at {', '.join(f'{s:g}' for s in self.scales)} times the size"
+        )
+        return f"{seen}; {sizes}; {'mirrored too' if self.flip else 'not mirrored'}"
+
+    @property
+    def _stride(self) -> int:
+        return self.stride or math.ceil(2 * (self.window or 1) / 3)
+
     @torch.no_grad()
     def __call__(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predict one image.
@@ -77,7 +91,7 @@ class Inference:
         if self.window is None or (height <= self.window and width <= self.window):
             out: SegOutput = network(image)
             return out.logits.float()
-        stride = self.stride or math.ceil(2 * self.window / 3)
+        stride = self._stride
         total, count = None, image.new_zeros(height, width)
         for top, left in product(starts(height, self.window, stride), starts(width, self.window, stride)):
             part = (..., slice(top, top + self.window), slice(left, left + self.window))

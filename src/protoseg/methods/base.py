@@ -108,6 +108,8 @@ class Method(nn.Module):
     """Of the networks that it trains, behind the names of their losses."""
     num_strong = 1
     """Strong views that it asks for."""
+    num_snapshots = 0
+    """Earlier states of its network that it keeps on the device."""
     own_color_style: ClassVar[Literal["jitter", "random"]] = "jitter"
     """Of the strong views, in the paper; `BatchViews` says what they are."""
     labeled_weight = 1.0

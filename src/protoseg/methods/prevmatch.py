@@ -41,6 +41,7 @@ class PrevMatch(UniMatch):
         options: see Method.
     """
 
+    num_snapshots = 8
     unlabeled_weights: ClassVar[Mapping[str, float]] = {
         **UniMatch.unlabeled_weights,
         **{f"previous_{name}": weight for name, weight in UniMatch.unlabeled_weights.items()},
@@ -51,7 +52,7 @@ class PrevMatch(UniMatch):
     ) -> None:
         super().__init__(student, threshold=threshold, **options)
         self.total_steps = total_steps
-        self.snapshots = Snapshots(student)
+        self.snapshots = Snapshots(student, size=self.num_snapshots)
         self.distance = max(1, (total_steps - self.warmup_steps) // NUM_TAKEN)  # steps between two
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:

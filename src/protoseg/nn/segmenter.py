@@ -26,6 +26,7 @@ from protoseg.nn.weights import (
     is_download_error,
     is_file_name,
     load_encoder,
+    quiet_hub,
     read_state,
     unreachable,
 )
@@ -201,9 +202,10 @@ def create_segmenter(
     if arch == "dpt":
         options.setdefault("dynamic_img_size", True)  # or a ViT takes one image size only
     try:
-        network = smp.create_model(
-            arch, encoder_name=encoder, encoder_weights=name, in_channels=in_channels, classes=num_classes, **options
-        )
+        with quiet_hub():
+            network = smp.create_model(
+                arch, encoder_name=encoder, encoder_weights=name, in_channels=in_channels, classes=num_classes, **options
+            )
         segmenter = Segmenter(network, freeze_bn=freeze_bn, freeze_encoder=freeze_encoder)
     except Exception as error:  # smp and timm raise anything from KeyError to AssertionError for a pair that does not fit
         if name is not None and is_download_error(error):
@@ -283,7 +285,8 @@ def named_state(timm_name: str) -> dict[str, Tensor]:
         ConnectionError: they could not be downloaded.
     """
     try:
-        return timm.create_model(timm_name, pretrained=True).state_dict()
+        with quiet_hub():
+            return timm.create_model(timm_name, pretrained=True).state_dict()
     except Exception as error:
         if not is_download_error(error):
             raise

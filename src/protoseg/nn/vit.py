@@ -18,6 +18,7 @@ from protoseg.nn.weights import (
     is_download_error,
     is_file_name,
     load_encoder,
+    quiet_hub,
     read_state,
     unreachable,
 )
@@ -84,9 +85,10 @@ def create_dino_dpt(
     if named and weights != "imagenet":
         name = f"{name.split('.')[0]}.{weights}"
     try:
-        vit = timm.create_model(
-            name, pretrained=named, num_classes=0, global_pool="", in_chans=in_channels, dynamic_img_size=True, **options
-        )
+        with quiet_hub():
+            vit = timm.create_model(
+                name, pretrained=named, num_classes=0, global_pool="", in_chans=in_channels, dynamic_img_size=True, **options
+            )
     except Exception as error:  # timm raises anything from AssertionError to TypeError for what does not fit together
         if named and is_download_error(error):
             raise unreachable(encoder, "pre-trained" if weights == "imagenet" else str(weights), error) from error

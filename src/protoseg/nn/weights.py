@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -110,6 +112,18 @@ _DOWNLOAD_ERRORS = {
     *("ConnectionError", "TimeoutError", "TransportError", "RequestException", "MaxRetryError", "URLError", "SSLError"),
 }
 """Names, not classes: they belong to whichever of requests, httpx and urllib3 the installed hub client uses."""
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Without the hub client's line for each of its retries: what it could not do is said once, by `unreachable`."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def is_download_error(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
 from protoseg.data.io import check_names
 from protoseg.data.left_out import unread_images
 from protoseg.data.misplaced import no_images_folder
+from protoseg.words import counted
 
 
 class Format(Protocol):
@@ -111,8 +112,8 @@ def _lacking(index: DataIndex, needs: str) -> str:
     if kept := sum(sample.mask is not None for sample in index.samples):
         where = " (ImageSets/Segmentation/train.txt)" if index.format == "voc" else ""
         return (
-            f"all {kept} images with masks are for evaluation (val or test): add a list, a folder or an annotation file of "
-            f"training images{where}"
+            f"all of {counted(kept, 'image')} with masks are for evaluation (val or test): add a list, a folder or an "
+            f"annotation file of training images{where}"
         )
     return f"it needs {needs}"
 

@@ -37,6 +37,7 @@ from protoseg.data.annotations import (
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, Split, split_among
 from protoseg.data.shapes import BoolArray, Patch, Region, Shape, ShapesMask, rectangle
 from protoseg.types import IGNORE_INDEX
+from protoseg.words import counted
 
 _INSTANCES = "instances_"
 _BESIDE = ("captions_", "person_keypoints_", "panoptic_", "image_info_")  # published beside instances or stuff
@@ -297,11 +298,12 @@ def _say_boxes(path: Path, without_outline: Sequence[tuple[Any, str]]) -> tuple[
     if not without_outline:
         return ()
     boxless = sum(not annotation.get("bbox") for annotation, _ in without_outline)
-    lost = f", and {boxless} have no box either and are left out" if boxless else ""
+    lost = f", and {counted(boxless, 'has', 'have')} no box either: left out" if boxless else ""
     first, image = without_outline[0]
     return (
-        f"{len(without_outline)} annotations in {path} have no outline (the first is {first.get('id')}, of {image}): pixels in "
-        f"their boxes are not labelled, nor are images without any other{lost}; draw them to learn from them",
+        f"{counted(len(without_outline), f'annotation in {path} has', f'annotations in {path} have')} no outline (the first is "
+        f"{first.get('id')}, of {image}): pixels in such boxes are not labelled, nor are images without any other{lost}; draw "
+        "outlines to learn from them",
     )
 
 

@@ -68,15 +68,20 @@ def _left_out(images: Path, loose: list[Path]) -> list[LeftOut]:
     """Images outside `images/train` and the evaluation folders; pictures that are not read in folders without others."""
     found = []
     if loose:
-        what = "images stand outside images/train and the evaluation folders, and are not used"
+        where = "outside images/train and the evaluation folders"
         found.append(
-            LeftOut(what, "move them to images/train, also those without masks, or give --unlabeled DIR", tuple(loose))
+            LeftOut(
+                f"image stands {where}, and is not used",
+                f"images stand {where}, and are not used",
+                "move them to images/train, also those without masks, or give --unlabeled DIR",
+                tuple(loose),
+            )
         )
     good = {path.parent for path in walk(images) if path.suffix.lower() in IMAGE_SUFFIXES}
     other = [path for path in walk(images) if path.suffix.lower() in OTHER_PICTURES and path.parent not in good]
     if other:  # those in the other folders are found in every format
-        what = "files below images/ are of kinds that are not read"
-        found.append(LeftOut(what, f"convert them to one of {_list(IMAGE_SUFFIXES)}", tuple(other)))
+        words = "file below images/ is of a kind that is not read", "files below images/ are of kinds that are not read"
+        found.append(LeftOut(*words, f"convert them to one of {_list(IMAGE_SUFFIXES)}", tuple(other)))
     return found
 
 

@@ -77,7 +77,8 @@ def unlisted(root: Path, samples: Sequence[Sample]) -> tuple[LeftOut, ...]:
     used = {sample.image for sample in samples}
     files = tuple(path for path in _by_id(root / "JPEGImages").values() if path not in used)
     advice = f"to learn from them, add them with --unlabeled {root / 'JPEGImages'}, or put their names into a list"
-    return (LeftOut("images of JPEGImages/ stand in no list", advice, files),) if files else ()
+    words = "image of JPEGImages/ stands in no list", "images of JPEGImages/ stand in no list"
+    return (LeftOut(*words, advice, files),) if files else ()
 
 
 def _by_id(folder: Path) -> dict[str, Path]:
