@@ -23,6 +23,7 @@ from protoseg.data.batch import BatchViews
 from protoseg.engine.callbacks import Checkpoint, MetricsLog, Snapshots, read_rows
 from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, describe, roll_back
 from protoseg.engine.datamodule import StreamModule
+from protoseg.engine.lost import lost
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, CheckpointFiles, DamagedError, load_state
 from protoseg.engine.stop import Stop
@@ -108,6 +109,7 @@ def fit(
     Raises:
         CollapseError: training has collapsed.
         KeyboardInterrupt: with the number of the signal that has stopped it.
+        LostProcessError: another process, or one that reads images, has died.
         ValueError: no checkpoint is whole, or they are of another model.
     """
     _quiet()
@@ -170,6 +172,8 @@ def fit(
         except RuntimeError as error:  # of the death of a worker or another process, where all of them got the signal
             if stop.signum:
                 raise KeyboardInterrupt(stop.signum) from error
+            if death := lost(error, getattr(trainer.strategy.launcher, "procs", ())):
+                raise death from error
             raise
         except Collapse as collapse:
             if not rollback:
@@ -302,6 +306,8 @@ def _quiet() -> None:
     """Keep Lightning's banners and advice for developers off the user's screen."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It ends all processes where one has died and the others wait for it, and this is the only word about it.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
