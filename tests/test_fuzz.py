@@ -326,3 +326,29 @@ def test_models(tmp_path: Path, model: Path, data: st.DataObject) -> None:
     )
     message = refused(lambda: by_prototypes(load_model(path), path), ValueError)
     assert not message or str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("config", "model", "width"), 10**6, "more channels than its tensors have"),
+        (("config", "model", "features"), 10**7, "more channels than its tensors have"),
+        (("config", "model", "mean"), [0.5] * 10**5, "more channels than its tensors have"),
+        (("config", "model", "width"), "wide", "model.width is 'wide'"),
+        (("config", "model", "arch"), "no_net", "describes a network that cannot be built"),
+        (("config", "prototypes", "temperature"), 0, "do not fit its own description: temperature"),
+        (("normalization", "mean"), ["grey"], "its header does not fit"),
+    ],
+)
+def test_a_header_is_checked_before_memory_is_made(
+    tmp_path: Path, model: Path, place: tuple[str, ...], value: Any, message: str
+) -> None:
+    header = load_model_file(model).header
+    section = header
+    for name in place[:-1]:
+        section = section[name]
+    section[place[-1]] = value
+    path = tmp_path / MODEL
+    path.write_bytes(with_header(model.read_bytes(), json.dumps(header)))
+    with pytest.raises(ValueError, match=message):
+        by_prototypes(load_model(path), path)

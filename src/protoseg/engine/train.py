@@ -235,7 +235,8 @@ def check_trainer_options(options: dict[str, Any]) -> None:
     """Check options for the Lightning Trainer.
 
     Raises:
-        ValueError: the Trainer has no such option, it is one that protoseg sets itself, or this machine has no such device.
+        ValueError: the Trainer has no such option, it is one that protoseg sets itself, this machine has no such device, or the
+            strategy is none that a teacher can follow.
     """
     for name in options:
         if name in _INSTEAD:
@@ -244,6 +245,11 @@ def check_trainer_options(options: dict[str, Any]) -> None:
             raise ValueError(f"--trainer.{name} is set by protoseg and cannot be changed")
         if name not in inspect.signature(L.Trainer).parameters:
             raise ValueError(f"--trainer.{name}: the Lightning Trainer has no such option")
+    if any(name in str(options.get("strategy", "")).lower() for name in ("fsdp", "deepspeed")):
+        raise ValueError(
+            f"--trainer.strategy {options['strategy']} keeps a part of the student on each device, and the teacher that follows it "
+            "needs the whole; use ddp, with a smaller --batch and more --accumulate where memory is short"
+        )
     device = {name: options[name] for name in ("accelerator", "precision") if name in options}
     if device:
         try:
