@@ -267,7 +267,7 @@ TEXTS = [
 
 
 @given(text=changed(SETTINGS).map(yaml.safe_dump) | damaged(SOURCE.encode()) | st.sampled_from(TEXTS) | st.text(max_size=20))
-@fuzzed(10)
+@fuzzed(4)
 def test_files_of_settings(tmp_path: Path, text: str | bytes) -> None:
     """As a recipe, and as what a run goes on with."""
     recipe = tmp_path / "config.yaml"

@@ -124,7 +124,8 @@ def kept_consistency_loss(logits: Tensor, target: PseudoLabel, *, threshold: flo
     """
     loss = F.cross_entropy(logits.float(), target.label, ignore_index=IGNORE_INDEX, reduction="none")
     kept, valid = mean_over_processes(torch.stack([selected(target, 0.0).sum(), target.valid.sum()]))
-    return valid / torch.where(kept > 0, kept, 1) * masked_mean(loss, selected(target, threshold), kept)
+    scale: Tensor = valid / torch.where(kept > 0, kept, 1)
+    return scale * masked_mean(loss, selected(target, threshold), kept)
 
 
 def squared_consistency_loss(logits: Tensor, probability: Tensor, target: PseudoLabel, *, threshold: float | Tensor) -> Tensor:
@@ -143,7 +144,8 @@ def squared_consistency_loss(logits: Tensor, probability: Tensor, target: Pseudo
     """
     error = (logits.float().softmax(dim=1) - probability.float()).square().sum(dim=1)  # (B_u, H, W)
     sure, valid = mean_over_processes(torch.stack([selected(target, threshold).sum(), target.valid.sum()]))
-    return sure / torch.where(valid > 0, valid, 1) * masked_mean(error, target.valid, valid)
+    share: Tensor = sure / torch.where(valid > 0, valid, 1)
+    return share * masked_mean(error, target.valid, valid)
 
 
 def soft_consistency_loss(logits: Tensor, teacher_logits: Tensor, target: PseudoLabel, *, threshold: float | Tensor) -> Tensor:
