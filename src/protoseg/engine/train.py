@@ -247,8 +247,8 @@ def check_trainer_options(options: dict[str, Any]) -> None:
             raise ValueError(f"--trainer.{name}: the Lightning Trainer has no such option")
     if any(name in str(options.get("strategy", "")).lower() for name in ("fsdp", "deepspeed")):
         raise ValueError(
-            f"--trainer.strategy {options['strategy']} keeps a part of the student on each device, and the teacher that follows "
-            "it needs the whole; use ddp, with a smaller --batch and more --accumulate where memory is short"
+            f"--trainer.strategy {options['strategy']} keeps a part of the student on each device, and the teacher that "
+            "follows it needs the whole; use ddp, with a smaller --batch and more --accumulate where memory is short"
         )
     device = {name: options[name] for name in ("accelerator", "precision") if name in options}
     if device:
