@@ -1,4 +1,4 @@
-.PHONY: check format test test-slow
+.PHONY: check format test test-slow fuzz
 
 check:            ## format, lint and types, without changing a file
 	ruff format --check .
@@ -14,3 +14,6 @@ test:             ## the fast tests
 
 test-slow:        ## all tests, also those that take minutes
 	pytest -m ""
+
+fuzz:             ## hostile files: 3,000 of each kind, on all cores
+	PROTOSEG_FUZZ=3000 pytest tests/test_fuzz.py --dist load

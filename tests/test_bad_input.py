@@ -348,6 +348,7 @@ def test_data(data: Path, tmp_path: Path, refuse: Refuse, spoil: Callable[[Path]
         (["--trainer.max_steps", "5"], "--steps"),
         (["--trainer.accumulate_grad_batches", "2"], "--accumulate"),
         (["--trainer.logger", "true"], "--trainer.logger"),
+        (["--trainer.strategy", "fsdp"], "the teacher that follows it needs the whole; use ddp"),
         (["--recipe", "BROKEN"], "broken.yaml"),
     ],
     ids=str,

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from protoseg.config import OWN_NETWORKS, change_method, read_recipe, settle_method, validate
+from protoseg.config import OWN_NETWORKS, change_method, read_recipe, read_yaml, settle_method, validate
 from protoseg.settings import TrainConfig
 
 DRY_RUN = "--dry-run"
@@ -82,6 +82,8 @@ _MOVABLE = ("--data", "--unlabeled", "--labels", "--holdout")
 
 
 def _parse_resume(parser: Any, words: list[str], run: Path) -> TrainConfig:
+    import yaml
+
     stored = run / "config.yaml"
     if not stored.is_file():
         raise FileNotFoundError(f"there is no run to go on with in {run} (no config.yaml)")
@@ -91,7 +93,7 @@ def _parse_resume(parser: Any, words: list[str], run: Path) -> TrainConfig:
             f"{', '.join(changed)} would change the run that --resume goes on with; give only --checkpoint-every, --workers, "
             f"or where images and lists lie now ({', '.join(_MOVABLE)}), or start a new run"
         )
-    config: TrainConfig = _instantiate(parser, _parse(parser, ["--config", str(stored), *words]))
+    config: TrainConfig = _instantiate(parser, _parse(parser, ["--config", yaml.safe_dump(read_yaml(stored)), *words]))
     return config
 
 

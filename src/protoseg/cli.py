@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from protoseg.arguments import DRY_RUN, parse_train
 from protoseg.files import CannotWriteError
+from protoseg.launch import is_first
 from protoseg.settings import RUN_FOLDER
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
 
 def _is_copy() -> bool:
     """Whether this is a further process of a distributed run: Lightning starts the command again for each."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+    return not is_first()
 
 
 def _how_to_go_on(before: str) -> str:
@@ -155,9 +156,10 @@ def _free(path: Path) -> Path:
 
 
 def _train(arguments: list[str], *, command: str | None = None) -> int:
-    """0, or 1 where training has collapsed."""
+    """0, or 1 where training has collapsed or lost a process."""
     config = parse_train([word for word in arguments if word != DRY_RUN])
     from protoseg.engine.collapse import CollapseError
+    from protoseg.engine.lost import LostProcessError
 
     try:
         if DRY_RUN in arguments:
@@ -170,6 +172,11 @@ def _train(arguments: list[str], *, command: str | None = None) -> int:
             train(config, console=_console(), command=command or _shown("train", arguments))
     except CollapseError as error:
         print(f"protoseg train: {error}", file=sys.stderr)
+        return 1
+    except LostProcessError as error:
+        if os.environ.get("PROTOSEG_TRACEBACK"):
+            raise
+        print(f"protoseg train: {error}{_how_to_go_on('; ')}", file=sys.stderr)
         return 1
     return 0
 

@@ -157,7 +157,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
     try:
         settings = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, or no UTF-8
         raise ValueError(f"{file} is not a YAML file of settings: {' '.join(str(error).split())}") from error
     if settings is not None and not isinstance(settings, dict):
         raise ValueError(f"{file} is not a YAML file of settings: it holds no `name: value`")

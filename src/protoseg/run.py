@@ -36,6 +36,7 @@ from protoseg.data.splits import Partition
 from protoseg.engine.evaluate import Normalization
 from protoseg.engine.train import check_trainer_options, has_checkpoint
 from protoseg.files import locked, make_folder, write_text
+from protoseg.launch import is_first, join_slurm, num_processes
 from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, START
 from protoseg.report.page import write_report
@@ -60,11 +61,12 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, ConnectionError: one sentence on what is wrong, before training.
     """
+    join_slurm(config.trainer)
     config, data = settle(config, console=console)
     normalization, network, method = build(config, data, console=console)
     # Whatever cannot work has stopped by now; only from here on something is written.
     with _run_folder(config, data.partition, console) as out:
-        if _is_main_process():
+        if is_first():
             found = describe_data(config, data)
             trains = not (out / RESULT).is_file()
             if config.resume is not None and not trains:
@@ -189,7 +191,7 @@ def _baseline_config(config: TrainConfig) -> TrainConfig:
 def _run_folder(config: TrainConfig, partition: Partition, console: Console) -> Iterator[Path]:
     """The run folder, which no other run can use meanwhile: a new one with settings and lists in it, or that of a resumed run,
     whose images have to be the same."""
-    if not _is_main_process():
+    if not is_first():
         yield _folder_of_main(config)
         return
     if config.resume is not None:
@@ -254,14 +256,10 @@ def _new_folder(config: TrainConfig) -> Path:
     return next(path for path in (Path("runs") / name for name in names) if make_folder(path))
 
 
-def _is_main_process() -> bool:
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
 def _check_batch(config: TrainConfig, network: nn.Module) -> None:
     """Stop where a process would get no whole share of the batch, or one image that BatchNorm cannot train on."""
     assert config.batch is not None
-    processes = _processes(config)
+    processes = num_processes(config.trainer)
     if processes > 1 and method_class(config.method).needs_labeler:
         raise ValueError(f"{config.method} trains several models one after the other, in one process, not in {processes}")
     if processes > 1 and config.on_collapse == "rollback":
@@ -276,14 +274,9 @@ def _check_batch(config: TrainConfig, network: nn.Module) -> None:
 def _note_on_pairs(config: TrainConfig) -> str:
     """What to say where the pairs of CutMix, which are neighbours in the batch, depend on the number of processes."""
     assert config.batch is not None
-    processes = _processes(config)
+    processes = num_processes(config.trainer)
     share = config.batch // processes
     if processes == 1 or share % 2 == 0:
         return ""
     missing = "no image has a partner for CutMix" if share == 1 else "one of them has no partner of its own for CutMix"
     return f"each of {processes} processes gets {share} of {config.batch} images, and {missing}; better --batch {2 * processes}"
-
-
-def _processes(config: TrainConfig) -> int:
-    devices = config.trainer.get("devices", 1)
-    return int(os.environ.get("WORLD_SIZE", devices if isinstance(devices, int) else 1))

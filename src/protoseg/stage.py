@@ -37,6 +37,7 @@ from protoseg.engine.pictures import colorize, sheet
 from protoseg.engine.tally import TALLY, Tally
 from protoseg.engine.train import FitReport, fit
 from protoseg.files import make_folder, write_text
+from protoseg.launch import started_by_torchrun
 from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, SHEET
 from protoseg.settings import TrainConfig
@@ -188,8 +189,9 @@ def trainer_options(config: TrainConfig) -> dict[str, Any]:
         options["gradient_clip_val"] = config.optimizer.clip
     if uses_cuda(config):
         options["precision"] = "bf16-mixed"
-    options |= config.trainer
-    if options.get("devices", 1) not in (1, "1") and "strategy" not in options:
+    options |= started_by_torchrun() | config.trainer
+    several = any(options.get(name, 1) not in (1, "1") for name in ("devices", "num_nodes"))
+    if several and "strategy" not in options:
         options["strategy"] = "ddp"
     return options
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -76,12 +76,16 @@ def load_model(path: Path) -> TrainedModel:
     try:
         classes = _classes_from(header["classes"])
         stored = header["normalization"]
-        normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["dtype"])
-        model = ModelConfig(**header["config"]["model"])
+        mean, std = (tuple(float(value) for value in stored[name]) for name in ("mean", "std"))
+        normalization = Normalization(mean, std, stored["dtype"])
+        model = _model_from(header["config"]["model"], file.tensors)
         inference = build_inference(InferenceConfig(**header["config"].get("inference", {})))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
-    network = build_network(model, len(classes), pretrained=False)
+    try:
+        network = build_network(model, len(classes), pretrained=False)
+    except ValueError as error:
+        raise ValueError(f"{path} describes a network that cannot be built: {error}") from error
     try:
         network.load_state_dict(part(file.tensors, "network"))
     except RuntimeError as error:
@@ -98,7 +102,7 @@ def by_prototypes(model: TrainedModel, path: Path, *, mean: bool = False) -> Tra
         mean: by both, the mean of their probabilities.
 
     Raises:
-        ValueError: it was trained without prototypes.
+        ValueError: it was trained without prototypes, or its tensors are none.
     """
     head = load_prototypes(model, path, advice="leave out --head")
     return dataclasses.replace(model, network=PrototypePredictor(model.network, head, mean=mean).eval())
@@ -113,22 +117,25 @@ def load_prototypes(model: TrainedModel, path: Path, *, advice: str) -> Prototyp
         advice: what to do where there are none.
 
     Raises:
-        ValueError: it was trained without prototypes.
+        ValueError: it was trained without prototypes, or its tensors are none.
     """
     state = part(load_model_file(path).tensors, "prototypes")
     if not state:
         raise ValueError(f"{path} was trained without prototypes; {advice}")
-    settings = model.header["config"]["prototypes"]
-    classes, per_class, channels = state["prototype"].shape
-    head = PrototypeHead(
-        channels,
-        classes,
-        per_class=per_class,
-        temperature=settings["temperature"],
-        class_prior=settings["class_prior"],
-        unit_features=settings["unit_features"],
-    )
-    head.load_state_dict(state)
+    try:
+        settings = model.header["config"]["prototypes"]
+        classes, per_class, channels = state["prototype"].shape
+        head = PrototypeHead(
+            channels,
+            classes,
+            per_class=per_class,
+            temperature=settings["temperature"],
+            class_prior=settings["class_prior"],
+            unit_features=settings["unit_features"],
+        )
+        head.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the prototypes in {path} do not fit its own description: {str(error).splitlines()[0]}") from error
     return head
 
 
@@ -361,6 +368,24 @@ def progress(text: str, console: Console) -> Callable[[Sequence[Sample]], Iterab
     if not console.is_terminal:
         return iter
     return lambda samples: rich_track(samples, description=text, console=console, transient=True)
+
+
+def _model_from(stored: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> ModelConfig:
+    """The network that a file describes. Anybody may have written it, and memory is made for what it says.
+
+    Raises:
+        TypeError, ValueError: a setting is of another type, or larger than the file's own tensors.
+    """
+    model = ModelConfig(**stored)
+    for name, hint in get_type_hints(ModelConfig).items():
+        kinds = tuple(get_origin(kind) or kind for kind in get_args(hint) or (hint,))
+        if not isinstance(getattr(model, name), kinds):
+            raise TypeError(f"model.{name} is {str(getattr(model, name))[:40]!r}")
+    largest = max((max(tensor.shape, default=1) for tensor in tensors.values()), default=1)
+    sides = [model.width if model.arch == "small_unet" else 1, 1 if model.features is None else model.features]
+    if not all(0 < side <= largest for side in (*sides, len(model.mean or "RGB"))):
+        raise ValueError("it speaks of more channels than its tensors have")
+    return model
 
 
 def _classes_from(stored: dict[str, Any]) -> ClassTable:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from protoseg.data.check import LabelReport, check_labels, read_pair
 from protoseg.data.formats import open_dataset
-from protoseg.data.images import TiffPage
+from protoseg.data.images import read_image
 from protoseg.data.io import MASK_SUFFIXES, UnreadableImageError
 from protoseg.data.masks import count_values, describe, pack, read_mask, unpack
 from protoseg.data.splits import make_partition
@@ -324,9 +324,9 @@ class TestDataSet:
 def test_a_tiff_whose_header_is_damaged_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever shape the reader makes of it."""
     path = tmp_path / "mask.tif"
-    tifffile.imwrite(path, np.zeros((6, 8), dtype=np.uint8))
-    for shape in ((6,), (0, 8, 1)):
-        page = TiffPage(np.zeros(shape, np.uint8), "MINISBLACK", None)
-        monkeypatch.setattr("protoseg.data.masks.read_tiff", lambda _, page=page: page)
-        with pytest.raises(UnreadableImageError, match="of the shape"):
-            read_mask(path)
+    tifffile.imwrite(path, np.zeros((6, 8), dtype=np.uint16))
+    for shape in ((6,), (0, 8)):
+        monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", lambda *_, shape=shape: np.zeros(shape, np.uint16))
+        for read in (read_mask, read_image):
+            with pytest.raises(UnreadableImageError, match="of the shape"):
+                read(path)

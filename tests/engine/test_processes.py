@@ -84,5 +84,5 @@ def test_processes_train_as_one(
                 if before[name]:
                     assert float(after[name]) == pytest.approx(float(before[name]), abs=1e-5), (method, name, before["step"])
         models = [load_file(run / "model.safetensors") for run in (one, many)]
-        apart = {name: float((models[1][name] - tensor).abs().max()) for name, tensor in models[0].items()}
+        apart = {name: float((models[1][name].double() - tensor.double()).abs().max()) for name, tensor in models[0].items()}
         assert {name: distance for name, distance in apart.items() if distance > 1e-4} == {}, method

@@ -282,6 +282,20 @@ def test_few_and_many_classes(name: str, prototypes: bool, classes: int) -> None
     assert all(value.isfinite() and (value > 0 or term in may_be_zero) for term, value in out.terms.items())
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.03), (torch.float16, 0.01)], ids=["bfloat16", "float16"])
+def test_precisions_agree(name: str, dtype: torch.dtype, bound: float) -> None:
+    """8 and 11 bits against 24. A teacher that has learned nothing is the worst case: many labels hang by the last digit."""
+    whole, mixed = make(name, prototypes=True), make(name, prototypes=True)
+    expected = whole(labeled_batch(), unlabeled_batch(whole), step=0)
+    with torch.autocast("cpu", dtype=dtype):
+        found = mixed(labeled_batch(), unlabeled_batch(mixed), step=0)
+    assert found.loss.dtype == torch.float32
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=bound)
+    found.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mixed.trained_parameters())
+
+
 @with_and_without
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", ["no label", "padding only", "never sure", "nothing at all", "class absent"])

@@ -162,7 +162,10 @@ def _bands(image: Image.Image, path: Path) -> ImageArray:
 
 def _decode_png(path: Path) -> NDArray[np.uint16]:
     """A PNG of 16 bits a channel."""
-    image: NDArray[np.uint16] = imagecodecs.png_decode(path.read_bytes())
+    try:
+        image: NDArray[np.uint16] = imagecodecs.png_decode(path.read_bytes())
+    except (imagecodecs.PngError, ValueError) as error:
+        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
     image = image if image.ndim == 3 else image[..., None]
     return _without_transparency(image) if image.shape[2] in {2, 4} else image
 
@@ -232,6 +235,8 @@ def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
         raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
     array = series.asarray()
     image = np.moveaxis(array, bands[0], -1) if bands else array[..., None]
+    if image.ndim != 3 or 0 in image.shape:  # a damaged header
+        raise UnreadableImageError(f"{path} holds an image of the shape {series.shape}")
     nodata = _nodata(file)
     if nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1:  # these become floats, which have holes
         image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))

@@ -5,10 +5,13 @@ B images of this process · I channels · S side of the crop
 
 from __future__ import annotations
 
+import errno
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +31,14 @@ from protoseg.types import IGNORE_INDEX
 _REPLACEMENTS = 16  # tries before a run of unreadable images is taken for a broken data set
 
 _GRACE = 20  # seconds that a worker goes on after SIGTERM
+
+T = TypeVar("T")
+
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
+"""What a network drive answers while it is away for a moment."""
+_PAUSES = (1, 10, 60)  # seconds before a file is tried again
+
+_STALLED = 900  # seconds without a batch from a worker after which a drive that does not answer is taken for lost
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ class LabeledCrops(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         chosen, rare_class = (draw.image, None) if self.rare is None else self.rare.replace(draw)
-        image, mask = read_pair(self.samples[chosen], self.geometry.kind)
+        image, mask = _patiently(partial(read_pair, self.samples[chosen], self.geometry.kind))
         label = self.classes.encode(mask)
         label[missing_pixels(image)] = IGNORE_INDEX
         around = None if rare_class is None else pixel_of(torch.from_numpy(label), rare_class, seed=draw.seed)
@@ -107,7 +118,7 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
         for attempt in range(_REPLACEMENTS):
             path = self.samples[index].image
             try:
-                image = read_image(path, self.geometry.kind)
+                image = _patiently(partial(read_image, path, self.geometry.kind))
             except UnreadableImageError:
                 skipped.append(str(path))
                 index = fold(draw.seed, "replacement", attempt) % len(self.samples)
@@ -117,6 +128,18 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
         raise UnreadableImageError(
             f"{_REPLACEMENTS} unlabelled images in a row cannot be read, the last was {skipped[-1]}; check the folder"
         )
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Read once more, after a while, what a drive could not give just now; any other error is final."""
+    for pause in _PAUSES:
+        try:
+            return read()
+        except UnreadableImageError as error:
+            if getattr(error.__cause__, "errno", None) not in _PASSING:
+                raise
+            time.sleep(pause)
+    return read()
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -140,6 +163,7 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=False,
         worker_init_fn=_start_worker if workers else None,
+        timeout=_STALLED if workers else 0,
     )
 
 

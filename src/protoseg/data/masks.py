@@ -109,8 +109,6 @@ def _values(image: Image.Image, stored: str, path: Path) -> MaskArray:
 
 def _tiff_values(page: TiffPage, path: Path) -> MaskArray:
     values, meaning, _ = page  # Pillow would turn MinIsWhite ones round
-    if values.ndim != 3 or 0 in values.shape:  # a damaged header
-        raise _no_mask(path, f"a {meaning} image of the shape {values.shape}")
     if values.dtype == np.uint8 and (meaning, values.shape[2]) in {("RGB", 4), ("MINISBLACK", 2)}:
         if values[..., -1].min() < values[..., -1].max():
             raise _transparent(path)

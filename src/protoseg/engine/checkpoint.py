@@ -78,7 +78,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, An
         raise ValueError(f"{file} is not a protoseg model (its header has no {FORMAT!r})")
     try:
         return found, json.loads(metadata["protoseg"])
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: its header cannot be read ({error})") from error
 
 

@@ -23,6 +23,7 @@ from protoseg.data.batch import BatchViews
 from protoseg.engine.callbacks import Checkpoint, MetricsLog, Snapshots, read_rows
 from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, describe, roll_back
 from protoseg.engine.datamodule import StreamModule
+from protoseg.engine.lost import lost
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, CheckpointFiles, DamagedError, load_state
 from protoseg.engine.stop import Stop
@@ -110,6 +111,7 @@ def fit(
     Raises:
         CollapseError: training has collapsed.
         KeyboardInterrupt: with the number of the signal that has stopped it.
+        LostProcessError: another process, or one that reads images, has died.
         ValueError: no checkpoint is whole, or they are of another model.
     """
     _quiet()
@@ -173,6 +175,8 @@ def fit(
         except RuntimeError as error:  # of the death of a worker or another process, where all of them got the signal
             if stop.signum:
                 raise KeyboardInterrupt(stop.signum) from error
+            if death := lost(error, getattr(trainer.strategy.launcher, "procs", ())):
+                raise death from error
             raise
         except Collapse as collapse:
             if not rollback:
@@ -234,7 +238,8 @@ def check_trainer_options(options: dict[str, Any]) -> None:
     """Check options for the Lightning Trainer.
 
     Raises:
-        ValueError: the Trainer has no such option, it is one that protoseg sets itself, or this machine has no such device.
+        ValueError: the Trainer has no such option, it is one that protoseg sets itself, this machine has no such device, or the
+            strategy is none that a teacher can follow.
     """
     for name in options:
         if name in _INSTEAD:
@@ -243,6 +248,11 @@ def check_trainer_options(options: dict[str, Any]) -> None:
             raise ValueError(f"--trainer.{name} is set by protoseg and cannot be changed")
         if name not in inspect.signature(L.Trainer).parameters:
             raise ValueError(f"--trainer.{name}: the Lightning Trainer has no such option")
+    if any(name in str(options.get("strategy", "")).lower() for name in ("fsdp", "deepspeed")):
+        raise ValueError(
+            f"--trainer.strategy {options['strategy']} keeps a part of the student on each device, and the teacher that "
+            "follows it needs the whole; use ddp, with a smaller --batch and more --accumulate where memory is short"
+        )
     device = {name: options[name] for name in ("accelerator", "precision") if name in options}
     if device:
         try:
@@ -305,6 +315,8 @@ def _quiet() -> None:
     """Keep Lightning's banners and advice for developers off the user's screen."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It ends all processes where one has died and the others wait for it, and this is the only word about it.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")

@@ -67,6 +67,8 @@ class Segmentation(Region):
         try:
             if not isinstance(self.code, dict):
                 rings: Any = [_ring(ring, size) for ring in self.code]
+                if not rings:
+                    raise ValueError("its list of polygons is empty")
                 code = mask.merge(mask.frPyObjects(rings, *size))
                 left, top, width, height = (int(side) for side in mask.toBbox(code))
                 whole = mask.decode(code)

@@ -1,0 +1,44 @@
+"""What a run says when a process that it needs has died: another of its own, or one that reads images."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+
+import torch.distributed as dist
+
+
+class LostProcessError(RuntimeError):
+    """A process has died or hangs, and the run cannot go on without it."""
+
+
+def lost(error: RuntimeError, started: Sequence[subprocess.Popen[bytes]] = ()) -> LostProcessError | None:
+    """What an error in training says of another process; None where it is about something else.
+
+    Args:
+        error: of PyTorch.
+        started: the further processes of the run, where this one has started them.
+    """
+    text = " ".join(str(error).split())
+    if text.startswith("DataLoader worker"):
+        return LostProcessError(
+            f"a process that reads images has died ({text.rstrip('. ')}); the system ends processes where memory runs out, and "
+            "fewer --workers need less of it"
+        )
+    if text.startswith("DataLoader timed out"):
+        return LostProcessError(f"no image came from the data set any more ({text}); look whether its drive answers")
+    if isinstance(error, dist.DistError) or "gloo" in text:  # gloo's own are plain RuntimeErrors with the place in its source
+        return LostProcessError(f"{_who(started)} ({text[:120]})")
+    return None
+
+
+def _who(started: Sequence[subprocess.Popen[bytes]]) -> str:
+    time.sleep(0.2)  # a process closes its connections before it counts as ended
+    ended = [(rank, code) for rank, process in enumerate(started, 1) if (code := process.poll()) is not None]
+    if not ended:
+        return "another process of this run has died or is out of reach"
+    rank, code = ended[0]
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"has stopped with status {code}"
+    return f"process {rank + 1} of {len(started) + 1} {how}"

@@ -1,0 +1,158 @@
+"""A process that dies takes the run down within seconds, with the reason and the way on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from make_folder import TINY, make_folder
+
+from protoseg.cli import main
+from protoseg.data.loader import LabeledCrops, UnlabeledCrops
+from protoseg.engine.lost import lost
+from protoseg.engine.resumable import load_state
+
+TWO = ("--batch", "4", "--trainer.accelerator", "cpu", "--trainer.devices", "2")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("lost") / "data", train=6, labeled=3, test=1)
+
+
+def second_process(first: int) -> int:
+    """The process that Lightning has started from a first one."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == first and b"LOCAL_RANK=1" in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+        except OSError:
+            continue
+    raise AssertionError("there is no second process")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes as Linux shows them")
+@pytest.mark.parametrize("which", ["second", pytest.param("first", marks=pytest.mark.slow)])
+def test_a_killed_process_ends_all(data: Path, tmp_path: Path, which: str) -> None:
+    out = tmp_path / "out"
+    words = [*TINY, *TWO, "--steps", "2000", "--log-every", "1", "--checkpoint-every", "2", "--no-evaluate", "--out", str(out)]
+    command = [sys.executable, "-m", "protoseg.cli", "train", str(data), *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        deadline = time.monotonic() + 600  # of a machine that is busy
+        while not (out / "metrics.csv").is_file() or (out / "metrics.csv").read_text().count("\n") < 5:
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(second_process(run.pid) if which == "second" else run.pid, signal.SIGKILL)
+        began = time.monotonic()
+        _, message = run.communicate(timeout=120)  # of both: the other one holds the pipe too
+    assert time.monotonic() - began < 60  # seconds where the machine is free
+    assert "Traceback" not in message
+    if which == "second":
+        assert "process 2 of 2 was ended by SIGKILL" in message or "terminated with code -9" in message
+    else:
+        assert "another process of this run has died" in message
+        assert f"go on with protoseg train --resume {out}" in message.splitlines()[-1]
+    assert load_state(out / "last.ckpt")["global_step"] >= 2
+
+
+def test_a_killed_worker_ends_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As the system does it where memory runs out; the run goes on later."""
+    read, calls = LabeledCrops.__getitem__, [0]
+
+    def die_in_a_worker(self: LabeledCrops, draw: Any) -> dict[str, Any]:
+        calls[0] += multiprocessing.parent_process() is not None
+        if calls[0] > 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, draw)
+
+    words = [
+        "train",
+        str(data),
+        *TINY,
+        "--steps",
+        "8",
+        "--checkpoint-every",
+        "1",
+        "--no-evaluate",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(LabeledCrops, "__getitem__", die_in_a_worker)
+        assert main([*words, "--workers", "1"]) == 1
+    said = capfd.readouterr().err
+    assert "a process that reads images has died (DataLoader worker" in said
+    assert f"fewer --workers need less of it; go on with protoseg train --resume {tmp_path / 'out'}" in said
+    assert main(["train", "--resume", str(tmp_path / "out"), "--workers", "0"]) == 0
+
+
+def test_a_drive_that_does_not_answer_ends_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("protoseg.data.loader._STALLED", 2)
+    monkeypatch.setattr(LabeledCrops, "__getitem__", lambda self, draw: time.sleep(60))
+    assert main(["train", str(data), *TINY, "--workers", "1", "--out", str(tmp_path / "out")]) == 1
+    assert "no image came from the data set any more (DataLoader timed out after 2 seconds)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("crops", [LabeledCrops, UnlabeledCrops])
+def test_a_file_that_vanishes_in_mid_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], crops: Any
+) -> None:
+    """An unlabelled one is left out and counted; without a labelled one the run would be another."""
+    data = make_folder(tmp_path / "data", train=6, labeled=3)
+    lost_file, read, calls = data / f"images/img_0{1 if crops is LabeledCrops else 4}.png", crops.__getitem__, [0]
+
+    def vanish(self: Any, draw: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 4:
+            lost_file.unlink()
+        return read(self, draw)
+
+    monkeypatch.setattr(crops, "__getitem__", vanish)
+    words = ["train", str(data), *TINY, "--steps", "8", "--prototypes.per_class", "0", "--consistency.warmup_steps", "0"]
+    status = main([*words, "--no-evaluate", "--out", str(tmp_path / "out")])
+    if crops is UnlabeledCrops:
+        assert status == 0
+        assert json.loads((tmp_path / "out/result.json").read_text())["skipped"] == [str(lost_file)]
+    else:
+        assert status == 2
+        assert f"{lost_file} does not exist" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("[/x/gloo/transport/tcp/pair.cc:1] Connection closed by peer [::1]:1"), "another process of this run"),
+        (dist.DistNetworkError("The client socket has timed out"), "another process of this run"),
+        (RuntimeError("DataLoader timed out after 900 seconds"), "no image came from the data set"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "by signal: Killed); the system ends"),
+    ],
+)
+def test_what_is_said(error: RuntimeError, message: str) -> None:
+    assert message in str(lost(error))
+
+
+def test_other_errors_are_none_of_it() -> None:
+    assert lost(RuntimeError("CUDA out of memory")) is None
+
+
+def test_the_process_that_ended_is_named() -> None:
+    with subprocess.Popen(["sleep", "60"]) as alive, subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as ended:
+        ended.wait()
+        said = str(lost(RuntimeError("gloo"), [alive, ended]))
+        alive.kill()
+    assert "process 3 of 3 has stopped with status 3" in said

@@ -1,0 +1,354 @@
+"""Hostile files: whatever stands in them, a reader gives a result or the errors that it documents, and nothing else.
+
+A few examples of each in the suite, as many as `PROTOSEG_FUZZ` says under `make fuzz`.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+import os
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from make_folder import PALETTE, draw_shapes, write_png
+from make_formats import WRITERS, encode_brush, make_pictures
+from PIL import Image
+
+from protoseg.arguments import parse_train
+from protoseg.data.check import check_labels
+from protoseg.data.formats import open_dataset
+from protoseg.data.formats.coco import Segmentation
+from protoseg.data.formats.labelme import StoredMask
+from protoseg.data.images import header_size, read_image
+from protoseg.data.io import UnreadableImageError
+from protoseg.data.masks import read_mask
+from protoseg.data.rle import decode_brush
+from protoseg.data.splits import make_partition
+from protoseg.engine.checkpoint import MODEL, load_model_file, save_model
+from protoseg.nn.prototype_head import PrototypeHead
+from protoseg.nn.small_unet import SmallUNet
+from protoseg.settings import TrainConfig
+from protoseg.trained import by_prototypes, load_model
+
+EXAMPLES = int(os.environ.get("PROTOSEG_FUZZ", "0"))
+
+
+def fuzzed(quick: int) -> Callable[[Any], Any]:
+    """So many examples in the suite; the folder of a test serves all of its examples."""
+    ignored = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    phases = tuple(Phase) if EXAMPLES else (Phase.explicit, Phase.generate)  # a failure in the suite is shown as it is found
+    return settings(
+        max_examples=EXAMPLES or quick,
+        deadline=None,
+        suppress_health_check=ignored,
+        derandomize=not EXAMPLES,
+        phases=phases,
+    )
+
+
+def refused(read: Callable[[], object], *documented: type[Exception]) -> str:
+    """What a reader says against a file; empty where it takes it. Any error that it does not document is a fault."""
+    try:
+        read()
+    except documented as error:
+        return str(error) or "nothing"
+    return ""
+
+
+ODD = [-1, 0, 1, 2, 255, 1 << 40, 10**400, 0.5, 1e308, "", "0", "..", "/", "a.png", "\0", "\ud800", "/etc/passwd"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(ODD) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=6,
+)
+"""Whatever JSON can hold, and some of what attackers like."""
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """Bytes of a file with some overwritten, left out, put in, or cut off."""
+    content = bytearray(whole)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(len(content) - 1, 0)))
+        kind = draw(st.sampled_from(["one", "some", "drop", "insert", "cut"]))
+        if kind == "one" and content:
+            content[at] = draw(st.integers(0, 255))
+        elif kind == "some":
+            piece = draw(st.binary(max_size=8))
+            content[at : at + len(piece)] = piece
+        elif kind == "drop":
+            del content[at : at + draw(st.integers(1, 40))]
+        elif kind == "insert":
+            content[at:at] = draw(st.binary(max_size=20))
+        else:
+            del content[at:]
+    return bytes(content)
+
+
+@st.composite
+def changed(draw: st.DrawFn, whole: Any) -> Any:
+    """A structure of JSON with some of its values replaced, left out or repeated."""
+    content = copy.deepcopy(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        places = list(_places(content))
+        if not places:
+            break
+        container, key = draw(st.sampled_from(places))
+        kind = draw(st.sampled_from(["replace", "replace", "drop", "repeat"]))
+        if kind == "replace":
+            container[key] = draw(JSON)
+        elif kind == "drop":
+            del container[key]
+        elif isinstance(container, list):
+            container.append(container[key])
+        else:
+            container[draw(st.text(max_size=5))] = container[key]
+    return content
+
+
+def _places(content: Any) -> Any:
+    keys = content.keys() if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    for key in keys:
+        yield content, key
+        yield from _places(content[key])
+
+
+# ---------------------------------------------------------------------------------------------------------------- masks
+
+
+def _pictures() -> dict[str, bytes]:
+    image, mask = draw_shapes(np.random.default_rng(0), (9, 12))
+    palette = Image.fromarray(mask)
+    palette.putpalette(PALETTE)
+    wide = Image.fromarray(mask.astype(np.uint16) * 300)
+    turned = Image.Exif()
+    turned[274] = 6
+    files: dict[str, bytes] = {}
+    for name, picture, options in (
+        ("index.png", palette, {}),
+        ("wide.png", wide, {}),
+        ("color.png", Image.fromarray(image), {}),
+        ("color.bmp", Image.fromarray(image), {}),
+        ("index.tif", palette, {}),
+        ("packed.tif", Image.fromarray(image), {"compression": "tiff_lzw"}),
+        ("wide.tiff", wide, {"compression": "tiff_deflate"}),
+        ("photo.jpg", Image.fromarray(image), {"exif": turned}),
+        ("photo.webp", Image.fromarray(image), {}),
+    ):
+        buffer = io.BytesIO()
+        picture.save(buffer, Image.registered_extensions()[Path(name).suffix], **options)
+        files[name] = buffer.getvalue()
+    with TemporaryDirectory() as folder:
+        rows = [bytes(range(i, i + 24)) for i in range(5)]
+        files["deep.png"] = write_png(Path(folder) / "deep.png", rows, width=4, depth=16, color=2).read_bytes()
+    return files
+
+
+PICTURES = _pictures()
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@given(data=st.data())
+@fuzzed(8)
+def test_pictures(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    path = tmp_path / name
+    path.write_bytes(data.draw(damaged(PICTURES[name])))
+    for read in (read_image, read_mask, header_size):
+        message = refused(partial(read, path), UnreadableImageError)
+        assert not message or str(path) in message
+
+
+@given(data=st.data())
+@fuzzed(15)
+def test_pngs_in_labelme(data: st.DataObject) -> None:
+    content = data.draw(damaged(PICTURES["index.png"]))
+    code = data.draw(st.just(base64.b64encode(content).decode()) | st.text(max_size=20))
+    place = st.integers(-20, 40)
+    try:
+        patch = StoredMask(data.draw(place), data.draw(place), code).patch((9, 12))
+    except ValueError:
+        return
+    assert patch.inside.dtype == np.bool_
+    assert patch.top + patch.inside.shape[0] <= 9
+    assert patch.left + patch.inside.shape[1] <= 12
+
+
+@given(
+    code=st.lists(st.integers(0, 255) | JSON, max_size=40) | damaged(bytes(encode_brush(np.eye(4, 5, dtype=bool)))).map(list)
+)
+@fuzzed(15)
+def test_brushes_of_label_studio(code: list[Any]) -> None:
+    refused(lambda: decode_brush(code, (4, 5)), ValueError)
+
+
+RUNS = {"size": [4, 5], "counts": [2, 3, 15]}
+CODES = st.one_of(
+    changed({"code": RUNS}).map(lambda record: record.get("code")),
+    st.text(alphabet=[chr(n) for n in range(46, 114)], max_size=12).map(lambda counts: {**RUNS, "counts": counts}),
+    changed([[0.0, 0.0, 3.0, 0.0, 3.0, 3.0]]),
+    JSON,
+)
+
+
+@given(code=CODES)
+@fuzzed(25)
+def test_segmentations_of_coco(code: Any) -> None:
+    try:
+        patch = Segmentation(code).patch((4, 5))
+    except ValueError:
+        return
+    assert patch.top + patch.inside.shape[0] <= 4
+    assert patch.left + patch.inside.shape[1] <= 5
+
+
+# ----------------------------------------------------------------------------------------------------- annotation files
+
+FILE = {
+    "coco": "annotations/instances_train2017.json",
+    "labelme": "train/images/scene_1.json",
+    "label studio": "project-3.json",
+}
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fuzz")
+    for name in FILE:
+        WRITERS[name][1](root / name, make_pictures())
+    return root
+
+
+def read_labels(root: Path, format: str) -> None:
+    index = open_dataset(root, format=format)
+    check_labels(index, make_partition(index))
+
+
+@pytest.mark.parametrize("name", FILE)
+@given(data=st.data())
+@fuzzed(12)
+def test_annotation_files(datasets: Path, name: str, data: st.DataObject) -> None:
+    file = datasets / name / FILE[name]
+    whole = file.read_bytes()
+    try:
+        structure = changed(json.loads(whole)).map(lambda content: json.dumps(content).encode())
+        file.write_bytes(data.draw(structure | damaged(whole)))
+        assert refused(lambda: read_labels(datasets / name, name.replace(" ", "_")), ValueError, FileNotFoundError) != "nothing"
+    finally:
+        file.write_bytes(whole)
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+
+SETTINGS = TrainConfig(data="data").to_dict()
+SOURCE = yaml.safe_dump(SETTINGS)
+TEXTS = [
+    "a: [",
+    "&a [*a]",
+    "[" * 3000,
+    "!!python/object/apply:os.system [exit]",
+    "a: !!int x",
+    "a: 2001-99-99",
+    "\0",
+    "=:",
+    "? ",
+]
+
+
+@given(text=changed(SETTINGS).map(yaml.safe_dump) | damaged(SOURCE.encode()) | st.sampled_from(TEXTS) | st.text(max_size=20))
+@fuzzed(4)
+def test_files_of_settings(tmp_path: Path, text: str | bytes) -> None:
+    """As a recipe, and as what a run goes on with."""
+    recipe = tmp_path / "config.yaml"
+    recipe.write_bytes(text if isinstance(text, bytes) else text.encode(errors="surrogatepass"))
+    for words in (["data", "--recipe", str(recipe)], ["--resume", str(tmp_path)]):
+        assert refused(partial(parse_train, words), ValueError, FileNotFoundError) != "nothing"
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / MODEL
+    config = TrainConfig(data="data").to_dict()
+    config["model"] |= {"arch": "small_unet", "width": 2, "weights": "none"}
+    header = {
+        "config": config,
+        "classes": {"names": ["a", "b"], "values": [[0], [1]], "colors": [[0, 0, 0], [9, 9, 9]], "ignored": []},
+        "normalization": {"mean": [0.5] * 3, "std": [0.2] * 3, "dtype": "uint8"},
+        "crop": 32,
+        "recipe": "prototype",
+        "versions": {},
+    }
+    head = PrototypeHead(2, 2, per_class=2)
+    save_model(path, SmallUNet(2, width=2).state_dict(), head.state_dict(), header)
+    load_model(path)
+    by_prototypes(load_model(path), path)
+    return path
+
+
+def with_header(whole: bytes, header: str) -> bytes:
+    """A model file with another description."""
+    length = struct.unpack("<Q", whole[:8])[0]
+    outer = json.loads(whole[8 : 8 + length])
+    outer["__metadata__"]["protoseg"] = header
+    text = json.dumps(outer).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + whole[8 + length :]
+
+
+@given(data=st.data())
+@fuzzed(15)
+def test_models(tmp_path: Path, model: Path, data: st.DataObject) -> None:
+    whole = model.read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    header = load_model_file(model).header
+    path = tmp_path / MODEL
+    path.write_bytes(
+        data.draw(
+            changed(header).map(lambda content: with_header(whole, json.dumps(content)))
+            | st.sampled_from(["[" * 100_000, "[]", "1" * 5000]).map(lambda text: with_header(whole, text))
+            | damaged(whole[: 8 + length]).map(lambda head: head + whole[8 + length :])
+            | damaged(whole)
+        )
+    )
+    message = refused(lambda: by_prototypes(load_model(path), path), ValueError)
+    assert not message or str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("config", "model", "width"), 10**6, "more channels than its tensors have"),
+        (("config", "model", "features"), 10**7, "more channels than its tensors have"),
+        (("config", "model", "mean"), [0.5] * 10**5, "more channels than its tensors have"),
+        (("config", "model", "width"), "wide", "model.width is 'wide'"),
+        (("config", "model", "arch"), "no_net", "describes a network that cannot be built"),
+        (("config", "prototypes", "temperature"), 0, "do not fit its own description: temperature"),
+        (("normalization", "mean"), ["grey"], "its header does not fit"),
+    ],
+)
+def test_a_header_is_checked_before_memory_is_made(
+    tmp_path: Path, model: Path, place: tuple[str, ...], value: Any, message: str
+) -> None:
+    header = load_model_file(model).header
+    section = header
+    for name in place[:-1]:
+        section = section[name]
+    section[place[-1]] = value
+    path = tmp_path / MODEL
+    path.write_bytes(with_header(model.read_bytes(), json.dumps(header)))
+    with pytest.raises(ValueError, match=message):
+        by_prototypes(load_model(path), path)
