@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,8 @@ from typing import Any
 import pytest
 from make_folder import TINY, make_folder
 
+from chromium import find, opened, requests, started_browser, webdriver
 from protoseg.cli import main
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed; it is in protoseg[dev]")
-if CHROMIUM is None or DRIVER is None:
-    pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver", allow_module_level=True)
 
 HOSTILE = '<img src="http://127.0.0.1:9/x" onerror="alert(1)">'
 """A class name that would ask for something, were it markup."""
@@ -33,36 +28,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(word)
-    # The page scrolls smoothly for who has not asked for less motion: a pointer would meet what is still moving.
-    options.add_argument("--force-prefers-reduced-motion")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(executable_path=DRIVER))
-    yield browser
-    browser.quit()
+    with started_browser() as browser:
+        yield browser
 
 
 @pytest.fixture
 def browser(started: Any, page: Path) -> Any:
-    """A browser with the page open, at the size of a laptop."""
-    started.set_window_size(1400, 1000)
-    started.get("about:blank")
-    for kind in ("browser", "performance"):
-        started.get_log(kind)
-    started.get(page.as_uri())
-    return started
-
-
-def requests(browser: Any) -> list[str]:
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-
-
-def find(browser: Any, selector: str) -> Any:
-    return browser.find_element("css selector", selector)
+    return opened(started, page)
 
 
 def test_no_errors_and_no_requests(browser: Any, page: Path) -> None:

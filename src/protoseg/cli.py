@@ -30,6 +30,7 @@ protoseg: semantic segmentation from a few masks and many images.
   protoseg bench --data data/ --labels 23,1/8      methods, label counts and seeds in one grid, with its tables
   protoseg evaluate runs/NAME data/ --split test   mIoU and IoU per class of a trained model
   protoseg report runs/NAME                        one page that shows the run, to open in a browser
+  protoseg atlas runs/NAME data/                   one page that shows what each prototype stands for
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
 
 protoseg COMMAND --help tells more.
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "report": _report,
+        "atlas": _atlas,
         "predict": _predict,
         "split": _split,
         "doctor": _doctor,
@@ -232,6 +234,42 @@ def _report(arguments: list[str]) -> None:
     from protoseg.report.page import write_report
 
     console.print(f"report: {write_report(options.run)}")
+
+
+def _atlas(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="protoseg atlas",
+        description="Write one page that shows what each prototype of a run stands for: the image regions nearest to it, how "
+        "many pixels follow it, and where prototypes and linear classifier disagree.",
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("data", type=Path, help="its data set")
+    parser.add_argument("-o", "--out", type=Path, help="file to write; default atlas.html in the run folder")
+    parser.add_argument(
+        "--images", type=int, default=100, help="labelled images, and unlabelled ones; default %(default)s of each"
+    )
+    parser.add_argument("--format", help="layout of the data set; recognised when left out")
+    parser.add_argument("--unlabeled", type=Path, help="its further folder of unlabelled images, where it had one")
+    options = parser.parse_args(arguments)
+    if not options.run.is_dir():
+        raise FileNotFoundError(f"there is no run folder {options.run}")
+    from protoseg.atlas.gather import gather
+    from protoseg.atlas.page import ATLAS, write_atlas
+
+    out: Path = options.out or options.run / ATLAS
+    if not out.parent.is_dir() or out.is_dir():  # before the work, not after it
+        raise FileNotFoundError(f"{out} cannot be written: give a file in a folder that exists with -o")
+    console = _console()
+    atlas = gather(
+        options.run,
+        options.data,
+        console=console,
+        images=options.images,
+        format=options.format,
+        unlabeled=options.unlabeled,
+    )
+    write_atlas(atlas, out)
+    console.print(f"atlas: {out}")
 
 
 def _add_inference(parser: argparse.ArgumentParser) -> None:

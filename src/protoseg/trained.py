@@ -99,9 +99,24 @@ def by_prototypes(model: TrainedModel, path: Path, *, mean: bool = False) -> Tra
     Raises:
         ValueError: it was trained without prototypes.
     """
+    head = load_prototypes(model, path, advice="leave out --head")
+    return dataclasses.replace(model, network=PrototypePredictor(model.network, head, mean=mean).eval())
+
+
+def load_prototypes(model: TrainedModel, path: Path, *, advice: str) -> PrototypeHead:
+    """The prototypes of a trained model.
+
+    Args:
+        model: of `load_model`.
+        path: what it was read from.
+        advice: what to do where there are none.
+
+    Raises:
+        ValueError: it was trained without prototypes.
+    """
     state = part(load_model_file(path).tensors, "prototypes")
     if not state:
-        raise ValueError(f"{path} was trained without prototypes; leave out --head")
+        raise ValueError(f"{path} was trained without prototypes; {advice}")
     settings = model.header["config"]["prototypes"]
     classes, per_class, channels = state["prototype"].shape
     head = PrototypeHead(
@@ -113,7 +128,7 @@ def by_prototypes(model: TrainedModel, path: Path, *, mean: bool = False) -> Tra
         unit_features=settings["unit_features"],
     )
     head.load_state_dict(state)
-    return dataclasses.replace(model, network=PrototypePredictor(model.network, head, mean=mean).eval())
+    return head
 
 
 def _answering(run: Path, head: Head) -> TrainedModel:

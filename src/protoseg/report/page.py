@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +9,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from protoseg.engine.collapse import describe
 from protoseg.report.charts import Series, interval_chart, iou_bar, line_chart, share_chart
 from protoseg.report.compare import signed
 from protoseg.report.gather import Part, Story, gather
+from protoseg.report.html import css_color, environment, file_uri, inlined, percent
 
 REPORT = "report.html"
 _MOST_COLUMNS = 24  # classes of a confusion matrix that is shown whole
@@ -57,25 +55,16 @@ def write_report(run: Path, *, scored: Path | None = None) -> Path:
 
 def render(story: Story) -> str:
     """The page as text. The same story gives the same text: nothing in it tells when it was written."""
-    environment = Environment(
-        loader=PackageLoader("protoseg.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "duration": duration, "signed": signed, "remedy": describe}
-    script = _text(environment, "page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
+    templates = environment()
+    templates.filters |= {"percent": percent, "duration": duration, "signed": signed, "remedy": describe}
+    return templates.get_template("page.html").render(
         story=story,
-        style=Markup(_text(environment, "page.css")),
-        script=Markup(script),
-        script_digest=digest,
+        title=f"{story.name}: protoseg report",
+        **inlined(templates, styles=("page.css",), scripts=("page.js",)),
         interval=_interval(story),
         classes=class_rows(story),
         examples=_examples(story),
-        sheet=_uri(story.sheet) if story.sheet else None,
+        sheet=file_uri(story.sheet) if story.sheet else None,
         matrix=matrix_rows(story),
         confusions=confusions(story),
         charts=list(_charts(story)),
@@ -221,8 +210,8 @@ def _examples(story: Story) -> list[dict[str, Any]]:
     """The pictures, inside the page."""
     folder, shown = story.folder_of_examples, []
     for example in story.examples:
-        layers = [layer | {"uri": _uri(folder / Path(layer["picture"]).name)} for layer in example["layers"]]
-        shown.append(example | {"layers": layers, "uri": _uri(folder / Path(example["image"]).name)})
+        layers = [layer | {"uri": file_uri(folder / Path(layer["picture"]).name)} for layer in example["layers"]]
+        shown.append(example | {"layers": layers, "uri": file_uri(folder / Path(example["image"]).name)})
     return shown
 
 
@@ -244,11 +233,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{name}", "" if value is None else str(value)
 
 
-def percent(share: float | None) -> str:
-    """A share in percent; `absent` for a class that is not there."""
-    return "absent" if share is None or math.isnan(share) else f"{100 * share:.1f}"
-
-
 def duration(seconds: float) -> str:
     """Seconds in the two largest units."""
     minutes, rest = divmod(round(seconds), 60)
@@ -256,17 +240,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def css_color(color: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-def _uri(path: Path) -> str:
-    kind = {".jpg": "jpeg", ".png": "png"}[path.suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _text(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
