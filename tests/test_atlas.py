@@ -395,10 +395,10 @@ class TestPage:
             notes=("skipped, x.png is no image",),
         )
         text = " ".join(findings(ill))
-        assert "1 of 4 prototypes is dead (hardly any pixel of the class follows): ground 1." in text
+        assert "1 of 4 prototypes is dead (hardly any pixel of the class follows): ground #1." in text
         assert "2 pairs of prototypes are too similar" in text
-        assert "Of one class, so that one of the two is spare: ground 1 and ground 2 (0.999)." in text
-        assert "Of different classes, which prototypes alone cannot tell apart there: ground 1 and disc 1 (1.000)." in text
+        assert "Of one class, so that one of the two is spare: ground #1 and ground #2 (0.999)." in text
+        assert "Of different classes, which prototypes alone cannot tell apart there: ground #1 and disc #1 (1.000)." in text
         assert "Without prototypes, because training has met no pixel of them: bus." in text
         assert "Skipped, x.png is no image." in text
         assert "No prototypes: training has met no pixel of this class." in Page(render(ill)).text

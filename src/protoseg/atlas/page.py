@@ -152,7 +152,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _named(atlas: Atlas, place: tuple[int, int]) -> str:
-    return f"{atlas.classes[place[0]].name} {place[1] + 1}"
+    return f"{atlas.classes[place[0]].name} #{place[1] + 1}"  # names of classes may end in numbers themselves
 
 
 def _pair(atlas: Atlas, pair: Pair) -> str:
