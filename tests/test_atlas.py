@@ -214,7 +214,8 @@ class TestPictures:
                 around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
                 inside = [(a, b) for a, b in around if 0 <= a < 9 and 0 <= b < 12]
                 border = any(region[place] != region[y, x] for place in inside)
-                assert found[y, x].tolist() == [(255 if region[y, x] else 0) if border else 77] * 3
+                inner, outer = (255, 0) if border else (77, 77 // 2 + 48)  # outside a veil
+                assert found[y, x].tolist() == [inner if region[y, x] else outer] * 3
 
     def test_every_prototype_of_a_class_has_a_shade(self) -> None:
         table = shades([(0, 0, 0), (200, 30, 30), (255, 255, 255)], 4)
@@ -394,10 +395,10 @@ class TestPage:
             notes=("skipped, x.png is no image",),
         )
         text = " ".join(findings(ill))
-        assert "1 of 4 prototypes is dead, which is to say that hardly any pixel of the class follows: ground 1." in text
+        assert "1 of 4 prototypes is dead (hardly any pixel of the class follows): ground #1." in text
         assert "2 pairs of prototypes are too similar" in text
-        assert "Of one class, so that one of the two is spare: ground 1 and ground 2 (0.999)." in text
-        assert "Of different classes, which prototypes alone cannot tell apart there: ground 1 and disc 1 (1.000)." in text
+        assert "Of one class, so that one of the two is spare: ground #1 and ground #2 (0.999)." in text
+        assert "Of different classes, which prototypes alone cannot tell apart there: ground #1 and disc #1 (1.000)." in text
         assert "Without prototypes, because training has met no pixel of them: bus." in text
         assert "Skipped, x.png is no image." in text
         assert "No prototypes: training has met no pixel of this class." in Page(render(ill)).text

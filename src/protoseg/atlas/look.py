@@ -30,7 +30,7 @@ Track = Callable[[Sequence[Sample]], Iterable[Sample]]
 """Wraps a list, to show progress."""
 _CELLS = 96  # per side of the grid whose pixels are looked at in each image
 _LARGEST = 1536  # pixels a side that the network sees at once, where the model has no window of its own
-_MOST_REGIONS = 600  # in the page: fewer for each prototype where there are many
+_MOST_REGIONS = 1200  # in the page: fewer for each prototype where there are many
 _POINTS, _MOST_POINTS = 1500, 150  # in the plane, of either kind: of all classes together, of one class
 
 

@@ -117,9 +117,10 @@ def findings(atlas: Atlas) -> Iterator[str]:
     number = sum(len(view.prototypes) for view in atlas.classes)
     idle = [(c, k) for c, view in enumerate(atlas.classes) for k, prototype in enumerate(view.prototypes) if prototype.dead]
     if idle:
+        are = "is" if len(idle) == 1 else "are"
         yield (
-            f"{len(idle)} of {number} prototypes {'is' if len(idle) == 1 else 'are'} dead, which is to say that hardly any "
-            f"pixel of the class follows: {_listed([_named(atlas, place) for place in idle])}. "
+            f"{len(idle)} of {number} prototypes {are} dead (hardly any pixel of the class follows): "
+            f"{_listed([_named(atlas, place) for place in idle])}. "
             "They do no harm; fewer prototypes (--prototypes.per_class) would do as well."
         )
     else:
@@ -129,8 +130,8 @@ def findings(atlas: Atlas) -> Iterator[str]:
     same = [pair for pair in atlas.alike if pair.one[0] == pair.other[0]]
     mixed = [pair for pair in atlas.alike if pair.one[0] != pair.other[0]]
     if atlas.alike:
-        are = "pair of prototypes is" if atlas.number_alike == 1 else "pairs of prototypes are"
-        yield f"{atlas.number_alike} {are} too similar for any pixel to tell apart ({meaning})."
+        pairs = "pair of prototypes is" if atlas.number_alike == 1 else "pairs of prototypes are"
+        yield f"{atlas.number_alike} {pairs} too similar for any pixel to tell apart ({meaning})."
     else:
         yield f"No two prototypes are too similar to be told apart ({meaning})."
     if same:
@@ -151,7 +152,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _named(atlas: Atlas, place: tuple[int, int]) -> str:
-    return f"{atlas.classes[place[0]].name} {place[1] + 1}"
+    return f"{atlas.classes[place[0]].name} #{place[1] + 1}"  # names of classes may end in numbers themselves
 
 
 def _pair(atlas: Atlas, pair: Pair) -> str:

@@ -22,6 +22,7 @@ REGION = 132
 LONGEST = 640
 """Pixels of the longer side of a whole image's picture."""
 _SMALLEST, _PART = 48, 4  # a region is a quarter of its image, and no smaller than this
+_VEIL = 48  # added to half of what lies outside a region: neither white nor black any more
 _QUALITY = 78
 
 
@@ -61,8 +62,11 @@ def resized(rgb: UInt8Array, rows: int, columns: int) -> UInt8Array:
 
 
 def outlined(rgb: UInt8Array, region: NDArray[np.bool_]) -> UInt8Array:
-    """Draw a white line inside the border of a region and a black one outside; the frame of the picture is no border."""
-    shown = rgb.copy()
+    """Draw a white line inside the border of a region and a black one outside; the frame of the picture is no border.
+
+    What lies outside is veiled: a line alone does not say on which side of it the region is.
+    """
+    shown = np.where(region[..., None], rgb, rgb // 2 + _VEIL)
     shown[_grown(region) & ~region] = 0
     shown[region & _grown(~region)] = 255
     return shown
