@@ -424,7 +424,8 @@ class TestPage:
         cloud = dataclasses.replace(atlas.cloud, prototype=np.zeros((150, 4, 2)))
         html = render(dataclasses.replace(atlas, classes=views, cloud=cloud))
         assert len(html) < 12_000_000
-        assert all(name in Page(html).text for name in names)
+        text = Page(html).text
+        assert all(name in text for name in names)
 
 
 class TestOtherRuns:
