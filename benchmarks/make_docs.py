@@ -157,7 +157,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
 }
 """Page -> the name of a table in it -> the table."""
 METHODS_PAGE = ROOT / "docs/methods.md"
-STEP = {"network": "DeepLabV3Plus on resnet18", "crop": 256, "batch": 4, "against": "supervised"}
+STEP = {"network": "deeplabv3plus on resnet18", "crop": 256, "batch": 4, "against": "supervised"}
 """The measurement that docs/methods.md shows."""
 
 
