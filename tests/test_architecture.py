@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "report": ("data", "engine", "report"),
     "settings": (),
     "launch": (),
+    "versions": (),
     "config": ("settings", "types", "functional", "nn", "methods", "data", "engine"),
     "summary": ("settings", "types", "words", "data", "engine", "config"),
     "trained": ("settings", "types", "files", "words", "nn", "data", "engine", "report", "config", "summary"),

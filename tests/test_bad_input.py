@@ -610,5 +610,5 @@ class TestWhatIsFine:
     def test_other_formats_and_modes(self, tmp_path: Path, train) -> None:  # type: ignore[no-untyped-def]
         make_folder(tmp_path / "data", train=4, labeled=2, test=1, suffix=".jpg", palette=True, nested=True, layout="beside")
         printed, result = train(tmp_path / "data")
-        assert "scored on 1 test images" in printed
+        assert "scored on 1 test image " in printed
         assert result["evaluated"] == 1

@@ -80,7 +80,7 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
     if optimizer.head_factor != 1:
         rates += f" in the encoder and {optimizer.head_factor:g} times that elsewhere"
     if optimizer.warmup_steps:
-        rates += f", rising over the first {optimizer.warmup_steps} steps"
+        rates += f", rising over {counted(optimizer.warmup_steps, 'step')}"
     table.add_row("learning rate", rates)
     teacher = f"EMA of momentum {consistency.ema_momentum:g}"
     if config.method != "supervised" and consistency.warmup_steps is not None:
@@ -88,7 +88,7 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
     table.add_row("teacher", teacher)
     if config.prototypes.per_class:
         assert consistency.warmup_steps is not None
-        table.add_row("prototypes", f"start after {consistency.warmup_steps + config.prototypes.delay} steps")
+        table.add_row("prototypes", f"start after {counted(consistency.warmup_steps + config.prototypes.delay, 'step')}")
     if out is not None:
         table.add_row("run folder", str(out))
     console.print(table)

@@ -182,8 +182,8 @@ def test_rare_classes_of_a_binary_problem(tmp_path: Path, capsys: pytest.Capture
     assert result(tmp_path / "out")["iou"].keys() == {"ground", "defect"}
     assert result(tmp_path / "out")["events"] == []
     printed = " ".join(capsys.readouterr().out.split())
-    assert "learning rate adamw, 5e-05, rising over the first 3 steps" in printed
-    assert "teacher EMA of momentum 0.99875; 1 steps on labels before it teaches" in printed
+    assert "learning rate adamw, 5e-05 in the encoder and 10 times that elsewhere, rising over 3 steps" in printed
+    assert "teacher EMA of momentum 0.99874; 1 step on labels before it teaches" in printed
     assert "prototypes start after 3 steps" in printed
 
 

@@ -124,8 +124,8 @@ def test_prototypes_moved(states: list[dict[str, torch.Tensor]]) -> None:
     ("method", "moved"),
     [
         ("u2pl", "contrast.arrived"),
-        ("corrmatch", "global_threshold.value"),
-        ("prevmatch", "snapshots.kept.3.network.head.weight"),
+        pytest.param("corrmatch", "global_threshold.value", marks=pytest.mark.slow),
+        pytest.param("prevmatch", "snapshots.kept.3.network.head.weight", marks=pytest.mark.slow),
     ],
 )
 def test_processes_keep_the_same_state(tmp_path: Path, method: str, moved: str) -> None:

@@ -99,6 +99,13 @@ def test_a_killed_worker_ends_the_run(
     assert main(["train", "--resume", str(tmp_path / "out"), "--workers", "0"]) == 0
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_it_hands_over_a_batch(error: Exception) -> None:
+    said = str(lost(error))
+    assert said.startswith("a process that reads images has died (DataLoader worker: ")
+    assert "fewer --workers" in said
+
+
 def test_a_drive_that_does_not_answer_ends_the_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,19 +14,26 @@ class LostProcessError(RuntimeError):
     """A process has died or hangs, and the run cannot go on without it."""
 
 
-def lost(error: RuntimeError, started: Sequence[subprocess.Popen[bytes]] = ()) -> LostProcessError | None:
+UNREACHABLE = (ConnectionError, EOFError)
+"""What is raised where a worker dies while it hands over a batch."""
+_WORKER = (
+    "a process that reads images has died ({}); the system ends processes where memory runs out, and fewer --workers need "
+    "less of it"
+)
+
+
+def lost(error: Exception, started: Sequence[subprocess.Popen[bytes]] = ()) -> LostProcessError | None:
     """What an error in training says of another process; None where it is about something else.
 
     Args:
-        error: of PyTorch.
+        error: of PyTorch, or one of UNREACHABLE.
         started: the further processes of the run, where this one has started them.
     """
     text = " ".join(str(error).split())
     if text.startswith("DataLoader worker"):
-        return LostProcessError(
-            f"a process that reads images has died ({text.rstrip('. ')}); the system ends processes where memory runs out, and "
-            "fewer --workers need less of it"
-        )
+        return LostProcessError(_WORKER.format(text.rstrip(". ")))
+    if isinstance(error, UNREACHABLE):
+        return LostProcessError(_WORKER.format(f"DataLoader worker: {text or type(error).__name__}"))
     if text.startswith("DataLoader timed out"):
         return LostProcessError(f"no image came from the data set any more ({text}); look whether its drive answers")
     if isinstance(error, dist.DistError) or "gloo" in text:  # gloo's own are plain RuntimeErrors with the place in its source

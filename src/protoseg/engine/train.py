@@ -23,7 +23,7 @@ from protoseg.data.batch import BatchViews
 from protoseg.engine.callbacks import Checkpoint, MetricsLog, Snapshots, read_rows
 from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, describe, roll_back
 from protoseg.engine.datamodule import StreamModule
-from protoseg.engine.lost import lost
+from protoseg.engine.lost import UNREACHABLE, lost
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, CheckpointFiles, DamagedError, load_state
 from protoseg.engine.stop import Stop
@@ -172,7 +172,10 @@ def fit(
             if trainer.interrupted:
                 raise KeyboardInterrupt(stop.signum or signal.SIGINT) from None
             raise
-        except RuntimeError as error:  # of the death of a worker or another process, where all of them got the signal
+        except (
+            RuntimeError,
+            *UNREACHABLE,
+        ) as error:  # of the death of a worker or another process, where all of them got the signal
             if stop.signum:
                 raise KeyboardInterrupt(stop.signum) from error
             if death := lost(error, getattr(trainer.strategy.launcher, "procs", ())):
