@@ -65,7 +65,7 @@ def full_size(case: Case, head: PrototypeHead) -> Outcome:
     chosen = torch.zeros(case.label.shape, dtype=torch.bool, device=features.device)
     for image, points in zip(chosen, case.points, strict=True):
         image[points[:, 0], points[:, 1]] = True
-    read, label = large.permute(0, 2, 3, 1)[chosen], case.label[chosen]
+    read, label = large[chosen], case.label[chosen]
     scores, nearest = [], []
     for prototypes in head.prototype:
         cosine = F.normalize(read, dim=1) @ F.normalize(prototypes, dim=1).T  # (N, K)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from make_folder import TINY, make_folder
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import ablations
+import branch
 import doctor
 import grid
 import pool
 import pseudo_labels
 import recalibrate
+import step
 from ablations import ABLATIONS, Variant, ablation_table, variants
 from protoseg.arguments import parse_train
 from protoseg.bench import store
@@ -198,3 +201,27 @@ def test_looks_into_a_finished_run_are_kept(tmp_path: Path, monkeypatch: pytest.
     assert [rows["pool"][part]["images"] for part in ("unlabelled", "evaluation")] == [4, 2]
     assert rows["recalibrate"]["miou"]["as it is"] == rows["pool"]["evaluation"]["miou"]
     assert rows["pseudo-labels"]["miou"] == pytest.approx(rows["pool"]["unlabelled"]["miou"], abs=1e-6)
+
+
+def test_the_branch_is_measured_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--crop", "65", "--batch", "2", "--channels", "8", "--classes", "3", "--per-class", "2", "--rounds", "1"]
+    branch.main([*small, "--results", str(tmp_path / "b.jsonl")])
+    (row,) = store.read(tmp_path / "b.jsonl")
+    assert row["seconds"].keys() == row["peak_bytes"].keys() == {"at the points", "up-sampled first"}
+    assert row["peak_bytes"]["up-sampled first"] > 2 * 65 * 65 * 8 * 4  # the map at the size of the images
+    assert "equal results" in capsys.readouterr().out
+
+
+def test_a_step_of_each_method_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--methods", "supervised,prototype", "--crop", "32", "--batch", "2", "--rounds", "2", "--model.arch", "small_unet"]
+    files = ["--results", str(tmp_path / "s.jsonl"), "--json", str(tmp_path / "s.json")]
+    monkeypatch.setattr(sys, "argv", ["step.py", *words, "--model.width", "4", *files])
+    step.main()
+    rows = store.read(tmp_path / "s.jsonl")
+    assert rows == json.loads((tmp_path / "s.json").read_text())
+    assert [(row["method"], row["against"]) for row in rows] == [("supervised", "supervised"), ("prototype", "supervised")]
+    assert rows[0]["ratio"] == 1
+    assert rows[1]["quartiles"][0] <= rows[1]["ratio"] <= rows[1]["quartiles"][1]
+    assert "| prototype | " in capsys.readouterr().out
