@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from make_folder import draw_shapes, write_image, write_png
+from make_folder import draw_shapes, make_exif, write_image, write_png
 from PIL import Image
 
 from protoseg.data.images import (
@@ -50,6 +50,26 @@ class TestPhotographs:
         assert read[:25, :15].min() > 200
         assert read[35:].max() < 50
         assert read[:, 25:].max() < 50
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+    @pytest.mark.parametrize(
+        ("exif", "turns"),
+        [
+            (b"Exif\0\0no EXIF at all", 0),
+            (make_exif((274, 3, 1, b"\6"))[:12], 0),
+            (make_exif((274, 3, 1, b"\6"), (296, 4, 1, b"\0\0\7\0")), 1),  # a unit that is larger than its type
+            (make_exif((274, 3, 1, b"\6"), (282, 2, 4, b"abc\0")), 1),  # a resolution in letters
+            (make_exif((274, 2, 4, b"abc\0")), 0),
+        ],
+        ids=["garbage", "cut", "number", "letters", "orientation"],
+    )
+    def test_damaged_exif_is_no_damaged_image(self, tmp_path: Path, suffix: str, exif: bytes, turns: int) -> None:
+        stored = np.zeros((40, 60, 3), dtype=np.uint8)
+        stored[20:, :30] = 255
+        Image.fromarray(stored).save(tmp_path / f"x{suffix}", exif=exif)
+        picture = read_picture(tmp_path / f"x{suffix}")
+        assert picture.orientation == (ROTATED if turns else 1)
+        assert np.abs(picture.image - np.rot90(stored, -turns).astype(int)).mean() < 10
 
     def test_png_is_read_to_the_digit(self, tmp_path: Path) -> None:
         image, _ = draw_shapes(np.random.default_rng(0))

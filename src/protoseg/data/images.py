@@ -15,9 +15,9 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, opened, why_no_image
+from protoseg.data.io import DAMAGED, UInt8Array, UnreadableImageError, open_image, opened, why_no_image
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -140,10 +140,10 @@ def to_rgb(image: ImageArray) -> UInt8Array:
 
 def _read(path: Path) -> Picture:
     image, stored = open_image(path)
-    orientation = _orientation(image.getexif().get(_ORIENTATION))
+    orientation = exif_orientation(image)
     if image.format == "PNG" and ";16" in stored and image.mode in {"RGB", "RGBA", "LA"}:  # Pillow has cut them to 8 bits
-        return Picture(_turn(_decode_png(path), orientation), orientation)
-    return Picture(_bands(ImageOps.exif_transpose(image), path), orientation)
+        return Picture(turn(_decode_png(path), orientation), orientation)
+    return Picture(turn(_bands(image, path), orientation), orientation)
 
 
 def _bands(image: Image.Image, path: Path) -> ImageArray:
@@ -240,7 +240,7 @@ def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
     nodata = _nodata(file)
     if nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1:  # these become floats, which have holes
         image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
-    return _turn(image, _tiff_orientation(file))
+    return turn(image, _tiff_orientation(file))
 
 
 def _colormap(file: tifffile.TiffFile) -> UInt8Array | None:
@@ -326,7 +326,20 @@ def _plain(image: NDArray[Any], path: Path) -> ImageArray:
         return np.ascontiguousarray(image.astype(np.float32))
 
 
-def _turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    transpose, rows, columns = _TURNED.get(orientation, (False, False, False))
+def exif_orientation(image: Image.Image) -> int:
+    """By which of the eight a viewer turns a decoded image. 1 where its EXIF is damaged: the pixels are whole, and viewers show
+    them as they are stored."""
+    try:
+        return _orientation(image.getexif().get(_ORIENTATION))
+    except DAMAGED:
+        return 1
+
+
+def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """(H, W) or (H, W, I) as a viewer shows it. Not by Pillow, which writes all other tags of the EXIF anew for that, and some
+    that it reads it cannot write."""
+    if orientation not in _TURNED:
+        return image
+    transpose, rows, columns = _TURNED[orientation]
     image = image.swapaxes(0, 1) if transpose else image
-    return image[:: -1 if rows else 1, :: -1 if columns else 1]
+    return np.ascontiguousarray(image[:: -1 if rows else 1, :: -1 if columns else 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ UInt8Array = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
 
 
+DAMAGED = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
+    struct.error,
+)
+"""What Pillow raises of a damaged file: it checks few of the numbers and types that it reads."""
 _POINTER = b"version https://git-lfs"
 
 
@@ -152,7 +158,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         why = why_no_image(path, f"its content is none of {', '.join(FORMATS)}")
         raise UnreadableImageError(f"{path} cannot be read as an image: {why}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
 
 
