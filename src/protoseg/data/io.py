@@ -71,7 +71,7 @@ def check_names(paths: Iterable[Path]) -> None:
         ValueError: a name that is no UTF-8 or holds a line break.
     """
     for path in paths:
-        broken = next((i for i, part in enumerate(path.parts) if not _is_text(part)), None)
+        broken = next((i for i, part in enumerate(path.parts) if not is_text(part)), None)
         if broken is not None:
             folder, stored = Path(*path.parts[:broken]), ascii(os.fsencode(path.parts[broken]))[2:-1]
             raise ValueError(
@@ -84,7 +84,8 @@ def check_names(paths: Iterable[Path]) -> None:
             )
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether UTF-8 can hold it, so that it can be a file's name and be printed."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what Python makes of other bytes
 
 
