@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import zipfile
 from pathlib import Path
@@ -73,6 +74,45 @@ def test_a_link_is_refused(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.zip holds the link 'images'"):
         unpack(tmp_path / "x.zip")
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "x.zip"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "a/b.txt"], r"x\.zip holds 'a/b\.txt', which cannot be unpacked into"),
+        (["a/b.txt", "a"], r"x\.zip holds 'a', which cannot be unpacked into"),
+        (["c" * 300], r"x\.zip holds 'c{40}\.\.\.', which cannot be unpacked into .*name"),
+    ],
+    ids=["a file in the place of a folder", "a folder in the place of a file", "a long name"],
+)
+def test_what_no_disk_can_hold_is_named(tmp_path: Path, cache: Path, names: list[str], message: str) -> None:
+    path = write_zip(tmp_path / "x.zip", dict.fromkeys(names, b"one"))
+    with pytest.raises(ValueError, match=message) as caught:
+        unpack(path)
+    assert str(cache / "protoseg/unpacked/x-") not in str(caught.value)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_a_zip_file_by_a_long_name(tmp_path: Path, cache: Path) -> None:
+    path = write_zip(tmp_path / f"{'x' * 250}.zip", {"a.txt": b"one"})
+    assert (unpack(path) / "a.txt").read_bytes() == b"one"
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(ValueError, match=r"x\.zip cannot be unpacked into .*XDG_CACHE_HOME"):
+        unpack(write_zip(tmp_path / "x.zip", {"a.txt": b"one"}))
+
+
+def test_a_disk_without_room_is_named_before_anything_is_written(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a": bytes(3 << 20)})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 << 20))
+    monkeypatch.setattr(zipfile.ZipFile, "extract", None)
+    with pytest.raises(ValueError, match=r"x\.zip would unpack to 3 MiB, and .* has room for 2 MiB; make room"):
+        unpack(path)
 
 
 def test_a_bomb_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
