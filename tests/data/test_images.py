@@ -191,6 +191,38 @@ class TestOtherImages:
         with pytest.raises(UnreadableImageError, match=r"x\.tif is a stack of images"):
             read_image(tiff(tmp_path / "x.tif", np.zeros((4, 6, 9, 3), dtype=np.uint16), photometric="rgb"))
 
+    @pytest.mark.parametrize("suffix", [".png", ".webp"])
+    def test_an_animation_is_refused(self, tmp_path: Path, suffix: str) -> None:
+        frames = [Image.new("RGB", (9, 6), color) for color in ("red", "green", "blue")]
+        frames[0].save(tmp_path / f"x{suffix}", save_all=True, append_images=frames[1:])
+        with pytest.raises(UnreadableImageError, match=rf"^{tmp_path}/x{suffix} holds 3 images; store one in a file$"):
+            read_image(tmp_path / f"x{suffix}")
+
+    def test_a_photograph_of_a_phone_is_the_first_of_its_images(self, tmp_path: Path) -> None:
+        """Behind it stand a preview, a map of depth, or what the light was."""
+        frames = [Image.new("RGB", (9, 6), color) for color in ("white", "black")]
+        frames[0].save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=frames[1:])
+        with Image.open(tmp_path / "x.jpg") as image:
+            assert image.format == "MPO"
+        assert read_image(tmp_path / "x.jpg").min() > 250
+
+    @pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 8), (np.uint16, 16), (np.uint16, 12)])
+    def test_white_that_is_zero(self, tmp_path: Path, dtype: type, bits: int) -> None:
+        image = RNG.integers(0, 1 << bits, (6, 8), dtype=dtype)
+        path = tiff(tmp_path / "x.tif", image, photometric="miniswhite", bitspersample=bits)
+        assert (read_image(path)[..., 0] == (1 << bits) - 1 - image.astype(int)).all()
+
+    def test_white_that_is_zero_in_pages_and_in_the_first_of_two_bands(self, tmp_path: Path) -> None:
+        image = RNG.integers(0, 65536, (6, 9, 2), dtype=np.uint16)
+        pages = tiff(tmp_path / "a.tif", np.moveaxis(image, -1, 0), photometric="miniswhite")
+        assert (read_image(pages) == 65535 - image).all()
+        bands = tiff(tmp_path / "b.tif", image, photometric="miniswhite", planarconfig="contig", extrasamples=["unspecified"])
+        assert (read_image(bands) == np.stack([65535 - image[..., 0], image[..., 1]], axis=2)).all()
+
+    def test_measurements_have_no_white(self, tmp_path: Path) -> None:
+        image = RNG.random((6, 9)).astype(np.float32)
+        assert (read_image(tiff(tmp_path / "x.tif", image, photometric="miniswhite"))[..., 0] == image).all()
+
     def test_complex_numbers_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UnreadableImageError, match=r"x\.tif holds complex64"):
             read_image(tiff(tmp_path / "x.tif", np.zeros((6, 9), dtype=np.complex64)))

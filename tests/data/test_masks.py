@@ -113,6 +113,14 @@ class TestNumbers:
             read_mask(tmp_path / "mask.tif")
 
 
+@pytest.mark.parametrize("pages", [2, 3])
+def test_an_animation_is_no_mask(tmp_path: Path, pages: int) -> None:
+    frames = [Image.fromarray(np.full((6, 9), value, dtype=np.uint8)) for value in range(pages)]
+    frames[0].save(tmp_path / "mask.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(UnreadableImageError, match=rf"mask\.png holds {pages} images; store one in a file"):
+        read_mask(tmp_path / "mask.png")
+
+
 def _complaint(look: Callable[[Path], object], path: Path) -> str:
     """The message that a file is refused with; its path where it is not."""
     try:

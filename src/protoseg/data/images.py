@@ -90,7 +90,7 @@ def read_image(path: Path, kind: ImageKind | None = None) -> ImageArray:
         (H, W, I) uint8, uint16 or float32.
 
     Raises:
-        UnreadableImageError: missing, truncated, not an image, a stack of images, or of another kind.
+        UnreadableImageError: missing, truncated, not an image, several images (a stack, an animation), or of another kind.
     """
     return read_picture(path, kind).image
 
@@ -180,7 +180,7 @@ def _without_transparency(image: NDArray[Any]) -> NDArray[Any]:
 def _read_tiff(path: Path) -> Picture:
     with _open_tiff(path) as file:
         # Pillow also knows palettes, CMYK and JPEG inside.
-        image = _read(path).image if _is_photograph(file) else _plain(_stored(file, path), path)
+        image = _read(path).image if _is_photograph(file) else _plain(_from_dark_to_bright(_stored(file, path), file), path)
         return Picture(image, _tiff_orientation(file), _nodata(file))
 
 
@@ -241,6 +241,16 @@ def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
     if nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1:  # these become floats, which have holes
         image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
     return turn(image, _tiff_orientation(file))
+
+
+def _from_dark_to_bright(image: NDArray[Any], file: tifffile.TiffFile) -> NDArray[Any]:
+    """Where a file says that 0 is white, what Pillow does with 8 bits. Other numbers than counts have no white."""
+    page = file.pages.first
+    if page.photometric != tifffile.PHOTOMETRIC.MINISWHITE or image.dtype not in (np.uint8, np.uint16):
+        return image
+    white = (1 << page.bitspersample) - 1
+    colors = image.shape[2] if page.samplesperpixel == 1 else 1  # pages are grey each, further samples are bands
+    return np.concatenate([white - image[..., :colors], image[..., colors:]], axis=2, dtype=image.dtype)
 
 
 def _colormap(file: tifffile.TiffFile) -> UInt8Array | None:

@@ -28,6 +28,8 @@ UInt8Array = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
 
 
+_ANIMATED = {"PNG", "WEBP"}  # what a phone writes behind the photograph in a JPEG (MPO) only accompanies it
+
 DAMAGED = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
     struct.error,
@@ -154,6 +156,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
+    except UnreadableImageError:
+        raise
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
@@ -176,9 +180,11 @@ def open_image(path: Path) -> tuple[Image.Image, str]:
     """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2.
 
     Raises:
-        UnreadableImageError: missing, truncated, or not an image.
+        UnreadableImageError: missing, truncated, not an image, or an animation.
     """
     with opened(path) as image:
+        if image.format in _ANIMATED and (num_images := getattr(image, "n_frames", 1)) > 1:
+            raise UnreadableImageError(f"{path} holds {num_images} images; store one in a file")
         stored = _raw_mode(image)
         image.load()
     return image, stored
