@@ -246,8 +246,49 @@ class TestHugeSizes:
         content[16:24] = struct.pack(">II", 1 << 20, 1 << 20)
         content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
         path.write_bytes(content)
-        with pytest.raises(UnreadableImageError, match=r"x\.png cannot be read.*decompression bomb"):
+        with pytest.raises(UnreadableImageError, match=r"x\.png is an image of 1,099,512 megapixels .* at most 179 "):
             read_image(path)
+
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+    def test_what_to_do_with_a_large_photograph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+        Image.new("RGB", (3000, 2000)).save(tmp_path / f"x{suffix}")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
+        for look in (read_image, header_size):
+            with pytest.raises(
+                UnreadableImageError, match=rf"x{suffix} is an image of 6 megapixels .* at most 4 megapixels.* tiled TIFF"
+            ):
+                look(tmp_path / f"x{suffix}")
+
+    @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+    def test_a_large_tiff_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+        image = RNG.integers(0, 255, (48, 32, len(mode)), dtype=np.uint8)
+        if mode.endswith("A"):
+            image[..., -1] = 255
+        options = {"extrasamples": ["unassalpha"]} if mode.endswith("A") else {}
+        path = tiff(
+            tmp_path / "x.tif",
+            image[..., 0] if mode == "L" else image,
+            photometric="rgb" if mode.startswith("RGB") else "minisblack",
+            planarconfig="contig",
+            tile=(16, 16),
+            extratags=[(274, "H", 1, ROTATED, True)],
+            **options,
+        )
+        small = read_image(path)
+        assert kind_of(small) == PHOTOGRAPH
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 32 // 4)
+        assert (read_image(path) == small).all()
+        assert (read_image(path) == np.rot90(image[..., :3] if len(mode) > 2 else image[..., :1], -1)).all()
+
+    @pytest.mark.parametrize("options", [{"photometric": "miniswhite"}, {"photometric": "ycbcr", "compression": "jpeg"}])
+    def test_a_large_tiff_of_other_colors_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+    ) -> None:
+        image = np.full((48, 32, 3), (200, 90, 20), dtype=np.uint8)
+        path = tiff(tmp_path / "x.tif", image[..., 0] if "compression" not in options else image, tile=(16, 16), **options)
+        small = read_image(path).astype(int)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 32 // 4)
+        assert np.abs(read_image(path) - small).max() <= 3
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
     @pytest.mark.parametrize("transparent", [True, False])

@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from protoseg.data.io import DAMAGED, UInt8Array, UnreadableImageError, open_image, opened, why_no_image
+from protoseg.data.io import DAMAGED, UInt8Array, UnreadableImageError, most_pixels, open_image, opened, why_no_image
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -179,8 +179,12 @@ def _without_transparency(image: NDArray[Any]) -> NDArray[Any]:
 
 def _read_tiff(path: Path) -> Picture:
     with _open_tiff(path) as file:
-        # Pillow also knows palettes, CMYK and JPEG inside.
-        image = _read(path).image if _is_photograph(file) else _plain(_from_dark_to_bright(_stored(file, path), file), path)
+        if not _is_photograph(file):
+            image = _plain(_from_dark_to_bright(_stored(file, path), file), path)
+        elif _is_large(file):
+            image = _as_photograph(_from_dark_to_bright(_stored(file, path), file))
+        else:
+            image = _read(path).image  # Pillow also knows palettes, CMYK and JPEG inside
         return Picture(image, _tiff_orientation(file), _nodata(file))
 
 
@@ -324,6 +328,20 @@ def _is_photograph(file: tifffile.TiffFile) -> bool:
     # Some programs mark any fourth band as transparency, near-infrared too. That of a photograph is all or nothing.
     last = np.take(page.asarray(), -1, axis=0 if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else -1)
     return bool(np.isin(last, (0, 255)).all())
+
+
+def _is_large(file: tifffile.TiffFile) -> bool:
+    """Whether it is plain grey or RGB, and larger than what Pillow decodes."""
+    page, kinds = file.pages.first, tifffile.PHOTOMETRIC
+    plain = page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB}
+    plain |= page.photometric == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # which becomes RGB in decoding
+    return plain and page.dtype == np.uint8 and page.imagelength * page.imagewidth > most_pixels()
+
+
+def _as_photograph(image: NDArray[Any]) -> UInt8Array:
+    """(H, W, I) grey or RGB to (H, W, 3), without the transparency that `_is_photograph` has found to be all or nothing."""
+    bands = image[..., : 1 if image.shape[2] <= 2 else 3]
+    return np.ascontiguousarray(bands.repeat(3, axis=2) if bands.shape[2] == 1 else bands)
 
 
 def _plain(image: NDArray[Any], path: Path) -> ImageArray:
