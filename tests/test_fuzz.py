@@ -180,6 +180,7 @@ ENTRIES = st.tuples(
 )
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of each tag that is passed over
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 @given(entries=st.lists(ENTRIES, max_size=5), code=st.integers(1, 8), rest=st.binary(max_size=60))
 @fuzzed(20)

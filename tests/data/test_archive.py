@@ -76,21 +76,35 @@ def test_a_link_is_refused(tmp_path: Path, cache: Path) -> None:
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "x.zip"]
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["a", "a/b.txt"], r"x\.zip holds 'a/b\.txt', which cannot be unpacked into"),
-        (["a/b.txt", "a"], r"x\.zip holds 'a', which cannot be unpacked into"),
-        (["c" * 300], r"x\.zip holds 'c{40}\.\.\.', which cannot be unpacked into .*name"),
-    ],
-    ids=["a file in the place of a folder", "a folder in the place of a file", "a long name"],
-)
-def test_what_no_disk_can_hold_is_named(tmp_path: Path, cache: Path, names: list[str], message: str) -> None:
+FAULTS: list[tuple[str, list[str], str]] = [
+    ("a path that leads out", ["../a.txt"], r"x\.zip holds '\.\./a\.txt', which leads out of it"),
+    ("a file where another needs a folder", ["a", "a/b.txt"], r"x\.zip holds 'a/b\.txt', which cannot be unpacked into"),
+    ("a file where there is a folder", ["a/b.txt", "a"], r"x\.zip holds 'a', which cannot be unpacked into"),
+    ("a name of 300 letters", ["c" * 300], r"x\.zip holds 'c{40}\.\.\.', which cannot be unpacked into .*name"),
+]
+
+
+@pytest.mark.parametrize(("fault", "names", "message"), FAULTS, ids=[fault[0] for fault in FAULTS])
+def test_names_that_are_not_unpacked(tmp_path: Path, cache: Path, fault: str, names: list[str], message: str) -> None:
     path = write_zip(tmp_path / "x.zip", dict.fromkeys(names, b"one"))
     with pytest.raises(ValueError, match=message) as caught:
         unpack(path)
     assert str(cache / "protoseg/unpacked/x-") not in str(caught.value)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_another_process_that_is_faster(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the trainings of a bench that start together."""
+    path = write_zip(tmp_path / "x.zip", {"a.txt": b"one"})
+    rename = Path.rename
+
+    def late(partial: Path, target: Path) -> Path:
+        shutil.copytree(partial, target)
+        return rename(partial, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert (unpack(path) / "a.txt").read_bytes() == b"one"
+    assert len(list((cache / "protoseg/unpacked").iterdir())) == 1
 
 
 def test_a_zip_file_by_a_long_name(tmp_path: Path, cache: Path) -> None:

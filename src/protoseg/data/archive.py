@@ -50,6 +50,9 @@ def unpack(path: Path) -> Path:
         partial.rename(target)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError, UnicodeError) as error:
         raise ValueError(f"{path} cannot be unpacked: {error}; give a folder or a whole zip file") from error
+    except OSError as error:
+        if not target.is_dir():  # else another process was faster
+            raise ValueError(f"{path} cannot be unpacked: {error.strerror}; give a folder, or {_ELSEWHERE}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _top(target)

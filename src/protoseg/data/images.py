@@ -335,7 +335,7 @@ def _is_large(file: tifffile.TiffFile) -> bool:
     page, kinds = file.pages.first, tifffile.PHOTOMETRIC
     plain = page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB}
     plain |= page.photometric == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # which becomes RGB in decoding
-    return plain and page.dtype == np.uint8 and page.imagelength * page.imagewidth > most_pixels()
+    return plain and page.bitspersample == 8 and page.imagelength * page.imagewidth > most_pixels()
 
 
 def _as_photograph(image: NDArray[Any]) -> UInt8Array:
