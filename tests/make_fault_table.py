@@ -18,12 +18,14 @@ sys.path[:0] = [str(HERE), str(HERE / "data")]
 
 import pytest  # noqa: E402
 import test_annotation_faults as annotations  # noqa: E402
+import test_archive as archive  # noqa: E402
 import test_class_list as class_list  # noqa: E402
 from make_folder import TINY, make_folder  # noqa: E402
 from make_formats import WRITERS, make_pictures  # noqa: E402
 
 import test_bad_input as bad_input  # noqa: E402
 from protoseg.cli import main  # noqa: E402
+from protoseg.data.archive import unpack  # noqa: E402
 from protoseg.data.class_list import read_class_list  # noqa: E402
 from protoseg.run import load_data  # noqa: E402
 from protoseg.settings import TrainConfig  # noqa: E402
@@ -57,6 +59,13 @@ def rows() -> Iterator[tuple[str, str, str]]:
             with pytest.raises((ValueError, FileNotFoundError)) as caught:
                 load_data(TrainConfig(data=str(data)))
             yield written, fault, str(caught.value).replace(f"{data.parent}/", "")
+    for fault, names, _ in archive.FAULTS:
+        with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
+            root = Path(scratch).resolve()
+            patch.setenv("XDG_CACHE_HOME", str(root / "~/.cache"))
+            with pytest.raises(ValueError, match=r"x\.zip") as caught:
+                unpack(archive.write_zip(root / "x.zip", dict.fromkeys(names, b"one")))
+            yield "zip", fault, str(caught.value).replace(f"{root}/", "")
     for file, text, _ in class_list.FAULTS:
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch).resolve()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from make_folder import TINY, TINY_RUN, cut_short, draw_shapes, make_folder, write_image, write_index
+from make_folder import TINY, TINY_RUN, cut_short, draw_shapes, make_folder, write_image, write_index, write_png
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -161,6 +163,27 @@ def one_image_of_sixteen_bits(data: Path) -> Path:
     return data / "images/img_02.tif"
 
 
+def an_animation_as_image(data: Path) -> Path:
+    frames = [Image.new("RGB", (48, 40), color) for color in ("red", "green", "blue")]
+    frames[0].save(data / "images/img_02.png", save_all=True, append_images=frames[1:])
+    return Path(f"{data}/images/img_02.png holds 3 images")
+
+
+def an_animation_as_mask(data: Path) -> Path:
+    frames = [Image.new("L", (48, 40), color) for color in (0, 1)]
+    frames[0].save(data / "masks/img_02.png", save_all=True, append_images=frames[1:])
+    return Path(f"{data}/masks/img_02.png holds 2 images")
+
+
+def an_image_of_400_megapixels(data: Path) -> Path:
+    path = write_png(data / "images/img_02.png", [bytes(4)], width=4, depth=8, color=0)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 20_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    return Path(f"{path} is an image of 400 megapixels")
+
+
 def photograph_as_mask(data: Path) -> Path:
     return write_image(data / "masks/img_02.png", draw_shapes(np.random.default_rng(0))[0])
 
@@ -288,6 +311,9 @@ SPOIL = [
     truncated_test_image,
     text_as_image,
     one_image_of_sixteen_bits,
+    an_animation_as_image,
+    an_animation_as_mask,
+    an_image_of_400_megapixels,
     photograph_as_mask,
     colors_beside_numbers,
     color_outside_the_class_list,

@@ -566,6 +566,16 @@ def test_a_broken_annotation_file_is_a_finding(tmp_path: Path, capsys: pytest.Ca
     assert "not ready to train" in capsys.readouterr().out
 
 
+def test_a_drive_that_does_not_answer_is_a_finding(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise OSError(5, "Input/output error", str(data / "images"))
+
+    monkeypatch.setattr("protoseg.doctor.build_partition", fail)
+    (found,) = examine(data, status=1)
+    assert found["severity"] == "error"
+    assert str(data / "images") in found["title"]
+
+
 def test_a_folder_that_is_missing_is_a_finding_like_any_other(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One style and one status, whatever is wrong with the data."""
     shutil.rmtree(data / "masks")

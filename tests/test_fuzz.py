@@ -22,7 +22,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from make_folder import PALETTE, draw_shapes, write_png
+from make_folder import PALETTE, draw_shapes, make_exif, write_png
 from make_formats import WRITERS, encode_brush, make_pictures
 from PIL import Image
 
@@ -168,6 +168,28 @@ def test_pictures(tmp_path: Path, name: str, data: st.DataObject) -> None:
     for read in (read_image, read_mask, header_size):
         message = refused(partial(read, path), UnreadableImageError)
         assert not message or str(path) in message
+
+
+TAGS = [256, 270, 274, 282, 296, 305, 306, 513, 531, 532, 700, 33432, 34665, 34853, 40965, 65535]
+"""What cameras write, pointers to further lists of tags among it."""
+ENTRIES = st.tuples(
+    st.sampled_from(TAGS) | st.integers(0, 65535),
+    st.integers(0, 14),
+    st.integers(0, 5) | st.just(1 << 31),
+    st.binary(min_size=4, max_size=4) | st.integers(0, 80).map(lambda place: struct.pack("<I", place)),
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of each tag that is passed over
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@given(entries=st.lists(ENTRIES, max_size=5), code=st.integers(1, 8), rest=st.binary(max_size=60))
+@fuzzed(20)
+def test_tags_of_pictures(tmp_path: Path, suffix: str, entries: Any, code: int, rest: bytes) -> None:
+    """Tags of any type, beside an orientation that turns the image: whatever they say, its pixels are whole."""
+    path, turned = tmp_path / f"x{suffix}", (274, 3, 1, struct.pack("<H", code))
+    Image.new("RGB", (7, 5)).save(path, exif=make_exif(turned, *entries) + rest)
+    assert read_image(path).shape in {(5, 7, 3), (7, 5, 3)}
+    assert read_mask(path).shape == read_image(path).shape[:2]
 
 
 @given(data=st.data())

@@ -14,10 +14,12 @@ from make_folder import Pixels, draw_shapes, make_folder, write_image, write_ind
 from make_formats import WRITERS, make_pictures
 from PIL import Image, ImageFilter
 
+from protoseg.arguments import parse_train
 from protoseg.cli import main
 from protoseg.data.duplicates import Look, find_doubles, look_at, look_at_all, near_pairs, perceptual_hash
 from protoseg.data.formats import open_dataset
 from protoseg.data.splits import make_partition
+from protoseg.files import append_text, write_text
 
 
 def photo(seed: int, size: tuple[int, int] = (90, 120)) -> Pixels:
@@ -44,6 +46,26 @@ def seen(hashes: dict[str, int]) -> dict[str, Look]:
 def split(root: Path, *words: str) -> Path:
     assert main(["split", str(root), *words]) == 0
     return root
+
+
+def test_names_and_recipes_are_utf_8_whatever_the_machine_takes_for_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, or in a container without a locale."""
+    root = make_folder(tmp_path / "data", train=3, labeled=None)
+    for part in ("images", "masks"):
+        (root / part / "img_00.png").rename(root / part / "Größe.png")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("crop: 32  # für Bilder\n", encoding="utf-8")
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, _=2: "ascii" if encoding is None else encoding)
+    with pytest.raises(UnicodeEncodeError):
+        (tmp_path / "x.txt").write_text("Größe")
+    (found,) = (split(root, "--labels", "3") / "splits").glob("*.txt")
+    assert len(make_partition(open_dataset(root), labels=str(found)).labeled) == 3
+    assert parse_train(["data", "--recipe", str(recipe)]).crop == 32
+    write_text(tmp_path / "metrics.csv", "Größe")
+    append_text(tmp_path / "metrics.csv", "n\n")
+    assert (tmp_path / "metrics.csv").read_text(encoding="utf-8") == "Größen\n"
 
 
 class TestDraw:

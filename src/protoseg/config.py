@@ -156,7 +156,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        settings = yaml.safe_load(file.read_text())
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, or no UTF-8
         raise ValueError(f"{file} is not a YAML file of settings: {' '.join(str(error).split())}") from error
     if settings is not None and not isinstance(settings, dict):

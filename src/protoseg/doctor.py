@@ -104,7 +104,7 @@ def _listed(config: TrainConfig) -> tuple[tuple[DataIndex, Partition] | None, li
     that keeps the holdout from being drawn takes nothing."""
     try:
         return build_partition(config), []
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if config.holdout is None:
             return None, [_fault(str(error))]
         listed, faults = _listed(dataclasses.replace(config, holdout=None))

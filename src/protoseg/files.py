@@ -49,7 +49,7 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, see `replacing`."""
     with replacing(path) as partial:
-        partial.write_text(text, newline="")
+        partial.write_text(text, encoding="utf-8", newline="")
 
 
 def append_text(path: Path, text: str) -> None:
@@ -58,7 +58,7 @@ def append_text(path: Path, text: str) -> None:
     Raises:
         CannotWriteError: see `replacing`.
     """
-    with _naming(path.parent), path.open("a", newline="") as file:
+    with _naming(path.parent), path.open("a", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -220,7 +220,7 @@ def _folder_of_main(config: TrainConfig) -> Path:
 
 def _note_moved(config: TrainConfig, stored: Path) -> None:
     """Write down where the images of a resumed run lie now: the next resume and `evaluate` look there."""
-    before = yaml.safe_load(stored.read_text())
+    before = yaml.safe_load(stored.read_text(encoding="utf-8"))
     after = before | {name: getattr(config, name) for name in ("data", "unlabeled", "labels", "holdout")}
     if after != before:
         write_text(stored, yaml.safe_dump(after, sort_keys=False))

@@ -68,7 +68,7 @@ def split_data(
     if target.exists():
         raise FileExistsError(f"{target} exists; give another file with --out, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("".join(f"{name}\n" for name in sorted(sample.name for sample in chosen)))
+    target.write_text("".join(f"{name}\n" for name in sorted(sample.name for sample in chosen)), encoding="utf-8")
 
     partition = make_partition(index, labels=str(target))
     console.print(f"{root} is read as {index.format}")

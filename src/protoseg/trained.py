@@ -272,7 +272,7 @@ def _folder_of(run: Path) -> Path:
 def _trained_on(run: Path) -> Path | None:
     """The data set of a run; None where there is only a model file."""
     stored = _folder_of(run) / CONFIG
-    return Path(yaml.safe_load(stored.read_text())["data"]).resolve() if stored.is_file() else None
+    return Path(yaml.safe_load(stored.read_text(encoding="utf-8"))["data"]).resolve() if stored.is_file() else None
 
 
 def classes_of(index: DataIndex, model: TrainedModel) -> ClassTable | None:

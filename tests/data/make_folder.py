@@ -118,6 +118,12 @@ def cut_short(path: Path) -> Path:
     return path
 
 
+def make_exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF with such entries: tag, type, number of values, and the four bytes that hold them or say where they are."""
+    packed = [struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0") for tag, kind, count, value in entries]
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(packed) + bytes(4)
+
+
 def write_png(path: Path, rows: list[bytes], *, width: int, depth: int, color: int) -> Path:
     """A PNG of any bit depth, which Pillow cannot write. color: 0 grey, 2 RGB."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import zipfile
 from pathlib import Path
@@ -73,6 +74,59 @@ def test_a_link_is_refused(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.zip holds the link 'images'"):
         unpack(tmp_path / "x.zip")
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / "x.zip"]
+
+
+FAULTS: list[tuple[str, list[str], str]] = [
+    ("a path that leads out", ["../a.txt"], r"x\.zip holds '\.\./a\.txt', which leads out of it"),
+    ("a file where another needs a folder", ["a", "a/b.txt"], r"x\.zip holds 'a/b\.txt', which cannot be unpacked into"),
+    ("a file where there is a folder", ["a/b.txt", "a"], r"x\.zip holds 'a', which cannot be unpacked into"),
+    ("a name of 300 letters", ["c" * 300], r"x\.zip holds 'c{40}\.\.\.', which cannot be unpacked into .*name"),
+]
+
+
+@pytest.mark.parametrize(("fault", "names", "message"), FAULTS, ids=[fault[0] for fault in FAULTS])
+def test_names_that_are_not_unpacked(tmp_path: Path, cache: Path, fault: str, names: list[str], message: str) -> None:
+    path = write_zip(tmp_path / "x.zip", dict.fromkeys(names, b"one"))
+    with pytest.raises(ValueError, match=message) as caught:
+        unpack(path)
+    assert str(cache / "protoseg/unpacked/x-") not in str(caught.value)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_another_process_that_is_faster(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the trainings of a bench that start together."""
+    path = write_zip(tmp_path / "x.zip", {"a.txt": b"one"})
+    rename = Path.rename
+
+    def late(partial: Path, target: Path) -> Path:
+        shutil.copytree(partial, target)
+        return rename(partial, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert (unpack(path) / "a.txt").read_bytes() == b"one"
+    assert len(list((cache / "protoseg/unpacked").iterdir())) == 1
+
+
+def test_a_zip_file_by_a_long_name(tmp_path: Path, cache: Path) -> None:
+    path = write_zip(tmp_path / f"{'x' * 250}.zip", {"a.txt": b"one"})
+    assert (unpack(path) / "a.txt").read_bytes() == b"one"
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, cache: Path) -> None:
+    cache.write_text("a file")
+    with pytest.raises(ValueError, match=r"x\.zip cannot be unpacked into .*XDG_CACHE_HOME"):
+        unpack(write_zip(tmp_path / "x.zip", {"a.txt": b"one"}))
+
+
+def test_a_disk_without_room_is_named_before_anything_is_written(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a": bytes(3 << 20)})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 << 20))
+    monkeypatch.setattr(zipfile.ZipFile, "extract", None)
+    with pytest.raises(ValueError, match=r"x\.zip would unpack to 3 MiB, and .* has room for 2 MiB; make room"):
+        unpack(path)
 
 
 def test_a_bomb_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,25 @@ def test_evaluation_lists_of_voc_by_other_names(tmp_path: Path, title: str, spli
     assert (names(index, "train"), names(index, split)) == (["0"], ["1"])
 
 
+@pytest.mark.parametrize("written", [name for name in WRITERS if "zip" not in name])
+def test_hidden_files_of_macos(tmp_path: Path, written: str) -> None:
+    """Beside each file that a Mac copies to another disk it writes one that begins with `._`."""
+    WRITERS[written][1](tmp_path, make_pictures())
+    before = open_dataset(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    assert open_dataset(tmp_path) == before
+
+
+@pytest.mark.parametrize("folder", ["JPEGImages", "SegmentationClass"])
+def test_two_files_of_one_name_in_voc(tmp_path: Path, folder: str) -> None:
+    WRITERS["voc"][1](tmp_path, make_pictures())
+    first = min((tmp_path / folder).iterdir())
+    other = shutil.copy(first, first.with_suffix(".bmp"))
+    with pytest.raises(ValueError, match=f"{other} and {first} have the same name"):
+        open_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize("line", ["{}", "{} 1", "/JPEGImages/{}.jpg /SegmentationClass/{}.png", "JPEGImages\\{}.jpg"])
 def test_lines_of_a_list_of_voc(tmp_path: Path, line: str, form: str) -> None:

@@ -12,7 +12,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from make_folder import make_folder, write_image, write_index, write_png
+from make_folder import make_exif, make_folder, write_image, write_index, write_png
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -41,6 +41,15 @@ class TestNumbers:
     def test_every_accepted_format_keeps_the_numbers(self, tmp_path: Path, suffix: str) -> None:
         """A GIF has no grey: Pillow stores a grey mask as numbers into a palette of the values that occur."""
         assert (read_mask(write_index(tmp_path / f"mask{suffix}", MASK)) == MASK).all()
+
+    @pytest.mark.parametrize(
+        ("exif", "turns"),
+        [(b"Exif\0\0no EXIF at all", 0), (make_exif((274, 3, 1, b"\6"), (296, 4, 1, b"\0\0\7\0")), 1)],
+        ids=["garbage", "orientation beside a number too large"],
+    )
+    def test_damaged_exif_is_no_damaged_mask(self, tmp_path: Path, exif: bytes, turns: int) -> None:
+        Image.fromarray(MASK[:2]).save(tmp_path / "mask.png", exif=exif)
+        assert (read_mask(tmp_path / "mask.png") == np.rot90(MASK[:2], -turns)).all()
 
     def test_one_bit_is_zero_and_one(self, tmp_path: Path) -> None:
         Image.fromarray(MASK == 1).save(tmp_path / "mask.png")
@@ -102,6 +111,14 @@ class TestNumbers:
         tifffile.imwrite(tmp_path / "mask.tif", np.zeros((2, 8, 8), dtype=np.uint8), photometric="minisblack")
         with pytest.raises(UnreadableImageError, match=r"mask\.tif holds 2 images"):
             read_mask(tmp_path / "mask.tif")
+
+
+@pytest.mark.parametrize("pages", [2, 3])
+def test_an_animation_is_no_mask(tmp_path: Path, pages: int) -> None:
+    frames = [Image.fromarray(np.full((6, 9), value, dtype=np.uint8)) for value in range(pages)]
+    frames[0].save(tmp_path / "mask.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(UnreadableImageError, match=rf"mask\.png holds {pages} images; store one in a file"):
+        read_mask(tmp_path / "mask.png")
 
 
 def _complaint(look: Callable[[Path], object], path: Path) -> str:

@@ -77,7 +77,7 @@ def bench(
         rows = [row for row in store.read(results) if any(is_cell(row, identity | chosen.identity) for chosen in found)]
         text = report(rows, found, methods)
         if rows:
-            (out / TABLE).write_text(text)
+            (out / TABLE).write_text(text, encoding="utf-8")
             plot.write(out / PLOT, rows, methods)
         return text
 

@@ -72,7 +72,7 @@ def row_of(identity: Mapping[str, Any], words: Sequence[str], run: Path, *, hide
 def read_metrics(metrics: Path) -> dict[str, Any]:
     """`curve`, (step, mIoU) where the run was scored on the way, and `images_per_second`, the median over the second half of
     its steps, when everything takes part."""
-    with metrics.open(newline="") as file:
+    with metrics.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     curve = [[int(row["step"]), round(float(row["miou"]), 4)] for row in rows if row.get("miou")]
     late = [float(row["images_per_second"]) for row in rows if 2 * int(row["step"]) > int(rows[-1]["step"])]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from protoseg.data.index import BACKGROUND, EXTRA, ClassTable, Split, default_colors, split_among
-from protoseg.data.io import IMAGE_SUFFIXES, composed, walk
+from protoseg.data.io import IMAGE_SUFFIXES, composed, is_text, walk
 
 
 def read_json(path: Path) -> Any:
@@ -120,6 +120,8 @@ def size_field(record: Any, height: str, width: str, where: str) -> tuple[int, i
 
 
 _MOST_PIXELS = 1 << 28  # 16,384 x 16,384; more in an annotation file is an error or an attack
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096  # bytes, on every usual system
+_SHOWN = 40  # letters of a name that is too long for a message
 
 
 class ImageFinder:
@@ -174,11 +176,19 @@ class ImageFinder:
 
         Raises:
             FileNotFoundError: there is none, or the path leads out of the data set.
-            ValueError: several images have that name.
+            ValueError: several images have that name, or no file can have it.
         """
         wanted = text.replace("\\", "/")  # written on Windows
         if "\0" in wanted:
             raise ValueError(f"{beside} names an image with a zero byte in its name")
+        if not is_text(wanted):
+            raise ValueError(f"{beside} names an image {text!a}, which is no text in UTF-8; write the name of its file")
+        length = len(wanted.encode())
+        if length > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in wanted.split("/")):
+            raise ValueError(
+                f"{beside} names an image {text[:_SHOWN]}..., and these {length} bytes are more than any file's name has; "
+                "write the name of its file"
+            )
         allowed = (self.root, *self.folders)
         for folder in (beside.parent, self.root, self.root / "images"):
             path = Path(os.path.normpath(folder / wanted))  # `..` is resolved, links are not: those the user made himself

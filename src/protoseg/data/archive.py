@@ -13,6 +13,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 _MOST_RATIO, _SMALL = 200, 1 << 26  # photographs hardly shrink and masks do: more than this is a decompression bomb
+_SHOWN = 40  # letters of a name that a message or the name of a folder can hold
+_ELSEWHERE = "name a folder on another disk in XDG_CACHE_HOME"
 
 
 def unpack(path: Path) -> Path:
@@ -25,27 +27,32 @@ def unpack(path: Path) -> Path:
         A folder below `protoseg/unpacked` in the cache (`XDG_CACHE_HOME`, else `~/.cache`), for this file as it is now.
 
     Raises:
-        ValueError: it is no zip file, damaged, encrypted, far larger unpacked than packed, or holds a link or a path that leads
-            elsewhere.
+        ValueError: it is no zip file, damaged, encrypted, far larger unpacked than packed, larger than the room on the disk, or
+            holds a link, a path that leads elsewhere or one that cannot be written.
     """
     now = path.stat()
     key = hashlib.sha256(f"{path.resolve()} {now.st_size} {now.st_mtime_ns}".encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "protoseg/unpacked"
-    target = cache / f"{path.stem}-{key}"
+    target = cache / f"{path.stem[:_SHOWN]}-{key}"
     if target.is_dir():
         return _top(target)
-    cache.mkdir(parents=True, exist_ok=True)
-    # Unpacked beside and then renamed: what is there under its name is whole.
-    partial = Path(tempfile.mkdtemp(prefix=f"{path.stem}-", dir=cache))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # Unpacked beside and then renamed: what is there under its name is whole.
+        partial = Path(tempfile.mkdtemp(prefix=f"{path.stem[:_SHOWN]}-", dir=cache))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be unpacked into {cache}: {error.strerror}; {_ELSEWHERE}") from error
     try:
         with zipfile.ZipFile(path) as archive:
-            _check(path, archive)
+            _check(path, archive, room=shutil.disk_usage(cache).free, cache=cache)
             for member in archive.infolist():
-                member.filename = member.filename.replace("\\", "/")  # as some programs for Windows write it
-            archive.extractall(partial, archive.infolist())
+                _extract(path, archive, member, partial)
         partial.rename(target)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError, EOFError, UnicodeError) as error:
         raise ValueError(f"{path} cannot be unpacked: {error}; give a folder or a whole zip file") from error
+    except OSError as error:
+        if not target.is_dir():  # else another process was faster
+            raise ValueError(f"{path} cannot be unpacked: {error.strerror}; give a folder, or {_ELSEWHERE}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _top(target)
@@ -57,7 +64,20 @@ def _top(folder: Path) -> Path:
     return inside[0] if len(inside) == 1 and inside[0].is_dir() and inside[0].name != "images" else folder
 
 
-def _check(path: Path, archive: zipfile.ZipFile) -> None:
+def _extract(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+    name = member.filename
+    member.filename = name.replace("\\", "/")  # as some programs for Windows write it
+    try:
+        archive.extract(member, folder)
+    except OSError as error:  # a name that is too long, or a file where another one needs a folder; else the disk is full
+        shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+        raise ValueError(
+            f"{path} holds {shown!r}, which cannot be unpacked into {folder.parent}: {error.strerror}; unpack the file by hand "
+            f"and give the folder, or {_ELSEWHERE}"
+        ) from error
+
+
+def _check(path: Path, archive: zipfile.ZipFile, *, room: int, cache: Path) -> None:
     members = archive.infolist()
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
@@ -68,3 +88,7 @@ def _check(path: Path, archive: zipfile.ZipFile) -> None:
     total = sum(member.file_size for member in members)
     if total > max(_SMALL, _MOST_RATIO * path.stat().st_size):
         raise ValueError(f"{path} would unpack to {total >> 20} MiB from {path.stat().st_size >> 20} MiB; it is not unpacked")
+    if total > room:
+        raise ValueError(
+            f"{path} would unpack to {total >> 20} MiB, and {cache} has room for {room >> 20} MiB; make room, or {_ELSEWHERE}"
+        )

@@ -15,9 +15,9 @@ import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from protoseg.data.io import UInt8Array, UnreadableImageError, open_image, opened, why_no_image
+from protoseg.data.io import DAMAGED, UInt8Array, UnreadableImageError, most_pixels, open_image, opened, why_no_image
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -90,7 +90,7 @@ def read_image(path: Path, kind: ImageKind | None = None) -> ImageArray:
         (H, W, I) uint8, uint16 or float32.
 
     Raises:
-        UnreadableImageError: missing, truncated, not an image, a stack of images, or of another kind.
+        UnreadableImageError: missing, truncated, not an image, several images (a stack, an animation), or of another kind.
     """
     return read_picture(path, kind).image
 
@@ -140,10 +140,10 @@ def to_rgb(image: ImageArray) -> UInt8Array:
 
 def _read(path: Path) -> Picture:
     image, stored = open_image(path)
-    orientation = _orientation(image.getexif().get(_ORIENTATION))
+    orientation = exif_orientation(image)
     if image.format == "PNG" and ";16" in stored and image.mode in {"RGB", "RGBA", "LA"}:  # Pillow has cut them to 8 bits
-        return Picture(_turn(_decode_png(path), orientation), orientation)
-    return Picture(_bands(ImageOps.exif_transpose(image), path), orientation)
+        return Picture(turn(_decode_png(path), orientation), orientation)
+    return Picture(turn(_bands(image, path), orientation), orientation)
 
 
 def _bands(image: Image.Image, path: Path) -> ImageArray:
@@ -179,8 +179,12 @@ def _without_transparency(image: NDArray[Any]) -> NDArray[Any]:
 
 def _read_tiff(path: Path) -> Picture:
     with _open_tiff(path) as file:
-        # Pillow also knows palettes, CMYK and JPEG inside.
-        image = _read(path).image if _is_photograph(file) else _plain(_stored(file, path), path)
+        if not _is_photograph(file):
+            image = _plain(_from_dark_to_bright(_stored(file, path), file), path)
+        elif _is_large(file):
+            image = _as_photograph(_from_dark_to_bright(_stored(file, path), file))
+        else:
+            image = _read(path).image  # Pillow also knows palettes, CMYK and JPEG inside
         return Picture(image, _tiff_orientation(file), _nodata(file))
 
 
@@ -240,7 +244,17 @@ def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
     nodata = _nodata(file)
     if nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1:  # these become floats, which have holes
         image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
-    return _turn(image, _tiff_orientation(file))
+    return turn(image, _tiff_orientation(file))
+
+
+def _from_dark_to_bright(image: NDArray[Any], file: tifffile.TiffFile) -> NDArray[Any]:
+    """Where a file says that 0 is white, what Pillow does with 8 bits. Other numbers than counts have no white."""
+    page = file.pages.first
+    if page.photometric != tifffile.PHOTOMETRIC.MINISWHITE or image.dtype not in (np.uint8, np.uint16):
+        return image
+    white = (1 << page.bitspersample) - 1
+    colors = image.shape[2] if page.samplesperpixel == 1 else 1  # pages are grey each, further samples are bands
+    return np.concatenate([white - image[..., :colors], image[..., colors:]], axis=2, dtype=image.dtype)
 
 
 def _colormap(file: tifffile.TiffFile) -> UInt8Array | None:
@@ -316,6 +330,20 @@ def _is_photograph(file: tifffile.TiffFile) -> bool:
     return bool(np.isin(last, (0, 255)).all())
 
 
+def _is_large(file: tifffile.TiffFile) -> bool:
+    """Whether it is plain grey or RGB, and larger than what Pillow decodes."""
+    page, kinds = file.pages.first, tifffile.PHOTOMETRIC
+    plain = page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB}
+    plain |= page.photometric == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # which becomes RGB in decoding
+    return plain and page.bitspersample == 8 and page.imagelength * page.imagewidth > most_pixels()
+
+
+def _as_photograph(image: NDArray[Any]) -> UInt8Array:
+    """(H, W, I) grey or RGB to (H, W, 3), without the transparency that `_is_photograph` has found to be all or nothing."""
+    bands = image[..., : 1 if image.shape[2] <= 2 else 3]
+    return np.ascontiguousarray(bands.repeat(3, axis=2) if bands.shape[2] == 1 else bands)
+
+
 def _plain(image: NDArray[Any], path: Path) -> ImageArray:
     """To one of the three types that are kept."""
     if image.dtype in (np.uint8, np.uint16):
@@ -326,7 +354,20 @@ def _plain(image: NDArray[Any], path: Path) -> ImageArray:
         return np.ascontiguousarray(image.astype(np.float32))
 
 
-def _turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    transpose, rows, columns = _TURNED.get(orientation, (False, False, False))
+def exif_orientation(image: Image.Image) -> int:
+    """By which of the eight a viewer turns a decoded image. 1 where its EXIF is damaged: the pixels are whole, and viewers show
+    them as they are stored."""
+    try:
+        return _orientation(image.getexif().get(_ORIENTATION))
+    except DAMAGED:
+        return 1
+
+
+def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """(H, W) or (H, W, I) as a viewer shows it. Not by Pillow, which writes all other tags of the EXIF anew for that, and some
+    that it reads it cannot write."""
+    if orientation not in _TURNED:
+        return image
+    transpose, rows, columns = _TURNED[orientation]
     image = image.swapaxes(0, 1) if transpose else image
-    return image[:: -1 if rows else 1, :: -1 if columns else 1]
+    return np.ascontiguousarray(image[:: -1 if rows else 1, :: -1 if columns else 1])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
+import struct
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +30,13 @@ UInt8Array = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")  # no PostScript under another name, which would be run
 
 
+_ANIMATED = {"PNG", "WEBP"}  # what a phone writes behind the photograph in a JPEG (MPO) only accompanies it
+
+DAMAGED = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
+    struct.error,
+)
+"""What Pillow raises of a damaged file: it checks few of the numbers and types that it reads."""
 _POINTER = b"version https://git-lfs"
 
 
@@ -65,7 +75,7 @@ def check_names(paths: Iterable[Path]) -> None:
         ValueError: a name that is no UTF-8 or holds a line break.
     """
     for path in paths:
-        broken = next((i for i, part in enumerate(path.parts) if not _is_text(part)), None)
+        broken = next((i for i, part in enumerate(path.parts) if not is_text(part)), None)
         if broken is not None:
             folder, stored = Path(*path.parts[:broken]), ascii(os.fsencode(path.parts[broken]))[2:-1]
             raise ValueError(
@@ -78,7 +88,8 @@ def check_names(paths: Iterable[Path]) -> None:
             )
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether UTF-8 can hold it, so that it can be a file's name and be printed."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what Python makes of other bytes
 
 
@@ -147,13 +158,32 @@ def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
+    except UnreadableImageError:
+        raise
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
         why = why_no_image(path, f"its content is none of {', '.join(FORMATS)}")
         raise UnreadableImageError(f"{path} cannot be read as an image: {why}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"{path} {_too_large(str(error))}") from error
+    except DAMAGED as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+
+
+def most_pixels() -> float:
+    """Above so many Pillow decodes no image."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
+
+
+def _too_large(said: str) -> str:
+    """What is wrong with a huge image; Pillow, which calls every one an attack, says first how many pixels it has."""
+    found = re.search(r"\d+", said)
+    size = f"of {int(found[0]) / 1e6:,.0f} megapixels " if found else ""
+    return (
+        f"is an image {size}by its header, and of this kind at most {most_pixels() / 1e6:,.0f} megapixels are read; cut it "
+        "into tiles, or save it as a tiled TIFF in grey or RGB"
+    )
 
 
 def why_no_image(path: Path, otherwise: str) -> str:
@@ -169,9 +199,11 @@ def open_image(path: Path) -> tuple[Image.Image, str]:
     """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2.
 
     Raises:
-        UnreadableImageError: missing, truncated, or not an image.
+        UnreadableImageError: missing, truncated, not an image, or an animation.
     """
     with opened(path) as image:
+        if image.format in _ANIMATED and (num_images := getattr(image, "n_frames", 1)) > 1:
+            raise UnreadableImageError(f"{path} holds {num_images} images; store one in a file")
         stored = _raw_mode(image)
         image.load()
     return image, stored

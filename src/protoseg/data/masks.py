@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from protoseg.data.images import TiffPage, read_tiff
+from protoseg.data.images import TiffPage, exif_orientation, read_tiff, turn
 from protoseg.data.io import UInt8Array, UnreadableImageError, open_image
 from protoseg.words import counted
 
@@ -86,7 +86,7 @@ def _read(path: Path) -> PaletteMask:
         page = read_tiff(path)
         return PaletteMask(_tiff_values(page, path), page.palette)
     image, stored = open_image(path)
-    values = _values(ImageOps.exif_transpose(image), stored, path)
+    values = turn(_values(image, stored, path), exif_orientation(image))
     colors = image.getpalette() if image.mode == "P" else None
     return PaletteMask(values, None if colors is None else np.array(colors, dtype=np.uint8).reshape(-1, 3))
 

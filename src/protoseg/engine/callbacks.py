@@ -284,5 +284,5 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a metrics file, without one that a crash cut short; none where there is no file."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if row["step"] and None not in row.values()]

@@ -200,7 +200,7 @@ def _settings(folder: Path, header: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         return dict(header.get("config", {}))
     try:
-        return dict(yaml.safe_load(path.read_text()))
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
 

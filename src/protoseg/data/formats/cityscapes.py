@@ -52,10 +52,10 @@ def matches(root: Path) -> bool:
 def read(root: Path) -> DataIndex:
     """List the data set. No image is opened."""
     # One kind for all masks: the same number means different things in the two.
-    ending, classes = next((kind for kind in _KINDS if next((root / "gtFine").rglob(f"*{kind[0]}"), None)), _KINDS[0])
+    ending, classes = next((kind for kind in _KINDS if next((root / "gtFine").rglob(f"[!.]*{kind[0]}"), None)), _KINDS[0])
     samples = []
     for folder, split in _FOLDERS.items():
-        for image in sorted((root / "leftImg8bit" / folder).glob("*/*_leftImg8bit.png")):
+        for image in sorted((root / "leftImg8bit" / folder).glob("[!.]*/[!.]*_leftImg8bit.png")):
             scene = image.name.removesuffix("_leftImg8bit.png")
             mask = root / "gtFine" / folder / image.parent.name / f"{scene}{ending}"
             name = f"{folder}/{image.parent.name}/{scene}_leftImg8bit"

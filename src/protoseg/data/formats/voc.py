@@ -14,7 +14,7 @@ from pathlib import Path
 
 from protoseg.data.class_list import read_class_list
 from protoseg.data.index import ClassTable, DataIndex, LeftOut, Sample, Split, named_split
-from protoseg.data.io import IMAGE_SUFFIXES, composed, listed_path, read_lines
+from protoseg.data.io import IMAGE_SUFFIXES, files_by_name, listed_path, read_lines, walk
 from protoseg.data.masks import Color, MaskFile, pack
 
 NEEDS = "JPEGImages/ and SegmentationClass/"
@@ -54,15 +54,18 @@ def read_samples(root: Path) -> list[Sample]:
 
     Raises:
         FileNotFoundError: a listed image is not there.
+        ValueError: two images or two masks have the same name.
     """
-    images, masks = _by_id(root / "JPEGImages"), _by_id(root / "SegmentationClass") | _by_id(root / "SegmentationClassAug")
-    lists = {path.stem.lower(): _ids(path, images) for path in sorted((root / "ImageSets/Segmentation").glob("*.txt"))}
+    images, augmented = _by_id(root / "JPEGImages"), _by_id(root / "SegmentationClassAug")
+    masks = _by_id(root / "SegmentationClass") | augmented
+    listed = root / "ImageSets/Segmentation"
+    lists = {p.stem.lower(): _ids(p, images) for p in walk(listed) if p.parent == listed and p.suffix == ".txt"}
     evaluation: dict[str, Split] = {}
     for title, names in lists.items():
         if (split := named_split(title)) in {"val", "test"}:
             evaluation |= dict.fromkeys(names, split)
     chosen = {name for names in lists.values() for name in names} or set(images)
-    chosen |= _by_id(root / "SegmentationClassAug").keys()
+    chosen |= augmented.keys()
     samples = []
     for name in sorted(chosen):
         if name not in images:
@@ -83,8 +86,7 @@ def unlisted(root: Path, samples: Sequence[Sample]) -> tuple[LeftOut, ...]:
 
 def _by_id(folder: Path) -> dict[str, Path]:
     """Files by their path below a folder, without suffix."""
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return {composed(path.relative_to(folder).with_suffix("").as_posix()): path for path in files}
+    return files_by_name(folder, IMAGE_SUFFIXES)
 
 
 def _ids(path: Path, images: Container[str]) -> list[str]:
