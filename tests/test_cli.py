@@ -486,6 +486,29 @@ class TestEvaluate:
         assert main([*words, "--split", "val"]) == 2
         assert "has no val part" in capsys.readouterr().err
 
+    def test_images_that_it_learned_from_are_told_by_name(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A copy of the training data lies elsewhere, and a model file may lie alone."""
+        assert main(["evaluate", str(run.out), str(run.data), "--no-report"]) == 0
+        assert "learned from" not in capsys.readouterr().out
+        data = Path(shutil.copytree(run.data, tmp_path / "copy"))
+        for kind in ("images", "masks"):
+            shutil.rmtree(data / kind / "test")
+        labeled = sorted((data / "masks").glob("*.png"))
+        said = f"warning: {len(labeled)} images to score on have the name of one that the model in "
+        first = f"learned from (the first is {data / 'images' / labeled[0].name}); if they are the same, a score on them says"
+        for name in ("", "model.safetensors", "baseline"):
+            assert main(["evaluate", str(run.out / name), str(data), "--no-report"]) == 0
+            printed = capsys.readouterr().out
+            assert said in printed
+            assert first in printed
+        alone = Path(shutil.copy(run.out / "model.safetensors", tmp_path / "model.safetensors"))
+        assert main(["evaluate", str(alone), str(data), "--no-report"]) == 0
+        assert f"warning: {alone} alone does not say which images it learned from; if they are" in capsys.readouterr().out
+        assert main(["evaluate", str(alone), str(run.data), "--no-report"]) == 0
+        assert "learned from" not in capsys.readouterr().out
+
     def test_through_windows_mirrored_and_at_two_sizes(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         words = ["evaluate", str(run.out), str(run.data)]
         assert main([*words, "--window", "48", "--stride", "20", "--scales", "1,0.75", "--flip"]) == 0, capsys.readouterr().err

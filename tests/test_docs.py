@@ -13,6 +13,9 @@ import make_fault_table
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import make_docs
+from protoseg.arguments import parse_train
+from protoseg.config import build_class_rules
+from protoseg.data.index import DataIndex
 
 TESTS = Path(__file__).parent
 
@@ -52,6 +55,22 @@ def test_a_place_without_a_table_is_noticed(old: str, new: str, message: str) ->
     page = make_docs.ROOT / "README.md"
     with pytest.raises(ValueError, match=message):
         make_docs.filled(page, page.read_text().replace(old, new, 1))
+
+
+def test_the_section_of_classes_on_the_page_of_formats_says_what_it_says(tmp_path: Path) -> None:
+    (section,) = re.findall(r"```yaml\n(.*?)```", (TESTS.parent / "docs/formats.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(section)
+    rules = build_class_rules(parse_train(["data", "--recipe", str(tmp_path / "mine.yaml")]).classes)
+    table = rules.table_of(DataIndex(Path(), "folder", (), None))
+    assert table is not None
+    classes = rules.apply(table)
+    assert set(classes.names) == {"road", "vehicle", "sky"}
+    numbers = {
+        name: [value for value in classes.class_of if value < 256 and classes.class_of[value] == c]
+        for c, name in enumerate(classes.names)
+    }
+    assert numbers == {"road": [7], "vehicle": [26, 27], "sky": [23]}
+    assert classes.class_of[0] == 255
 
 
 def test_the_page_of_promises_names_tests_that_are_there() -> None:

@@ -20,7 +20,7 @@ from protoseg.arguments import parse_train
 from protoseg.cli import main
 from protoseg.data.doctor import Finding
 from protoseg.data.masks import read_mask
-from protoseg.doctor import overfit_losses
+from protoseg.doctor import files_named, overfit_losses
 from protoseg.nn.small_unet import SmallUNet
 
 
@@ -270,7 +270,33 @@ def test_every_copy_of_a_labelled_image_is_counted(data: Path) -> None:
         (data / f"images/img_0{i}.png").unlink()
         Image.open(data / "images/img_00.png").save(data / f"images/img_0{i}.jpg", quality=60)
     (found,) = [f for f in examine(data) if "same picture as a labelled one" in f["title"]]
-    assert found["files"] == [str(data / f"images/img_0{i}.jpg") for i in (7, 8, 9)]
+    copies = [str(data / f"images/img_0{i}.jpg") for i in (7, 8, 9)]
+    original = str(data / "images/img_00.png")
+    assert found["files"] == [copies[0], original, *copies[1:]]
+    assert found["details"] == [f"{copy} = {original}" for copy in copies]
+
+
+@pytest.mark.parametrize("spoil", [leak, twice_labeled, copy_of_a_labelled_one])
+def test_of_pictures_that_stand_twice_both_are_named(data: Path, spoil: Callable[[Path], Path]) -> None:
+    changed = str(spoil(data))
+    found = [f for f in examine(data) if any(" = " in detail for detail in f["details"])]
+    assert len(found) == 1
+    (detail,) = found[0]["details"]
+    assert detail.split(" = ") == found[0]["files"]
+    assert len(found[0]["files"]) == 2
+    assert changed in found[0]["files"]
+
+
+def test_a_class_that_fills_much_of_few_images_is_not_rare(data: Path) -> None:
+    """And an image that cannot be read is none that lacks it."""
+    for i in range(6):
+        if i < 3:
+            write_index(data / f"masks/img_0{i}.png", np.resize(np.array([0, 0, 2 if i else 1], dtype=np.uint8), (64, 72)))
+        else:
+            (data / f"masks/img_0{i}.png").unlink()
+    assert [f["title"] for f in examine(data) if "is rare" in f["title"]] == []
+    cut_short(data / "masks/img_02.png")
+    assert [f["title"] for f in examine(data, status=1) if "is rare" in f["title"]] == []
 
 
 def test_every_mask_is_listed_with_value_and_pixels(data: Path) -> None:
@@ -446,6 +472,7 @@ def test_masks_without_a_table_are_a_finding(data: Path) -> None:
     (data / "classes.txt").unlink()
     (found,) = [f for f in examine(data, status=1) if f["severity"] == "error"]
     assert "different values" in found["title"]
+    assert found["files"] == [str(data / "masks/img_00.png")]
 
 
 @pytest.mark.parametrize("words", [["nowhere"], ["--stpes", "3"], ["--labels", "no.txt"], ["--unlabeled", "no"]])
@@ -456,7 +483,51 @@ def test_nothing_to_examine(data: Path, tmp_path: Path, words: list[str], capsys
     assert not (tmp_path / "x.json").exists()
 
 
+@pytest.mark.parametrize(("out", "said"), [("no/x.json", "there is no folder"), ("data", "is a folder; give another file")])
+def test_where_nothing_can_be_written_nothing_is_read(
+    data: Path, tmp_path: Path, out: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("protoseg.doctor.examine", lambda *_, **__: pytest.fail("read"))
+    assert main(["doctor", str(data), *TINY_MODEL, "--out", str(tmp_path / out)]) == 2
+    error = capsys.readouterr().err
+    assert f"--out {tmp_path / out}" in error
+    assert said in error
+    assert "Errno" not in error
+
+
+class TestFilesNamed:
+    def test_in_their_order_each_once(self, tmp_path: Path) -> None:
+        paths = [tmp_path / name for name in ("my photos/b.json", "my photos/a.png", "list.txt")]
+        for path in paths:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("")
+        text = f"{paths[2]}, line 3: {paths[0]} is like {paths[1]}; see {paths[0]}. Not {tmp_path / 'gone.png'}"
+        assert files_named(text, [str(tmp_path)]) == tuple(map(str, [paths[2], paths[0], paths[1]]))
+        assert files_named(text, [str(tmp_path / "my photos"), str(paths[2])]) == files_named(text, [str(tmp_path)])
+        assert files_named(text, [str(tmp_path / "other")]) == ()
+
+    def test_the_longer_of_two(self, tmp_path: Path) -> None:
+        for name in ("a.png", "a.png.txt"):
+            (tmp_path / name).write_text("")
+        assert files_named(f"look at {tmp_path}/a.png.txt {'x' * 9000}", [str(tmp_path)]) == (f"{tmp_path}/a.png.txt",)
+
+
 class TestOverfit:
+    def test_weights_that_are_missing_leave_the_report(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        out, network = data.parent / "doctor.json", ["--model.arch", "fpn", "--model.encoder", "resnet18"]
+        words = ["doctor", str(data), *network, "--model.weights", "no/such.pth", "--crop", "64", "--out", str(out)]
+        assert main([*words, "--overfit"]) == 1
+        findings = json.loads(out.read_text())["findings"]
+        (found,) = [f for f in findings if f["severity"] == "error"]
+        assert found["title"].startswith("--overfit was not tried, because no training can begin: there is no weights file no/")
+        assert any("GiB" in f["title"] for f in findings)
+        assert "not ready to train: 1 error" in capsys.readouterr().out
+
+    def test_errors_are_to_be_mended_first(self, data: Path) -> None:
+        unknown_value(data)
+        (found,) = [f for f in examine(data, "--overfit", status=1) if "overfit" in f["title"]]
+        assert found["title"] == "--overfit was not tried, because of the errors"
+
     def test_one_image_is_learned_by_heart(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         findings = examine(data, "--overfit", "--model.width", "16")
         (found,) = [f for f in findings if "on one crop of" in f["title"]]
@@ -563,6 +634,7 @@ def test_a_broken_annotation_file_is_a_finding(tmp_path: Path, capsys: pytest.Ca
     (found,) = examine(root, status=1)
     assert found["severity"] == "error"
     assert str(broken) in found["title"]
+    assert found["files"] == [str(broken)]
     assert "not ready to train" in capsys.readouterr().out
 
 
@@ -597,3 +669,4 @@ def test_a_mask_that_keeps_the_holdout_from_being_drawn(data: Path) -> None:
     assert first.startswith("the images to keep back cannot be drawn")
     assert second.startswith("1 labelled or evaluation image cannot be used")
     assert "img_01.png" in first
+    assert findings[0]["files"] == [str(data / "masks/img_01.png")]

@@ -275,6 +275,39 @@ class TestDuplicates:
         assert "warning" not in printed
         assert "further folder" not in printed
 
+    def test_an_evaluation_image_named_like_one_of_the_further_folder(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Too dark for a copy, but the same scene; a labelled image of that name shows another one."""
+        root = make_folder(tmp_path / "data", train=4, labeled=2, test=2, size=(90, 120))
+        for i, path in enumerate(sorted((root / "images").rglob("*.png"))):
+            write_image(path, photo(i))
+        for kind in ("images", "masks"):
+            (root / kind / "test/test_01.png").rename(root / kind / "test/img_01.png")
+        more, test = tmp_path / "more", root / "images/test/img_01.png"
+        more.mkdir()
+        Image.open(test).point(lambda v: v // 4).save(more / "img_01.png")
+        split(root, "--labels", "2", "--unlabeled", str(more))
+        printed = capsys.readouterr().out
+        said = "1 evaluation image is called like a training image (e.g. {} and {}), {}"
+        assert "warning: " + said.format(more / "img_01.png", test, "and may be the same scene") in printed
+        assert "note: " + said.format(root / "images/img_01.png", test, "but show something else") in printed
+
+    def test_an_image_that_the_lists_of_voc_pass_over_is_compared_too(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = tmp_path / "data"
+        for i, name in enumerate(("a", "b", "c", "v")):
+            write_image(root / f"JPEGImages/{name}.png", photo(0 if name == "v" else i))
+            write_index(root / f"SegmentationClass/{name}.png", draw_shapes(np.random.default_rng(i), (90, 120))[1])
+        (root / "ImageSets/Segmentation").mkdir(parents=True)
+        (root / "ImageSets/Segmentation/train.txt").write_text("b\n")
+        (root / "ImageSets/Segmentation/val.txt").write_text("v\n")
+        (tmp_path / "list.txt").write_text("a\nb\nc\n")
+        split(root, "--labels", "3", "--within", str(tmp_path / "list.txt"))
+        leak = f"{root / 'JPEGImages/v.png'} and {root / 'JPEGImages/a.png'}"
+        assert f"1 evaluation image looks nearly the same as a training image: {leak}" in capsys.readouterr().out
+
     @pytest.mark.parametrize("change", ["cut out", "darker"])
     def test_a_version_of_a_training_image_under_its_name(
         self, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]

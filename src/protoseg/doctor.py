@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from protoseg.config import (
     method_class,
 )
 from protoseg.data.check import channel_statistics, class_table
-from protoseg.data.doctor import Finding, class_rows, diagnose, gravest_first, ignored_shares, left_out, unscored
+from protoseg.data.doctor import Finding, Severity, class_rows, diagnose, gravest_first, ignored_shares, left_out, unscored
 from protoseg.data.facts import Facts, Part, examine
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
@@ -43,7 +44,7 @@ from protoseg.words import counted
 _OVERFIT_STEPS, _OVERFIT_LR, _LEARNED = 200, 1e-3, 0.1
 _GRAVE = {"error": "red", "warning": "yellow", "note": "default"}
 _BATCH, _OVERFIT_DRAWS = 8, 20
-_NAMED = "the sentence names what it is about"
+_NAMED = "the sentence says what it is about, and that is no one file"
 _SETTINGS = "it is about the settings of the training, whatever the files are"
 
 
@@ -61,7 +62,10 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
 
     Raises:
         FileNotFoundError: there is no such data, or no such list: the words of the command are wrong, not the files.
+        OSError: nothing can be written into `out`.
     """
+    if out is not None:
+        _check_out(out)  # before the work, not after it
     if not Path(config.data).exists():
         raise FileNotFoundError(f"there is no folder {config.data}; give the folder that holds images/ and masks/")
     for option, name in (("labels", config.labels), ("holdout", config.holdout), ("unlabeled", config.unlabeled)):
@@ -86,17 +90,30 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     crop = config.crop or (default_crop(fact.size for fact in labeled) if labeled else None)
     findings += [*left_out(index), *unscored(index), *_nothing_unlabeled(config, partition)]
     findings += diagnose(facts, classes, crop=crop)
-    if classes is not None and crop is not None and not any(finding.severity == "error" for finding in findings):
-        kind = labeled[0].kind or PHOTOGRAPH
-        findings.append(_memory(config, len(classes), kind, crop))
-        if overfit:
-            findings.append(_overfit(config, labeled, classes, kind, crop))
+    if classes is not None and crop is not None and not _has_error(findings):
+        findings.append(_memory(config, len(classes), labeled[0].kind or PHOTOGRAPH, crop))
+    if overfit:
+        findings.append(_tried(config, labeled, classes, crop, findings))
     findings = gravest_first([*faults, *findings])
     _print(config, index, partition, facts, classes, findings, console)
     if out is not None:
         out.write_text(json.dumps(_as_json(index, partition, facts, classes, findings), indent=2) + "\n")
         console.print(f"all findings with all files: {out}")
     return findings
+
+
+def _check_out(out: Path) -> None:
+    advice = "give another file with --out"
+    if out.is_dir():
+        raise IsADirectoryError(f"--out {out} is a folder; {advice}")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}; make it, or {advice}")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise PermissionError(f"--out {out} cannot be written; {advice}")
+
+
+def _has_error(findings: Iterable[Finding]) -> bool:
+    return any(finding.severity == "error" for finding in findings)
 
 
 def _listed(config: TrainConfig) -> tuple[tuple[DataIndex, Partition] | None, list[Finding]]:
@@ -106,9 +123,9 @@ def _listed(config: TrainConfig) -> tuple[tuple[DataIndex, Partition] | None, li
         return build_partition(config), []
     except (ValueError, OSError) as error:
         if config.holdout is None:
-            return None, [_fault(str(error))]
+            return None, [_fault(str(error), config)]
         listed, faults = _listed(dataclasses.replace(config, holdout=None))
-        return listed, [_fault(f"the images to keep back cannot be drawn: {error}"), *faults]
+        return listed, [_fault(f"the images to keep back cannot be drawn: {error}", config), *faults]
 
 
 def _nothing_unlabeled(config: TrainConfig, partition: Partition) -> list[Finding]:
@@ -124,8 +141,34 @@ def _nothing_unlabeled(config: TrainConfig, partition: Partition) -> list[Findin
     ]
 
 
-def _fault(what: str) -> Finding:
-    return Finding("error", what, "correct it, and examine the data again", no_files=_NAMED)
+def _fault(what: str, config: TrainConfig) -> Finding:
+    return _said("error", what, "correct it, and examine the data again", config)
+
+
+def _said(severity: Severity, what: str, advice: str, config: TrainConfig) -> Finding:
+    """A finding that is known as a sentence alone, with the files that the sentence names."""
+    given = [name for name in (config.data, config.labels, config.holdout, config.unlabeled) if name and not is_amount(name)]
+    files = files_named(what, [*given, *(os.path.normpath(Path(name).absolute()) for name in given)])
+    return Finding(severity, what, advice, files, no_files="" if files else _NAMED)
+
+
+def files_named(sentence: str, places: Iterable[str]) -> tuple[str, ...]:
+    """The files that a sentence names, in its order.
+
+    Args:
+        sentence: paths may stand anywhere in it; they may hold blanks.
+        places: what the paths begin with, files or folders.
+    """
+    starts = sorted({i for place in places for i in range(len(sentence)) if sentence.startswith(place, i)})
+    found, end = dict[str, None](), 0
+    for start in starts:
+        if start < end:  # inside the path before
+            continue
+        # The longest: `a.png` may be there beside `a.png.txt`. Path.is_file would stop at names longer than any can be.
+        whole = next((e for e in range(len(sentence), start, -1) if os.path.isfile(sentence[start:e])), None)  # noqa: PTH113
+        if whole is not None:
+            found[sentence[start:whole]], end = None, whole
+    return tuple(found)
 
 
 def _unlisted(config: TrainConfig, faults: list[Finding], *, console: Console, out: Path | None) -> list[Finding]:
@@ -142,7 +185,7 @@ def _classes(
     config: TrainConfig, index: DataIndex, labeled: list[Facts], scored: list[Facts]
 ) -> tuple[list[Finding], ClassTable | None]:
     """The class table, or the finding that there is none; and how the masks were read. None without one that can be read."""
-    said = [Finding("note", note, "if that is not meant, change the files", no_files=_NAMED) for note in index.notes]
+    said = [_said("note", note, "if that is not meant, change the files", config) for note in index.notes]
     if not labeled:
         return said, None
     try:
@@ -152,10 +195,10 @@ def _classes(
         notes += check_palettes([*labeled, *scored], given)
         return [
             *said,
-            *(Finding("note", note, "if that is not meant, see --classes.names", no_files=_NAMED) for note in notes),
+            *(_said("note", note, "if that is not meant, see --classes.names", config) for note in notes),
         ], rules.apply(classes)
     except ValueError as error:
-        return [*said, Finding("error", str(error), "correct the class list or the masks", no_files=_NAMED)], None
+        return [*said, _said("error", str(error), "correct the class list or the masks", config)], None
 
 
 def saved_bytes(network: nn.Module, image: torch.Tensor) -> int:
@@ -200,6 +243,23 @@ def _memory(config: TrainConfig, num_classes: int, kind: ImageKind, crop: int) -
         f"if that is too much: --batch {max(1, batch // 2)} --accumulate 2, or a smaller --crop",
         no_files=_SETTINGS,
     )
+
+
+def _tried(
+    config: TrainConfig, labeled: list[Facts], classes: ClassTable | None, crop: int | None, findings: list[Finding]
+) -> Finding:
+    """What learning one image by heart showed, or why that was not tried: the other findings are worth having without it."""
+    if classes is None or crop is None or _has_error(findings):
+        return Finding("note", "--overfit was not tried, because of the errors", "correct them first", no_files=_SETTINGS)
+    try:
+        return _overfit(config, labeled, classes, labeled[0].kind or PHOTOGRAPH, crop)
+    except (ValueError, OSError) as error:
+        return Finding(
+            "error",
+            f"--overfit was not tried, because no training can begin: {error}",
+            "correct the setting; --model.weights none begins without a file or a download",
+            no_files=_SETTINGS,
+        )
 
 
 def _overfit(config: TrainConfig, labeled: list[Facts], classes: ClassTable, kind: ImageKind, crop: int) -> Finding:

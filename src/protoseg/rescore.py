@@ -65,7 +65,7 @@ def _scored(run: Path, index: DataIndex) -> list[Sample]:
     names = json.loads(lists.read_text())["evaluation"]
     if not names:
         raise ValueError(f"the run in {run} kept no images to score on; leave out the data set")
-    labeled = {sample.name: sample for sample in index.samples if sample.mask is not None}
+    labeled = {sample.name: sample for sample in (*index.samples, *index.spare) if sample.mask is not None}
     if missing := [name for name in names if name not in labeled]:
         raise ValueError(
             f"{len(missing)} of the {len(names)} evaluation images of {run} are not in {index.root} with a mask, e.g. "

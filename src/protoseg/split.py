@@ -102,7 +102,7 @@ def _names(found: Iterable[int], table: ClassTable | None) -> str:
 def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> None:
     """Evaluation images that training shows too, and unlabelled ones that are labelled too: by name or as nearly the same
     picture."""
-    train, evaluation = index.of("train"), [s for s in index.samples if s.split != "train"]
+    train, evaluation = [*partition.labeled, *partition.unlabeled], [s for s in index.samples if s.split != "train"]
     labeled = {sample.image.stem: sample for sample in partition.labeled}
     extra = [sample for sample in partition.unlabeled if sample.name.startswith(EXTRA)]
     # Within one data set equal file names are usual (a folder for each camera or sequence), and then not the same picture.
@@ -118,7 +118,7 @@ def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> 
         return {sample.name: looks[sample.name] for sample in samples if sample.name in looks}
 
     doubles = find_doubles(labeled=seen(partition.labeled), unlabeled=seen(partition.unlabeled), evaluation=seen(evaluation))
-    images = {sample.name: sample.image for sample in index.samples}
+    images = {sample.name: sample.image for sample in (*train, *evaluation)}
 
     def examples(pairs: Sequence[Pair]) -> str:
         return ", ".join(f"{images[pair.first]} and {images[pair.second]}" for pair in pairs[:_SHOWN])
@@ -134,10 +134,12 @@ def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> 
 def _warn_of_names(train: Sequence[Sample], evaluation: Sequence[Sample], looks: dict[str, Look], console: Console) -> None:
     """Evaluation images that are called like a training image, splits aside. Where each folder counts its own files from 1 that
     says nothing, and a warning would teach people to read over warnings: there the pictures differ as any two do."""
-    by_name = {_without_split(sample.name): sample for sample in train}
+    by_name: dict[str, list[Sample]] = {}
+    for sample in train:
+        by_name.setdefault(_without_split(sample.name), []).append(sample)
     alike, others = list[tuple[Sample, Sample]](), list[tuple[Sample, Sample]]()
     for sample in evaluation:
-        if (double := by_name.get(_without_split(sample.name))) is not None:
+        for double in by_name.get(_without_split(sample.name), []):
             seen = [looks[s.name] for s in (double, sample) if s.name in looks]
             bits = bits_between(*seen) if len(seen) == 2 else None
             (alike if bits is None or bits <= ALIKE else others).append((double, sample))
@@ -146,11 +148,13 @@ def _warn_of_names(train: Sequence[Sample], evaluation: Sequence[Sample], looks:
         ("note", others, "but show something else, as is usual where each folder counts its own files"),
     ):
         if pairs:
-            many = counted(len(pairs), "evaluation image is", "evaluation images are")
+            many = counted(len({sample.name for _, sample in pairs}), "evaluation image is", "evaluation images are")
             first, second = pairs[0]
             console.print(f"{severity}: {many} called like a training image (e.g. {first.image} and {second.image}), {what}")
 
 
 def _without_split(name: str) -> str:
-    """`street/1` for `test/street/1` and `train2017/street/1`."""
+    """`street/1` for `test/street/1`, `train2017/street/1`, and `street/1` in a further folder."""
+    if name.startswith(EXTRA):
+        name = name.split("/", 1)[-1]
     return "/".join(part for part in name.split("/") if named_split(part.rstrip("0123456789")) is None)

@@ -178,6 +178,8 @@ def evaluate_run(
     model = _answering(run, head)
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
+    if doubt := _learned_from(samples, run):
+        console.print(f"warning: {doubt}")
     here = classes_of(index, model)
     classes, facts = matched(model.classes, here, root), mask_facts(samples)
     foreign = here is None and _trained_on(run) != root.resolve()
@@ -261,7 +263,29 @@ def _to_score(index: DataIndex, run: Path, split: Split | None, *, given: Path) 
             f"put others into {index.root / 'test'}, or train with --holdout 1/5"
         )
     kept = set(lists["evaluation"])
-    return [sample for sample in labeled if sample.name in kept], "holdout images"
+    return [sample for sample in (*labeled, *index.spare) if sample.name in kept], "holdout images"
+
+
+def _learned_from(samples: Sequence[Sample], run: Path) -> str:
+    """What to say where images to score on may be such as the model learned from; empty where none is.
+
+    Told by their names, because a data set may have been copied or moved since.
+    """
+    folder = _folder_of(run)
+    lists = next((path for path in (folder / SPLIT, folder.parent / SPLIT) if path.is_file()), None)
+    if lists is None:
+        if all(sample.split != "train" for sample in samples):
+            return ""
+        return f"{run} alone does not say which images it learned from; if they are among these, the score says nothing"
+    learned = set(json.loads(lists.read_text())["labeled"])
+    again = [sample for sample in samples if sample.name in learned]
+    if not again:
+        return ""
+    have = counted(len(again), "image to score on has", "images to score on have")
+    return (
+        f"{have} the name of one that the model in {folder} learned from (the first is {again[0].image}); if they are the "
+        "same, a score on them says nothing"
+    )
 
 
 def _folder_of(run: Path) -> Path:

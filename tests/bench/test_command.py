@@ -54,7 +54,7 @@ def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.Captur
     out = tmp_path / "out"
     assert main(words(data, out, "--evaluate-every", "1")) == 0, capsys.readouterr().out
     printed = capsys.readouterr().out
-    assert f"labels 3: the list {data / 'splits/3.txt'}" in printed
+    assert f"{data} is read as folder\nlabels 3: the list {data / 'splits/3.txt'}" in printed
     rows = store.read(out / "results.jsonl")
     assert [(row["method"], row["seed"]) for row in rows] == [(m, s) for s in (0, 1) for m in METHODS]
     assert {(row["labels"], row["labeled"], row["evaluated"], row["steps"]) for row in rows} == {("3", 3, 2, 2)}

@@ -174,6 +174,27 @@ def write_coco_uncompressed(root: Path, pictures: list[Picture]) -> None:
     write_coco(root, pictures, compressed=False)
 
 
+def write_coco_roboflow(root: Path, pictures: list[Picture]) -> None:
+    """As Roboflow exports it: a file beside the images of each split, and a category that only groups the others."""
+    categories = [
+        {"id": 0, "name": "shapes", "supercategory": "none"},
+        {"id": 1, "name": "square", "supercategory": "shapes"},
+        {"id": 2, "name": "disc", "supercategory": "shapes"},
+    ]
+    for split, folder in (("train", "train"), ("val", "valid")):
+        images, annotations = [], []
+        for number, p in enumerate(p for p in pictures if p.split == split):
+            write_image(root / folder / f"{p.stem}.png", p.image)
+            height, width = p.image.shape[:2]
+            images.append({"id": number, "license": 1, "file_name": f"{p.stem}.png", "height": height, "width": width})
+            for value in (1, 2):
+                if p.label is not None and (p.label == value).any():
+                    code = {"size": [height, width], "counts": runs(p.label == value)}
+                    annotations.append({"id": len(annotations), "image_id": number, "category_id": value, "segmentation": code})
+        content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+        (root / folder / "_annotations.coco.json").write_text(json.dumps(content))
+
+
 def runs(mask: NDArray[np.bool_]) -> list[int]:
     """COCO's plain run lengths: column by column, zeros first."""
     flat = mask.T.ravel()
@@ -288,7 +309,7 @@ NAMES: dict[str, tuple[str, str, str]] = {
     **dict.fromkeys(("cityscapes", "cityscapes, train ids"), ("road", "sidewalk", "building")),
     "ade20k": ("wall", "building", "sky"),
     **dict.fromkeys(("cvat", "cvat, zip"), ("background", "red square", "disc")),
-    **dict.fromkeys(("coco", "coco, plain run lengths"), ("background", "square", "disc")),
+    **dict.fromkeys(("coco", "coco, plain run lengths", "coco, Roboflow"), ("background", "square", "disc")),
     **dict.fromkeys(("labelme", "labelme, from Windows", "label studio"), ("background", "a square", "disc")),
 }
 """What the classes 0, 1 and 2 are called: as the files say, as the benchmark has it, or by their numbers where nobody says."""
@@ -301,12 +322,14 @@ PLACES: dict[str, tuple[str, str]] = {
     "ade20k": ("training/ADE_{}", "validation/ADE_{}"),
     "cvat": ("my photos/{}", "my photos/{}"),
     "coco": ("train2017/{}", "val2017/{}"),
+    "coco, Roboflow": ("train/{}", "valid/{}"),
     "labelme": ("train/images/{}", "val/images/{}"),
     "label_studio": ("images/train/{}", "images/val/{}"),
 }
-"""Format -> what a training image of some stem is called, and an evaluation image: its path as the layout has it."""
+"""Format, or one way to write it -> what a training image of some stem is called, and an evaluation image: its path as the
+layout has it."""
 
-NO_IGNORED = {"folder, colours", "cvat", "cvat, zip", "coco", "coco, plain run lengths", "label studio"}
+NO_IGNORED = {"folder, colours", "cvat", "cvat, zip", "coco", "coco, plain run lengths", "coco, Roboflow", "label studio"}
 """Written without "ignored" pixels, because the layout has none: they are class 0."""
 
 _WORD_BITS, _RUN_BITS = 8, (3, 4, 8, 16)  # as Label Studio's editor writes them
@@ -325,6 +348,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, list[Picture]], None]]] = {
     "cvat, zip": ("cvat", write_cvat_zip),
     "coco": ("coco", write_coco),
     "coco, plain run lengths": ("coco", write_coco_uncompressed),
+    "coco, Roboflow": ("coco", write_coco_roboflow),
     "labelme": ("labelme", write_labelme),
     "labelme, from Windows": ("labelme", write_labelme_windows),
     "label studio": ("label_studio", write_label_studio),

@@ -427,7 +427,22 @@ def test_the_users_own_class_list_counts_more_than_the_layout(tmp_path: Path, wr
 def test_folders_of_ade20k_with_other_images(tmp_path: Path) -> None:
     write_image(tmp_path / "images/training/photo.jpg", np.zeros((4, 4, 3), dtype=np.uint8))
     write_image(tmp_path / "annotations/training/photo.png", np.eye(4, dtype=np.uint8))
-    assert open_dataset(tmp_path).classes is None
+    index = open_dataset(tmp_path)
+    assert index.classes is None
+    (note,) = index.notes
+    assert "--format ade20k reads them as ADE20K's 150, and 0 as not labelled" in note
+
+
+def test_ade20k_under_other_file_names_by_its_word(tmp_path: Path) -> None:
+    write_image(tmp_path / "images/training/photo.jpg", np.zeros((4, 4, 3), dtype=np.uint8))
+    write_image(tmp_path / "annotations/training/photo.png", np.eye(4, dtype=np.uint8))
+    index = open_dataset(tmp_path, format="ade20k")
+    assert index.notes == ()
+    assert index.classes is not None
+    assert index.classes.names[:2] == ("wall", "building")
+    assert (index.classes.encode(np.array([[0, 1]], dtype=np.uint8)) == [[255, 0]]).all()
+    (tmp_path / "classes.txt").write_text("nothing\nthing\n")  # says more
+    assert [open_dataset(tmp_path, format=name).classes.names for name in (None, "ade20k")] == [("nothing", "thing")] * 2  # type: ignore[union-attr]
 
 
 class TestOrderOfClasses:

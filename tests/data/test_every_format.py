@@ -46,7 +46,7 @@ def test_can_be_asked_for(written: tuple[str, Path]) -> None:
 def test_the_same_images_in_the_same_splits(written: tuple[str, Path]) -> None:
     """In the order of their names, which are their paths as the layout has them."""
     index = open_dataset(written[1])
-    train, val = PLACES[index.format]
+    train, val = PLACES.get(written[0], PLACES[index.format])
     expected = [((val if p.split == "val" else train).format(p.stem), p.split, p.label is not None) for p in PICTURES]
     assert [(sample.name, sample.split, sample.mask is not None) for sample in index.samples] == sorted(expected)
     assert [sample.image.stem for sample in index.samples] == [sample.name.rsplit("/", 1)[-1] for sample in index.samples]

@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
-from make_folder import make_folder, write_image
+from make_folder import draw_shapes, make_folder, write_image, write_index
 from make_formats import WRITERS, make_pictures
 
 from protoseg.data.check import check_labels, mask_values
@@ -95,6 +96,55 @@ class TestMaskColumn:
         assert "names a mask that is not read" in partition.notes[0]
         with pytest.raises(ValueError, match="names the mask"):
             self.labels(tmp_path, line.format("scene_2"))
+
+
+class TestMasksBesideTheLists:
+    """UniMatch's copy of VOC: original lists, and the masks of SBD in `SegmentationClass` beside those of VOC."""
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """One image of train.txt, one of val.txt, two more with a mask and one without."""
+        image, label = draw_shapes(np.random.default_rng(0), (40, 48))
+        root = tmp_path / "VOC2012"
+        for name in ("2007_000032", "2007_000033", "2008_000002", "2010_004493", "2011_000001"):
+            write_image(root / f"JPEGImages/{name}.jpg", image)
+            if name != "2011_000001":
+                write_index(root / f"SegmentationClass/{name}.png", label)
+        (root / "ImageSets/Segmentation").mkdir(parents=True)
+        (root / "ImageSets/Segmentation/train.txt").write_text("2007_000032\n")
+        (root / "ImageSets/Segmentation/val.txt").write_text("2007_000033\n")
+        return root
+
+    @pytest.mark.parametrize("line", ["JPEGImages/{0}.jpg SegmentationClass/{0}.png", "{0}"], ids=["UniMatch", "U2PL"])
+    def test_a_published_list_names_them(self, root: Path, listed, line: str) -> None:  # type: ignore[no-untyped-def]
+        index = open_dataset(root)
+        partition = make_partition(index, labels=listed(line.format("2010_004493"), line.format("2007_000032"), ""))
+        assert names(partition.labeled) == ["2007_000032", "2010_004493"]
+        assert str(partition.labeled[1].mask) == str(root / "SegmentationClass/2010_004493.png")
+        assert (names(partition.unlabeled), names(partition.evaluation)) == ([], ["2007_000033"])
+        assert len(partition.notes) == 1
+        assert f"stands in no list of {root} itself" in partition.notes[0]
+        with pytest.raises(ValueError, match="it names an evaluation image, which never trains"):
+            make_partition(index, labels=listed(line.format("2007_000033")))
+        with pytest.raises(ValueError, match="has no mask; give it one where the data set keeps them"):
+            make_partition(index, labels=listed(line.format("2011_000001").split()[0]))
+
+    def test_train_only_where_a_list_names_them(self, root: Path) -> None:
+        partition = make_partition(open_dataset(root))
+        assert names(partition.labeled + partition.unlabeled) == ["2007_000032"]
+
+    def test_neither_come_in_again_by_the_further_folder(self, root: Path, listed) -> None:  # type: ignore[no-untyped-def]
+        """Nor do those that a holdout keeps back."""
+        index = open_dataset(root, unlabeled=root / "JPEGImages")
+        assert names(make_partition(index).unlabeled) == [
+            f"unlabeled:JPEGImages/{name}" for name in ("2008_000002", "2010_004493", "2011_000001")
+        ]
+        partition = make_partition(index, labels=listed("2008_000002"))
+        assert "unlabeled:JPEGImages/2008_000002" not in names(partition.unlabeled)
+        assert len(partition.unlabeled) == 3
+        partition = make_partition(index, holdout=listed("2010_004493"))
+        assert (names(partition.labeled), names(partition.evaluation)) == (["2007_000032"], ["2010_004493"])
+        assert names(partition.unlabeled) == ["unlabeled:JPEGImages/2008_000002", "unlabeled:JPEGImages/2011_000001"]
 
 
 class TestImagesWithoutAnnotation:

@@ -32,7 +32,7 @@ def lists_of(run: Path, index: DataIndex) -> Lists:
     if not path.is_file():
         raise FileNotFoundError(f"{run} does not say which images were labelled ({SPLIT} is missing); give a run folder")
     stored = json.loads(path.read_text())
-    there = {sample.name: sample for sample in index.samples}
+    there = {sample.name: sample for sample in (*index.samples, *index.spare)}
 
     def with_masks(names: Sequence[str]) -> list[Sample]:
         found = []

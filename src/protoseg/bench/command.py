@@ -65,7 +65,8 @@ def bench(
         if any(word.split("=")[0].replace("_", "-") in {name, f"--no-{name[2:]}"} for word in extra):
             raise ValueError(f"protoseg bench sets {name} of each training; give {instead}")
     found = [find_labels(text, data) for text in labels]
-    config = _checked(data, found, methods, recipe=recipe, extra=extra)
+    config, layout = _checked(data, found, methods, recipe=recipe, extra=extra)
+    say(f"{data} is read as {layout}")
     for chosen in found:
         say(f"labels {chosen.name}: {chosen.source}")
     cells = list(make_cells(data, found, methods, seeds, recipe=recipe, extra=extra))
@@ -104,8 +105,11 @@ def bench(
     return len(failed)
 
 
-def _checked(data: Path, found: Sequence[Labels], methods: Sequence[str], *, recipe: str, extra: Sequence[str]) -> TrainConfig:
-    """The settings of the first cell, after those of every method have been looked through: a grid takes hours."""
+def _checked(
+    data: Path, found: Sequence[Labels], methods: Sequence[str], *, recipe: str, extra: Sequence[str]
+) -> tuple[TrainConfig, str]:
+    """The settings of the first cell, after those of every method have been looked through: a grid takes hours. And the layout
+    that the data is read as."""
     if not found or not methods or len(set(methods)) < len(methods):
         raise ValueError("give each of --labels and --methods at least once, and no method twice")
 
@@ -119,7 +123,7 @@ def _checked(data: Path, found: Sequence[Labels], methods: Sequence[str], *, rec
     scored = any(sample.split != "train" and sample.mask is not None for sample in index.samples)
     if not config.evaluate or not (scored or config.holdout):
         raise ValueError(f"there is nothing to compare by: {data} has no test or val images; keep some with --holdout 1/5")
-    return config
+    return config, index.format
 
 
 def _on_gpus(config: TrainConfig) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from protoseg.data.check import binary_doubt, other_rule, stray_values, too_few_classes
-from protoseg.data.duplicates import Look, find_doubles
+from protoseg.data.duplicates import Look, Pair, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.images import PHOTOGRAPH
 from protoseg.data.index import ClassTable, DataIndex, unnamed
@@ -23,7 +23,8 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
 _NAMED_CLASSES = 5  # in one sentence
 # Where a finding begins. Rules of thumb, not results.
-RARE_SHARE, RARE_IMAGES = 0.002, 3
+RARE_SHARE = 0.002
+FEW_IMAGES, FEW_SHARE = 3, 0.05  # a class in fewer images is rare too, unless it fills much of them
 STRAY_SHARE, STRAY_PIXELS = 0.0005, 20  # of all labelled pixels, and in each mask that holds the value
 IGNORED_SHARE = 0.5
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
@@ -261,7 +262,7 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
             f"{counted(len(leaks), f'{of} looks', f'{of} look')} nearly the same as a training image, "
             f"e.g. {image_of[leaks[0].first]} and {image_of[leaks[0].second]}",
             "a score on them is too good: take one of each pair away, or divide videos and scenes as a whole",
-            tuple(image_of[pair.first] for pair in leaks),
+            *_both(leaks, image_of),
         )
     if twice:
         yield Finding(
@@ -269,7 +270,7 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
             f"{counted(len(twice), 'pair of labelled images is', 'pairs of labelled images are')} the same picture, e.g. "
             f"{image_of[twice[0].second]} and {image_of[twice[0].first]}",
             "a second mask of one picture teaches little; label another image instead",
-            tuple(image_of[pair.first] for pair in twice),
+            *_both(twice, image_of),
         )
     if copies:
         yield Finding(
@@ -277,8 +278,14 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
             f"{counted(len(copies), 'unlabelled image is', 'unlabelled images are')} the same picture as a labelled one, e.g. "
             f"{image_of[copies[0].first]} and {image_of[copies[0].second]}",
             "a copy teaches nothing new; remove it",
-            tuple(image_of[pair.first] for pair in copies),
+            *_both(copies, image_of),
         )
+
+
+def _both(pairs: Sequence[Pair], image_of: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Files and details of a finding on pairs: every file once, and which belongs to which."""
+    named = [(image_of[pair.first], image_of[pair.second]) for pair in pairs]
+    return tuple(dict.fromkeys(file for pair in named for file in pair)), tuple(f"{one} = {two}" for one, two in named)
 
 
 def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
@@ -361,7 +368,7 @@ def _stray(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
 
 
 def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
-    labeled = [fact for fact in facts if fact.role == "labeled"]
+    labeled = [fact for fact in facts if fact.role == "labeled" and fact.values]
     absent, stray = list[str](), _stray_classes(facts, classes)
     for c, (name, share, images, scored) in enumerate(class_rows(facts, classes)):
         if images == 0 and not scored:
@@ -374,7 +381,7 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
                 "label an image that shows it, or leave it out with --classes.ignore or --classes.merge",
                 holding,
             )
-        elif c not in stray and (share < RARE_SHARE or images < min(RARE_IMAGES, len(labeled))):
+        elif c not in stray and share < (FEW_SHARE if images < min(FEW_IMAGES, len(labeled)) else RARE_SHARE):
             yield Finding(
                 "warning",
                 f"{name} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of {len(labeled)} images",

@@ -277,6 +277,7 @@ class DataIndex:
         classes: the class table where the data set has one; None where it has to be read off the labelled masks.
         notes: how it was read, where that is not plain.
         left_out: files that look like data and are not used.
+        spare: training images that its own lists pass over; a list of labelled images may name them.
     """
 
     root: Path
@@ -285,6 +286,7 @@ class DataIndex:
     classes: ClassTable | None
     notes: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    spare: tuple[Sample, ...] = ()
 
     @property
     def names_classes(self) -> bool:

@@ -17,6 +17,7 @@ from protoseg.data.io import composed, listed_path, read_lines
 from protoseg.functional.random import generator
 from protoseg.words import counted
 
+_NO_MASK = "give it one where the data set keeps them, or take the line out"
 _FLAGS = frozenset({"-1", "0", "1"})  # behind the names in VOC's lists of one class: absent, difficult, present
 
 
@@ -102,7 +103,7 @@ def make_partition(
     labeled = _without(stock, kept)
     if not labeled:
         raise ValueError("no labelled image is left to learn from; keep back fewer with --holdout or give more masks")
-    unlabeled = _without(train, [*labeled, *kept])
+    unlabeled = _without_spare(_without(train, [*labeled, *kept]), [*labeled, *kept], index)
     evaluation, name = (kept, "holdout") if kept else _evaluation(index, split)
     return Partition(_sorted(labeled), _sorted(unlabeled), _sorted(evaluation), name, tuple(notes))
 
@@ -167,6 +168,13 @@ def _without(samples: Sequence[Sample], others: Sequence[Sample]) -> list[Sample
     return [sample for sample in samples if sample.name not in names]
 
 
+def _without_spare(samples: Sequence[Sample], chosen: Sequence[Sample], index: DataIndex) -> list[Sample]:
+    """Samples without the images that a list chose from the spare ones, which a further folder may bring under another name."""
+    spare = {sample.name for sample in index.spare}
+    images = {sample.image.resolve() for sample in chosen if sample.name in spare}
+    return [s for s in samples if not images or not s.name.startswith(EXTRA) or s.image.resolve() not in images]
+
+
 def _sorted(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample.name))
 
@@ -196,6 +204,7 @@ def _amount(text: str, available: int, option: str) -> int:
 
 def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> list[Sample]:
     """The training images that a list file names, one a line: by path below the image folder or the data set's, or by stem.
+    They may be spare ones: who names them means them, whatever the data set's own lists say.
 
     Args:
         path: of the list.
@@ -211,7 +220,8 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         below_root, whole = sample.image.relative_to(index.root).as_posix(), sample.image.as_posix().lstrip("/")
         return sample.name, sample.name + sample.image.suffix, below_root, whole
 
-    whole, short = _by(train, whole_names), _by(train, _short_names)
+    whole = _by([*train, *index.spare], whole_names)
+    short = _by(index.spare, _short_names) | _by(train, _short_names)
     scored = [sample for sample in index.samples if sample.split != "train"]
     evaluation = _by(scored, whole_names).keys() | _by(scored, _short_names).keys()
     chosen: dict[str, Sample] = {}
@@ -220,16 +230,17 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         key = line.strip()
         if not key:
             continue
-        found: list[Sample] = []
+        found, tried = list[Sample](), set[str]()
         # A name as it is, blanks and backslashes included, before a path as people write it.
         text = name = exact if (exact := composed(line)) in whole else listed_path(key)
         # A whole path is meant even where it is another one's stem.
         while name and not (found := whole.get(name) or short.get(name, [])):
+            tried.add(name)
             # The lists of the benchmarks give `image mask` pairs. A name may hold blanks itself.
             name = "".join(name.rsplit(maxsplit=1)[:-1])
         where = f"{path}, line {number}: {key!r}"
         if not found:
-            hint = " (it names an evaluation image, which never trains)" if text in evaluation else ""
+            hint = " (it names an evaluation image, which never trains)" if tried & evaluation else ""
             raise ValueError(f"{where} fits no training image{hint}; write its name or its path below images/")
         if len(found) > 1:
             raise ValueError(f"{where} fits {found[0].name} and {found[1].name}; write the path below images/")
@@ -238,7 +249,8 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
             image = replace(image, mask=image.if_listed)
             empty.append(image)
         if image.mask is None:
-            raise ValueError(f"{where} has no mask; expected one of the same path below masks/")
+            expected = "expected one of the same path below masks/" if index.format == "folder" else _NO_MASK
+            raise ValueError(f"{where} has no mask; {expected}")
         if _names_another_mask(text[len(name) :].strip(), image, index, where):
             others.append(key)
         chosen[image.name] = image
@@ -246,6 +258,11 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         notes.append(
             f"{counted(len(empty), f'image of {path} has', f'images of {path} have')} no annotation (the first is "
             f"{empty[0].image}): being listed, such count as seen by somebody, and as background"
+        )
+    if added := len(chosen.keys() & {sample.name for sample in index.spare}):
+        notes.append(
+            f"{counted(added, f'image of {path} stands', f'images of {path} stand')} in no list of {index.root} itself: being "
+            "named by this one, such count as labelled"
         )
     if others:
         notes.append(

@@ -91,8 +91,12 @@ def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_trainin
         index = folder.read(root, for_training=for_training)
     else:
         folders = () if unlabeled is None else (Path(os.path.normpath(unlabeled.absolute())),)
-        annotated = _ANNOTATION_FORMATS.get(name)
-        index = FORMATS[name].read(root) if annotated is None else _by_class_list(annotated.read(root, folders=folders))
+        if (annotated := _ANNOTATION_FORMATS.get(name)) is not None:
+            index = _by_class_list(annotated.read(root, folders=folders))
+        elif name == "ade20k":
+            index = ade20k.read(root, asked_for=format is not None)
+        else:
+            index = FORMATS[name].read(root)
         if for_training and not any(sample.mask and sample.split == "train" for sample in index.samples):
             raise ValueError(
                 f"{root} looks like {name}, but no training image in it has a mask; {_lacking(index, FORMATS[name].NEEDS)}"

@@ -41,8 +41,12 @@ def matches(root: Path) -> bool:
     return (root / "images/training").is_dir() and (root / "annotations").is_dir()
 
 
-def read(root: Path) -> DataIndex:
+def read(root: Path, *, asked_for: bool = False) -> DataIndex:
     """List the data set. No image is opened.
+
+    Args:
+        root: of the data set.
+        asked_for: whether the user has said that it is ADE20K, by whatever names the files go.
 
     Raises:
         ValueError: `objectInfo150.txt` does not name 150 classes.
@@ -55,10 +59,15 @@ def read(root: Path) -> DataIndex:
     left_out = [found for folder in _FOLDERS for found in unused_masks(root / "annotations" / folder, samples)]
     values = tuple((value,) for value in range(1, NUM_CLASSES + 1))
     is_original = (root / "objectInfo150.txt").is_file() or any(s.image.name.startswith("ADE_") for s in samples)
-    classes = read_class_list(root)
-    if classes is None and is_original:  # others use these folders for classes of their own
+    classes, notes = read_class_list(root), tuple[str, ...]()
+    if classes is None and (is_original or asked_for):  # others use these folders for classes of their own
         classes = ClassTable(_names(root / "objectInfo150.txt"), values, default_colors(NUM_CLASSES), ignored=(0, 255))
-    return DataIndex(root, "ade20k", tuple(samples), classes, left_out=tuple(left_out))
+    elif classes is None:
+        notes = (
+            "the folders are ADE20K's, but no image is called ADE_... and objectInfo150.txt is not there: the classes are "
+            "those that the masks hold, 0 among them; --format ade20k reads them as ADE20K's 150, and 0 as not labelled",
+        )
+    return DataIndex(root, "ade20k", tuple(samples), classes, notes, tuple(left_out))
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -31,5 +31,6 @@ def read(root: Path) -> DataIndex:
             f"{root} holds masks and no images (JPEGImages/): export from CVAT once more with 'Save images' on, or put the "
             "images into JPEGImages/ there (a zip has to be unpacked for that; give the folder then)"
         )
-    samples = read_samples(root)
-    return DataIndex(root, "cvat", tuple(samples), read_class_list(root), left_out=unlisted(root, samples))
+    samples, spare = read_samples(root)
+    classes = read_class_list(root)
+    return DataIndex(root, "cvat", tuple(samples), classes, left_out=unlisted(root, spare), spare=tuple(spare))

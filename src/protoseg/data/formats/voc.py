@@ -4,7 +4,8 @@ Everingham et al., IJCV 2010; Hariharan et al. (SBD), ICCV 2011. 21 classes, 255
 
 Images of `val.txt` and `test.txt` (or `validation.txt` and so on) are for evaluation. All other listed ones train, and with
 `SegmentationClassAug` every image that has a mask there; further images in `JPEGImages` are left alone, because the benchmarks
-do not use them (`--unlabeled` adds them). Without any list all images train.
+do not use them (`--unlabeled` adds them). But `--labels` and `--holdout` may name those with a mask: UniMatch puts SBD's masks
+into `SegmentationClass`, beside the original lists. Without any list all images train.
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ def matches(root: Path) -> bool:
 
 def read(root: Path) -> DataIndex:
     """List the data set. No image is opened."""
-    samples = read_samples(root)
-    return DataIndex(root, "voc", tuple(samples), read_class_list(root) or CLASSES, left_out=unlisted(root, samples))
+    samples, spare = read_samples(root)
+    classes = read_class_list(root) or CLASSES
+    return DataIndex(root, "voc", tuple(samples), classes, left_out=unlisted(root, spare), spare=tuple(spare))
 
 
-def read_samples(root: Path) -> list[Sample]:
-    """The samples of a folder in this layout, whatever its classes.
+def read_samples(root: Path) -> tuple[list[Sample], list[Sample]]:
+    """The samples of a folder in this layout, whatever its classes, and those that its lists pass over.
 
     Raises:
         FileNotFoundError: a listed image is not there.
@@ -66,20 +68,22 @@ def read_samples(root: Path) -> list[Sample]:
             evaluation |= dict.fromkeys(names, split)
     chosen = {name for names in lists.values() for name in names} or set(images)
     chosen |= augmented.keys()
-    samples = []
-    for name in sorted(chosen):
-        if name not in images:
-            raise FileNotFoundError(f"{root} lists {name}, or has a mask of it, but there is no such image in JPEGImages/")
-        mask = MaskFile(masks[name]) if name in masks else None
-        samples.append(Sample(name, images[name], mask, evaluation.get(name, "train")))
-    return samples
+    if lacking := sorted(chosen - images.keys()):
+        raise FileNotFoundError(f"{root} lists {lacking[0]}, or has a mask of it, but there is no such image in JPEGImages/")
+
+    def sample(name: str) -> Sample:
+        return Sample(name, images[name], MaskFile(masks[name]) if name in masks else None, evaluation.get(name, "train"))
+
+    return [sample(name) for name in sorted(chosen)], [sample(name) for name in sorted(images.keys() - chosen)]
 
 
-def unlisted(root: Path, samples: Sequence[Sample]) -> tuple[LeftOut, ...]:
+def unlisted(root: Path, spare: Sequence[Sample]) -> tuple[LeftOut, ...]:
     """Images that no list names."""
-    used = {sample.image for sample in samples}
-    files = tuple(path for path in _by_id(root / "JPEGImages").values() if path not in used)
-    advice = f"to learn from them, add them with --unlabeled {root / 'JPEGImages'}, or put their names into a list"
+    files = tuple(sample.image for sample in spare)
+    advice = (
+        f"to learn from them, add them with --unlabeled {root / 'JPEGImages'}, or put their names into a list, "
+        "there or (with a mask) for --labels"
+    )
     words = "image of JPEGImages/ stands in no list", "images of JPEGImages/ stand in no list"
     return (LeftOut(*words, advice, files),) if files else ()
 
