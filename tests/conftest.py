@@ -12,6 +12,14 @@ DATA = Path(os.environ.get("PROTOSEG_DATA", Path(__file__).parents[2] / "shared"
 """Real images and weights, for the tests marked `data`: `data/camvid` and `weights/` below this folder."""
 
 
+LONGEST = ("test_resume", "test_ddp", "test_command", "test_lost", "test_processes", "test_stop", "test_cli", "test_benchmarks")
+"""Files that start processes of their own. They come first: the last one would keep a single core busy at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def pytest_configure() -> None:
     # Tiny tensors gain nothing from a pool of threads, and pytest-xdist runs several tests at once.
     torch.set_num_threads(1)

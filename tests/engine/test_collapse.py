@@ -16,6 +16,7 @@ from protoseg.cli import main
 from protoseg.engine import health
 from protoseg.engine.checkpoint import load_model_file
 from protoseg.engine.module import TrainingModule
+from protoseg.engine.resumable import load_state
 from protoseg.methods.prototype import PrototypeConsistency
 from protoseg.types import PseudoLabel
 
@@ -87,6 +88,9 @@ def test_stops_at_the_third_time(data: Path, tmp_path: Path, capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.out.count("back to step 0 with 0.5 times the learning rate") == 2
     assert "training has collapsed 3 times" in captured.err
+    for name in ("last.ckpt", "previous.ckpt"):
+        events = load_state(tmp_path / "out" / name)["protoseg"]["events"]
+        assert [event["lr_factor"] for event in events] == [0.5, 0.5, 0.5]
 
 
 def test_goes_back_and_halves_the_learning_rate(

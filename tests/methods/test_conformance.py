@@ -32,6 +32,13 @@ from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, SegOutput, U
 SIDE, GRID, K, WIDTH = 32, 4, 2, 4
 NAMES = sorted(METHODS)
 LEARNING = [name for name in NAMES if method_class(name).uses_unlabeled]
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fixmatch, labels from itself": ("fixmatch", {"labels_from": "self"}),
+    "prototype, entropy drop": ("prototype", {"selection": "entropy_drop", "drop_percent": 30.0, "total_steps": 10}),
+    "corrmatch, a threshold that moves": ("corrmatch", {"threshold": None}),
+}
+"""Options that change what a method does: name -> method and options."""
+VARIED = [*NAMES, *VARIANTS]
 PASTES_LABELS = {"augseg"}
 """Methods whose unlabelled crops may show labelled ones, which are certain."""
 FEATURE_VIEW = {"unimatch", "corrmatch", "prevmatch"}
@@ -54,6 +61,8 @@ def make(name: str, *, classes: int = 3, prototypes: bool = False, labels: Label
         features = torch.rand(20 * classes, WIDTH, generator=torch.Generator().manual_seed(1))
         head.fit(features, torch.arange(20 * classes) % classes)
         options["prototypes"] = PrototypeTerm(head, grid=GRID, labels=labels)
+    name, own = VARIANTS.get(name, (name, {}))
+    options = own | options
     if method_class(name).uses_unlabeled:
         options.setdefault("threshold", 0.0)
     method = method_class(name)(student, **options)
@@ -206,15 +215,16 @@ PASSES = {
         *(Pass(network, 4) for network in ("student", "peer")),
     ],
     "self_training": [TEACHER._replace(network="labeler.network"), BOTH],
+    "corrmatch, a threshold that moves": [BOTH, LABELS],
     "fixmatch, labels from itself": [BOTH, LABELS],  # then the strong view
 }
 """Which networks look at how many images, two labelled and two unlabelled; [TEACHER, BOTH] where nothing is said."""
 
 
-@pytest.mark.parametrize("name", [*NAMES, "fixmatch, labels from itself"])
+@pytest.mark.parametrize("name", VARIED)
 def test_mode_and_statistics_of_the_passes(name: str) -> None:
     """What labels from outside the training looks in eval mode and keeps its statistics."""
-    method, seen = (make("fixmatch", labels_from="self") if name.endswith("itself") else make(name)), []
+    method, seen = make(name), []
 
     def look(network: str, module: nn.Module, images: Tensor, out: SegOutput) -> None:
         seen.append(Pass(network, len(images), module.training, out.logits.requires_grad))
@@ -233,7 +243,7 @@ def test_mode_and_statistics_of_the_passes(name: str) -> None:
 
 
 @with_and_without
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIED)
 def test_gradients_only_where_they_belong(name: str, prototypes: bool) -> None:
     method = make(name, prototypes=prototypes)
     method(labeled_batch(), unlabeled_batch(method), step=0).loss.backward()
@@ -244,7 +254,7 @@ def test_gradients_only_where_they_belong(name: str, prototypes: bool) -> None:
     assert all(p.grad.abs().sum() > 0 for p in method.trained_parameters() if p.ndim > 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIED)
 def test_teacher_follows_parameters_and_buffers(name: str) -> None:
     method = make(name, ema_momentum=0.75)
     out = method(labeled_batch(), unlabeled_batch(method), step=0)
@@ -258,7 +268,7 @@ def test_teacher_follows_parameters_and_buffers(name: str) -> None:
 
 
 @with_and_without
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIED)
 @pytest.mark.parametrize("size", [1, 3])
 def test_batch_sizes(name: str, prototypes: bool, size: int) -> None:
     method = make(name, prototypes=prototypes)
@@ -369,7 +379,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
 
 
 @with_and_without
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIED)
 def test_state_survives_a_round_trip(name: str, prototypes: bool) -> None:
     options = {"prototypes": prototypes, "alignment": ShareAlignment([1] * 3)}
     method = make(name, **options)
@@ -482,7 +492,7 @@ def test_every_method_can_be_told_from_the_others() -> None:
     assert len(set(values)) == len(values), losses
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIED)
 def test_a_carry_of_zeros_changes_nothing(name: str) -> None:
     """What is left of a step that was dropped; the teacher and snapshots follow the student all the same."""
     options: dict[str, Any] = (

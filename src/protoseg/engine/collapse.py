@@ -52,13 +52,12 @@ def roll_back(previous: Path, last: Path, collapse: Collapse, *, threshold: floa
         event["lr_factor"] = 0.5
         for group in state["optimizer_states"][0]["param_groups"]:
             group["lr"] *= 0.5  # of the next step; for those after it the schedule knows
-    events = [*state["protoseg"]["events"], event]
+    events = state["protoseg"]["events"] = [*state["protoseg"]["events"], event]
+    for path in (previous, last):  # the next collapse may come before the next checkpoint
+        save_state(state, path)
     if len([e for e in events if "back_to" in e]) >= TRIES:
         told = "; ".join(f"step {e['step']}: {e['alarm']}" for e in events)
         raise CollapseError(f"training has collapsed {TRIES} times and stops ({told})")
-    state["protoseg"]["events"] = events
-    for path in (previous, last):  # the next collapse may come before the next checkpoint
-        save_state(state, path)
     return event
 
 
