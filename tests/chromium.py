@@ -50,3 +50,35 @@ def requests(browser: Any) -> list[str]:
 
 def find(browser: Any, selector: str) -> Any:
     return browser.find_element("css selector", selector)
+
+
+@contextmanager
+def window(browser: Any, width: int) -> Iterator[None]:
+    """The page as a window of that many pixels shows it; below 500 it is a phone's."""
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def grounds(browser: Any, selector: str) -> list[int]:
+    """How bright the ground of an element is, the sum of three bytes, for readers who like it light and dark."""
+    bright = []
+    for scheme in ("light", "dark"):
+        feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+        color = find(browser, selector).value_of_css_property("background-color")
+        bright.append(sum(int(part) for part in color[color.index("(") + 1 : -1].split(",")[:3]))
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    return bright
+
+
+@contextmanager
+def on_paper(browser: Any) -> Iterator[None]:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

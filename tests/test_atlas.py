@@ -35,7 +35,7 @@ from protoseg.functional.random import generator
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.trained import by_prototypes, load_model, load_prototypes
 from protoseg.types import IGNORE_INDEX
-from test_report import Page, parse
+from test_report import Page, links_of_a_page_that_asks_nobody, parse
 
 HOSTILE = '</title><script>alert("1")</script>'
 CLASSES = ("ground", HOSTILE, "{{ 7 * 7 }} & 'disc'")
@@ -354,13 +354,7 @@ class TestPage:
         assert all(name in page.text for name in CLASSES)
 
     def test_asks_nobody_for_anything(self, run: Run) -> None:
-        page = Page(run.html)
-        policy = next(meta["content"] for meta in page.of("meta") if meta.get("http-equiv") == "Content-Security-Policy")
-        assert str(policy).startswith("default-src 'none'; img-src data:;")
-        links = [value for _, found in page.elements for name, value in found.items() if name in {"src", "href"}]
-        assert len(links) > 20
-        assert all(str(link).startswith(("data:", "#")) for link in links)
-        assert not re.search(r"https?://|@import|url\(", run.html)
+        assert links_of_a_page_that_asks_nobody(run.html) > 20
 
     def test_can_be_read_without_eyes_and_without_a_mouse(self, run: Run) -> None:
         page = Page(run.html)

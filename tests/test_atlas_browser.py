@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from make_folder import TINY, make_folder
 
-from chromium import find, opened, requests, started_browser, webdriver
+from chromium import find, grounds, on_paper, opened, requests, started_browser, webdriver, window
 from protoseg.cli import main
 
 HOSTILE = '<img src="http://127.0.0.1:9/x" onerror="alert(1)">'
@@ -85,9 +85,7 @@ def test_links_lead_to_the_classes(browser: Any) -> None:
 
 @pytest.mark.parametrize("width", [1400, 800, 390])
 def test_nothing_sticks_out_of_the_window(browser: Any, width: int) -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
+    with window(browser, width):
         # What lies far below is only laid out when it comes near.
         browser.execute_script("document.querySelectorAll('.of-class').forEach(s => s.style.contentVisibility = 'visible')")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -96,28 +94,17 @@ def test_nothing_sticks_out_of_the_window(browser: Any, width: int) -> None:
         )
         assert [box for box in browser.execute_script(boxes) if box["left"] < 0 or box["right"] > width] == []
         assert find(browser, "h1").is_displayed()
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_dark_where_the_reader_likes_it_dark(browser: Any) -> None:
-    grounds = []
-    for scheme in ("light", "dark"):
-        feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
-        color = find(browser, ".card").value_of_css_property("background-color")
-        grounds.append(sum(int(part) for part in color[color.index("(") + 1 : -1].split(",")[:3]))
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert grounds[0] > 700
-    assert grounds[1] < 150
+    light, dark = grounds(browser, ".card")
+    assert light > 700
+    assert dark < 150
 
 
 def test_paper_shows_every_picture(browser: Any) -> None:
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    try:
+    with on_paper(browser):
         layers = browser.find_elements("css selector", ".stack:first-child > div")[:6]
         assert all(layer.is_displayed() for layer in layers)
         assert len({round(layer.rect["x"]) for layer in layers}) == 3
         assert not find(browser, ".controls").is_displayed()
-    finally:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

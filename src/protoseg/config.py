@@ -334,7 +334,7 @@ def note_on_batch(config: TrainConfig) -> str:
     if None in meant or config.optimizer.lr != float(meant[1]) or now == (then := meant[0] * recipe.get("accumulate", 1)):
         return ""
     way = f"--accumulate {then // config.batch} takes as many" if then % config.batch == 0 and then > now else ""
-    lr = _rounded(config.optimizer.lr * (now / then) ** (0.5 if config.optimizer.name == "adamw" else 1))
+    lr = _scaled_lr(config.optimizer.lr, config.optimizer.name, now / then)
     return (
         f"the recipe's learning rate {config.optimizer.lr:g} is for {then} labelled images a step, and this run takes {now}; "
         + (f"{way}, or " if way else "")
@@ -348,7 +348,12 @@ def default_lr(optimizer: str, batch: int) -> float:
     It grows with the square root of the batch for AdamW (Malladi et al., NeurIPS 2022, arXiv 2205.10287) and with the batch
     for SGD (Goyal et al., arXiv 1706.02677), from 1e-4 at 8 images and from the paper's 1e-3 at 16.
     """
-    return _rounded(1e-4 * (batch / 8) ** 0.5 if optimizer == "adamw" else 1e-3 * batch / 16)
+    return _scaled_lr(1e-4, optimizer, batch / 8) if optimizer == "adamw" else _scaled_lr(1e-3, optimizer, batch / 16)
+
+
+def _scaled_lr(lr: float, optimizer: str, growth: float) -> float:
+    """A learning rate for a batch that is so many times as large; `default_lr` says where the rules come from."""
+    return _rounded(lr * growth ** (0.5 if optimizer == "adamw" else 1))
 
 
 def scaled_momentum(momentum: float, batch: int) -> float:

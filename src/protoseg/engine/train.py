@@ -172,10 +172,7 @@ def fit(
             if trainer.interrupted:
                 raise KeyboardInterrupt(stop.signum or signal.SIGINT) from None
             raise
-        except (
-            RuntimeError,
-            *UNREACHABLE,
-        ) as error:  # of the death of a worker or another process, where all of them got the signal
+        except (RuntimeError, *UNREACHABLE) as error:  # a worker or another process has died, perhaps of the same signal
             if stop.signum:
                 raise KeyboardInterrupt(stop.signum) from error
             if death := lost(error, getattr(trainer.strategy.launcher, "procs", ())):
