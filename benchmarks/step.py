@@ -48,12 +48,18 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4, help="labelled and unlabelled crops each; default 4")
     parser.add_argument("--rounds", type=int, default=10, help="timed steps of each method; default 10")
+    parser.add_argument("--channels-last", action="store_true", help="each method also with a network that is laid out so")
     parser.add_argument("--json", type=Path, help="also write the rows as one list")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"JSON lines file to add to; default {RESULTS}")
     options, extra = parser.parse_known_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     words = ["data", "--model.weights", "none", "--crop", str(options.crop), "--batch", str(options.batch), *extra]
-    steps = {name: Step([*words, "--method", name], device) for name in options.methods.split(",")}
+    steps = {}
+    for name in options.methods.split(","):
+        steps[name] = Step([*words, "--method", name], device)
+        if options.channels_last:
+            steps[f"{name}, channels last"] = step = Step([*words, "--method", name], device)
+            step.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(options.rounds + 2):  # the first two are not counted
         for name, step in steps.items():

@@ -349,6 +349,16 @@ class TestBuild:
         encoder = {id(p) for p in method.network.encoder_parameters()}
         assert {id(p) for p in optimizer.param_groups[0]["params"]} == encoder
 
+    @pytest.mark.parametrize(("device", "clip", "fused"), [("cpu", 0.0, True), ("cpu", 1.0, None), ("meta", 0.0, None)])
+    @pytest.mark.parametrize("name", ["adamw", "sgd"])
+    def test_optimizer_is_fused_on_a_cpu_unless_lightning_has_to_clip(
+        self, name: str, device: str, clip: float, fused: bool | None
+    ) -> None:
+        network = build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3)
+        method = build_method(resolved(), network).to(device)
+        optimizer = build_optimizer(OptimizerConfig(name=name, lr=0.01, clip=clip), method)  # type: ignore[arg-type]
+        assert {group["fused"] for group in optimizer.param_groups} == {fused}
+
     def test_method_gets_its_settings(self) -> None:
         words = ("--prototypes.per_class", "3", "--prototypes.temperature", "0.2", "--consistency.threshold", "0.7")
         network = build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3)

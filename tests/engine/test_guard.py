@@ -39,10 +39,18 @@ def step(net: nn.Module, optimizer: torch.optim.Optimizer, factor: float, guard:
         guard.after_update()
 
 
+class WithoutAsking(Guard):
+    """As on a GPU, where nobody asks how a step went."""
+
+    def _is_well(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("guarding", [Guard, WithoutAsking], ids=["cpu", "without asking"])
 class TestGuard:
-    def test_a_good_step_is_what_it_was(self) -> None:
+    def test_a_good_step_is_what_it_was(self, guarding: type[Guard]) -> None:
         guarded, plain = network(), network()
-        guard = Guard([guarded])
+        guard = guarding([guarded])
         for net, its_guard in ((guarded, guard), (plain, None)):
             optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
             for _ in range(3):
@@ -51,9 +59,9 @@ class TestGuard:
         assert not guard.bad
 
     @pytest.mark.parametrize("factor", [math.nan, math.inf, 1e38])
-    def test_a_bad_step_changes_nothing(self, factor: float) -> None:
+    def test_a_bad_step_changes_nothing(self, guarding: type[Guard], factor: float) -> None:
         net = network()
-        guard, optimizer = Guard([net]), torch.optim.AdamW(net.parameters(), lr=0.1)
+        guard, optimizer = guarding([net]), torch.optim.AdamW(net.parameters(), lr=0.1)
         step(net, optimizer, 1.0, guard)
         before = copy.deepcopy(tensors(net))
         for expected in (1, 2):
@@ -65,9 +73,9 @@ class TestGuard:
         assert all(torch.isfinite(tensor).all() for tensor in tensors(net))
         assert not torch.equal(next(net.parameters()), before[0])
 
-    def test_parameters_beside_the_networks_are_taken_back_too(self) -> None:
+    def test_parameters_beside_the_networks_are_taken_back_too(self, guarding: type[Guard]) -> None:
         net, beside = network(), nn.Linear(2, 1)
-        guard = Guard([net], [*net.parameters(), *beside.parameters()])
+        guard = guarding([net], [*net.parameters(), *beside.parameters()])
         optimizer = torch.optim.AdamW(guard.parameters, lr=0.1)
         before = copy.deepcopy(tensors(beside))
         guard.before_forward()
@@ -78,9 +86,9 @@ class TestGuard:
         assert guard.bad
         assert all(torch.equal(now, then) for now, then in zip(tensors(beside), before, strict=True))
 
-    def test_one_number_of_one_gradient_is_enough(self) -> None:
+    def test_one_number_of_one_gradient_is_enough(self, guarding: type[Guard]) -> None:
         net = network()
-        guard = Guard([net])
+        guard = guarding([net])
         guard.before_forward()
         net(torch.randn(2, 3, 8, 8)).mean().backward()
         gradient = net[3].bias.grad
@@ -90,10 +98,10 @@ class TestGuard:
         assert guard.bad
         assert all((p.grad == 0).all() for p in net.parameters())
 
-    def test_nobody_waits_for_the_device(self) -> None:
+    def test_nobody_waits_for_the_device(self, guarding: type[Guard]) -> None:
         """Tensors of torch's device "meta" have no values that could be waited for: to read one is an error."""
         net = network().to("meta")
-        guard, meter = Guard([net]), Meter()
+        guard, meter = guarding([net]), Meter()
         for _ in range(2):
             guard.before_forward()
             loss = net(torch.randn(2, 3, 8, 8, device="meta")).square().mean()

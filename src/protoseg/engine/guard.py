@@ -1,4 +1,7 @@
-"""Steps whose loss or gradient is no number leave nothing behind. All of it happens on the device: nobody waits for it."""
+"""Steps whose loss or gradient is no number leave nothing behind. All of it happens on the device: nobody waits for it.
+
+On a CPU there is nothing to wait for, and a step that is well goes on at once.
+"""
 
 from __future__ import annotations
 
@@ -53,17 +56,24 @@ class Guard:
         # Nor is one of any use whose length is no number any more.
         self.bad = ~torch.isfinite(get_total_norm(gradients))
         self.in_a_row = torch.where(self.bad, self.in_a_row.to(self.bad.device) + 1, 0)
-        for gradient in gradients:
-            gradient.masked_fill_(self.bad, 0)
+        if not self._is_well():
+            for gradient in gradients:
+                gradient.masked_fill_(self.bad, 0)
         self._parameters = _copies(trained, self._parameters)
 
     @torch.no_grad()
     def after_update(self) -> None:
         """Put back what was remembered, where the step was bad."""
+        if self._is_well():
+            return
         trained = [p for p in self.parameters if p.requires_grad]
         buffers = [b for network in self.networks for b in network.buffers()]
         for before, now in zip([*self._parameters, *self._buffers], [*trained, *buffers], strict=True):
             now.copy_(torch.where(self.bad, before, now))
+
+    def _is_well(self) -> bool:
+        """Whether the step is known to be well; on other devices than a CPU asking would make the host wait."""
+        return self.bad.device.type == "cpu" and not self.bad
 
 
 def voided(carry: Any, bad: Tensor) -> Any:
