@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "types": (),
     "files": (),
     "words": (),
+    "console": (),
     "functional": ("types", "functional"),
     "nn": ("types", "functional", "nn"),
     "methods": ("types", "functional", "nn", "methods"),
@@ -57,6 +58,7 @@ MAY_IMPORT = {
     "arguments": ("settings", "config"),
     "cli": (
         "arguments",
+        "console",
         "settings",
         "files",
         "config",

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -917,3 +918,38 @@ def test_brackets_in_a_class_name_are_no_markup(name: str, tmp_path: Path, capsy
     make_folder(tmp_path / "data", train=3, labeled=2, test=1, classes=(name, "b", "c"))
     assert main(["train", str(tmp_path / "data"), *TINY, "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.count(name) == 2  # among the classes and in the table
+
+
+class TestQuiet:
+    def test_a_run_says_what_is_wrong_and_where_its_report_is(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data, out = make_folder(tmp_path / "data", test=2), tmp_path / "run"
+        (data / "images" / "img_05.png").write_bytes(b"no image")
+        assert main(["train", str(data), *TINY, "--steps", "8", "--batch", "3", "--quiet", "--out", str(out)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1] == f"report: {out / 'report.html'}"
+        assert lines[:-1]
+        assert all(line.startswith("warning:") for line in lines[:-1])
+        assert any("img_05.png" in line for line in lines)
+
+    def test_it_stays_quiet_on_a_terminal(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+        monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take anything for a terminal
+        data, out = make_folder(tmp_path / "data", test=2), tmp_path / "run"
+        assert main(["train", "--quiet", str(data), *TINY, "--out", str(out)]) == 0
+        assert capsys.readouterr().out == f"report: {out / 'report.html'}\n"
+
+    def test_the_next_command_speaks_again(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = make_folder(tmp_path / "data", test=2)
+        words = ["split", str(data), "--labels", "2", "--out"]
+        assert main([*words, str(tmp_path / "a.txt"), "--quiet"]) == 0
+        assert capsys.readouterr().out == ""
+        assert main([*words, str(tmp_path / "b.txt")]) == 0
+        assert capsys.readouterr().out != ""
+
+
+def test_no_color_is_respected(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data", test=2)
+    words = [sys.executable, "-m", "protoseg.cli", "doctor", str(data), "--out", str(tmp_path / "doctor.json")]
+    for setting, colored in (({}, True), ({"NO_COLOR": "1"}, False)):
+        environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color", **setting}
+        printed = subprocess.run(words, env=environment, capture_output=True, text=True, check=False).stdout
+        assert ("\x1b[3" in printed) == colored

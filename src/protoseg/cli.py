@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,11 @@ protoseg: semantic segmentation from a few masks and many images.
   protoseg atlas runs/NAME data/                   one page that shows what each prototype stands for
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
 
-protoseg COMMAND --help tells more.
+protoseg COMMAND --help tells more. With --quiet a command prints warnings and where the result is, nothing else.
 """
+
+_QUIET = "--quiet"
+_is_quiet = ContextVar("is_quiet", default=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         benchmark failed, or nothing can be written any more; 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _is_quiet.set(_QUIET in arguments)
+    arguments = [argument for argument in arguments if argument != _QUIET]
     commands: dict[str, Callable[[list[str]], int | None]] = {
         "demo": _demo,
         "train": _train,
@@ -187,10 +193,9 @@ def _shown(command: str, arguments: Sequence[str]) -> str:
 
 
 def _console() -> Console:
-    """Class names and paths are printed as they are: brackets are no markup, and no line is broken inside a path."""
-    from rich.console import Console
+    from protoseg.console import make_console
 
-    return Console(markup=False, soft_wrap=True)
+    return make_console(quiet=_is_quiet.get())
 
 
 def _evaluate(arguments: list[str]) -> None:

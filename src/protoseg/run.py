@@ -34,6 +34,7 @@ from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
 from protoseg.data.splits import Partition
 from protoseg.engine.evaluate import Normalization
+from protoseg.engine.tracker import check_tracker
 from protoseg.engine.train import check_trainer_options, has_checkpoint
 from protoseg.files import locked, make_folder, write_text
 from protoseg.launch import is_first, join_slurm, num_processes
@@ -135,6 +136,8 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     Raises:
         ValueError, FileNotFoundError, ConnectionError: one sentence on what is wrong.
     """
+    if config.logger is not None:
+        check_tracker(config.logger)
     normalization = build_normalization(config.model, data.report.kind)
     build_geometry(config, normalization)
     build_inference(config.inference)

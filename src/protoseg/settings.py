@@ -243,6 +243,7 @@ class TrainConfig:
         resume: go on with the run in this folder
         checkpoint_every: steps between checkpoints
         log_every: steps between log rows; default steps / 100
+        logger: sends them to tensorboard, wandb or mlflow too
         evaluate: score the trained model
         evaluate_every: also score every so many steps, for a curve
         baseline: also train on labels only, and compare
@@ -267,6 +268,7 @@ class TrainConfig:
     resume: str | None = None
     checkpoint_every: int = 500
     log_every: int | None = None
+    logger: Literal["tensorboard", "wandb", "mlflow"] | None = None
     evaluate: bool = True
     evaluate_every: int = 0
     baseline: bool = False

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ from protoseg.engine.metrics import IoU
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.pictures import colorize, sheet
 from protoseg.engine.tally import TALLY, Tally
+from protoseg.engine.tracker import Tracker
 from protoseg.engine.train import FitReport, fit
 from protoseg.files import make_folder, write_text
-from protoseg.launch import started_by_torchrun
+from protoseg.launch import is_first, started_by_torchrun
 from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, SHEET
 from protoseg.settings import TrainConfig
@@ -45,7 +47,7 @@ from protoseg.trained import load_model, progress
 from protoseg.versions import package_versions
 
 _SHEET_ROWS = 6
-_PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "trainer"}
+_PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "logger", "trainer"}
 """Settings that say where things lie on one machine: of no use to whoever gets the model file."""
 
 
@@ -88,51 +90,56 @@ def train_one(
         samples, network = data.partition.evaluation, module.method.predictor
         return evaluate(network, samples, data.classes, normalization, inference=inference).mean
 
-    fitted = fit(
-        method,
-        streams,
-        build_views(config, normalization),
-        out=out,
-        steps=config.steps,
-        make_optimizer=lambda method: build_optimizer(config.optimizer, method),
-        class_names=data.classes.names,
-        class_pixels=data.report.pixels.tolist(),
-        seed=config.seed,
-        power=config.optimizer.power,
-        lr_warmup=config.optimizer.warmup_steps,
-        log_every=config.log_every or 50,
-        checkpoint_every=config.checkpoint_every,
-        fields=metric_fields(config),
-        score=score if data.partition.evaluation else None,
-        score_every=config.evaluate_every,
-        on_collapse=config.on_collapse,
-        console=console,
-        title=title,
-        trainer_options=trainer_options(config),
-        snapshots=snapshots,
-    )
-    if not fitted.is_main:
-        return None
-    network = method.predictor
-    header = _header(config, data, normalization)
-    save_model(out / MODEL, network.state_dict(), method.prototype_state(), header)
-    result = _result(config, data, fitted, header)
-    evaluation, scored = data.partition.evaluation, None
-    if evaluation and config.evaluate:
-        scored = tally(
-            network.to(fitted.device),
-            evaluation,
-            data.classes,
-            normalization,
-            inference=inference,
-            track=progress(f"scoring {title}", console),
+    with _tracker(config, out, console) as tracker:
+        fitted = fit(
+            method,
+            streams,
+            build_views(config, normalization),
+            out=out,
+            steps=config.steps,
+            make_optimizer=lambda method: build_optimizer(config.optimizer, method),
+            class_names=data.classes.names,
+            class_pixels=data.report.pixels.tolist(),
+            seed=config.seed,
+            power=config.optimizer.power,
+            lr_warmup=config.optimizer.warmup_steps,
+            log_every=config.log_every or 50,
+            checkpoint_every=config.checkpoint_every,
+            fields=metric_fields(config),
+            score=score if data.partition.evaluation else None,
+            score_every=config.evaluate_every,
+            on_collapse=config.on_collapse,
+            tracker=tracker,
+            console=console,
+            title=title,
+            trainer_options=trainer_options(config),
+            snapshots=snapshots,
         )
-        scored.save(out / TALLY)
-        iou = scored.iou
-        result |= _score(data, iou)
-        if baseline is not None:
-            result["baseline"] = {key: baseline[key] for key in ("miou", "iou", "steps", "seconds")}
-            result["gain"] = iou.mean - baseline["miou"]
+        if not fitted.is_main:
+            return None
+        network = method.predictor
+        header = _header(config, data, normalization)
+        save_model(out / MODEL, network.state_dict(), method.prototype_state(), header)
+        result = _result(config, data, fitted, header)
+        evaluation, scored = data.partition.evaluation, None
+        if evaluation and config.evaluate:
+            scored = tally(
+                network.to(fitted.device),
+                evaluation,
+                data.classes,
+                normalization,
+                inference=inference,
+                track=progress(f"scoring {title}", console),
+            )
+            scored.save(out / TALLY)
+            result |= _score(data, scored.iou)
+            if tracker is not None:
+                split = data.partition.evaluation_name
+                per_class = {f"{split}/iou/{name}": value for name, value in result["iou"].items()}
+                tracker.log({f"{split}/miou": result["miou"], **per_class}, step=fitted.steps)
+    if scored is not None and baseline is not None:
+        result["baseline"] = {key: baseline[key] for key in ("miou", "iou", "steps", "seconds")}
+        result["gain"] = result["miou"] - baseline["miou"]
     networks = {"ours": network.eval()}
     if baseline is not None:
         networks = {"labels only": load_model(out / BASELINE).network.to(fitted.device), **networks}
@@ -144,6 +151,14 @@ def train_one(
     _write_sheet(out, data, networks, normalization, inference)
     write_json(out / RESULT, result)
     return result
+
+
+def _tracker(config: TrainConfig, out: Path, console: Console) -> AbstractContextManager[Tracker | None]:
+    """Where the numbers go beside the run folder; the first process sends them."""
+    if config.logger is None or not is_first():
+        return nullcontext()
+    settings = {key: value for key, value in config.to_dict().items() if key not in _PRIVATE}
+    return Tracker(config.logger, out, settings=settings, console=console)
 
 
 def build_streams(

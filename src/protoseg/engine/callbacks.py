@@ -22,6 +22,7 @@ from protoseg.engine.health import Alarm
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS
 from protoseg.engine.stop import Stop
+from protoseg.engine.tracker import Tracker
 from protoseg.files import append_text, replacing, write_text
 
 SHARES = "health.jsonl"
@@ -123,6 +124,7 @@ class MetricsLog(StepCallback):
         score_every: optimizer steps, 0 for never.
         on_collapse: what an alarm does beside a warning.
         stop: ends training, and scoring in the midst.
+        tracker: gets every row too.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
         title: of the bar.
     """
@@ -137,11 +139,12 @@ class MetricsLog(StepCallback):
         score_every: int = 0,
         on_collapse: OnCollapse = "continue",
         stop: Stop,
+        tracker: Tracker | None = None,
         console: Console,
         title: str,
     ) -> None:
         super().__init__()
-        self.path, self.every, self.console, self.title = path, every, console, title
+        self.path, self.every, self.tracker, self.console, self.title = path, every, tracker, console, title
         self.shares, self.on_collapse, self.stop = path.with_name(SHARES), on_collapse, stop
         self.score, self.score_every = score, score_every if score is not None else 0
         self.columns = ("step", "seconds", "images_per_second", "lr", *fields, *(("miou",) if self.score_every else ()))
@@ -199,6 +202,8 @@ class MetricsLog(StepCallback):
                 row["miou"] = repr(self.score(module))
         if trainer.is_global_zero:
             append_text(self.path, self._line(row))
+            if self.tracker is not None:
+                self.tracker.log({name: value for name, value in row.items() if name != "step"}, step=step)
             shares = {"labeled": health.labeled, "pseudo": health.pseudo, "prototype_use": health.prototype_use}
             append_text(self.shares, json.dumps({"step": step, **shares}) + "\n")
             self._show(trainer, step, means, row)

@@ -27,6 +27,7 @@ from protoseg.engine.lost import UNREACHABLE, lost
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, CheckpointFiles, DamagedError, load_state
 from protoseg.engine.stop import Stop
+from protoseg.engine.tracker import Tracker
 from protoseg.methods.base import Method
 
 METRICS = "metrics.csv"
@@ -77,6 +78,7 @@ def fit(
     score: Callable[[TrainingModule], float] | None = None,
     score_every: int = 0,
     on_collapse: OnCollapse = "continue",
+    tracker: Tracker | None = None,
     console: Console,
     title: str,
     trainer_options: dict[str, Any] | None = None,
@@ -101,6 +103,7 @@ def fit(
         on_collapse: what to do where the pseudo-labels collapse: go on with a warning, stop, or go back to the last healthy
             checkpoint with a gentler setting, twice at most. Steps whose loss or gradient is no number are dropped, but for
             `stop`; where there are nothing but such steps, a run that would go on stops.
+        tracker: gets what stands in `metrics.csv` too.
         console, title: of the progress display.
         snapshots: steps whose weights are kept, as `snapshot-STEP.safetensors`.
         trainer_options: handed to the Lightning Trainer (accelerator, devices, precision, accumulate_grad_batches, ...).
@@ -136,6 +139,7 @@ def fit(
         score_every=score_every,
         on_collapse=on_collapse,
         stop=stop,
+        tracker=tracker,
         console=console,
         title=title,
     )

@@ -1,0 +1,28 @@
+"""Where a command prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+_SAID = ("warning:", "error:", "failed:", "report:", "atlas:")
+"""How lines begin that somebody needs who does not watch: what went wrong, and where the result is."""
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    """Class names and paths are printed as they are: brackets are no markup, and no line is broken inside a path.
+
+    Args:
+        quiet: print what went wrong and where the result is, nothing else.
+    """
+    return _Quiet() if quiet else Console(markup=False, soft_wrap=True)
+
+
+class _Quiet(Console):
+    def __init__(self) -> None:
+        super().__init__(markup=False, soft_wrap=True, force_terminal=False)  # no progress bars
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if objects and str(objects[0]).startswith(_SAID):
+            super().print(*objects, **options)
