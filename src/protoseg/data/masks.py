@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from protoseg.data.images import TiffPage, exif_orientation, read_tiff, turn
-from protoseg.data.io import UInt8Array, UnreadableImageError, open_image
+from protoseg.data.io import UInt8Array, UnreadableImageError, by_content, open_image
 from protoseg.words import counted
 
 MaskArray = NDArray[np.integer[Any]]
@@ -82,9 +82,15 @@ def read_mask(path: Path) -> MaskArray:
 
 
 def _read(path: Path) -> PaletteMask:
-    if path.suffix.lower() in {".tif", ".tiff"}:
-        page = read_tiff(path)
-        return PaletteMask(_tiff_values(page, path), page.palette)
+    return by_content(path, _read_tiff, _read_other)
+
+
+def _read_tiff(path: Path) -> PaletteMask:
+    page = read_tiff(path)
+    return PaletteMask(_tiff_values(page, path), page.palette)
+
+
+def _read_other(path: Path) -> PaletteMask:
     image, stored = open_image(path)
     values = turn(_values(image, stored, path), exif_orientation(image))
     colors = image.getpalette() if image.mode == "P" else None
