@@ -351,6 +351,26 @@ class TestHugeSizes:
             read_image(path)
 
 
+def test_a_file_of_a_microscope_does_not_send_the_reader_elsewhere(tmp_path: Path) -> None:
+    """NDTiff's index names the files that hold the pixels, by any path."""
+    tags = [(256, 4, 1, 9), (257, 4, 1, 6), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 512), (277, 3, 1, 1)]
+    tags += [(278, 4, 1, 6), (279, 4, 1, 54), (51123, 2, 3, 480)]  # the last says that it is of Micro-Manager
+    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = struct.pack("<2sHIIIIII", b"II", 42, 64, 483729, 3, 0, 2355492, 2) + b"{}"
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "x.tif").write_bytes(((head.ljust(64, b"\0") + page).ljust(480, b"\0") + b"{}").ljust(512, b"\0") + bytes([7]) * 54)
+    secret = tiff(tmp_path / "secret.tif", np.full((6, 9), 99, dtype=np.uint8))
+    axes, name = b'{"time": 0}', b"../secret.tif"
+    entry = struct.pack("<I", len(axes)) + axes + struct.pack("<I", len(name)) + name + struct.pack("<IiiiiIii", *[0] * 8)
+    (data / "NDTiff.index").write_bytes(entry)
+    with tifffile.TiffFile(data / "x.tif", is_ome=False) as file:
+        assert file.series[0].kind == "ndtiff"  # which has opened the other file
+    assert (read_image(data / "x.tif") == 7).all()
+    secret.unlink()
+    assert header_size(data / "x.tif") == (6, 9)
+
+
 @pytest.mark.parametrize("look", [read_image, header_size])
 def test_a_program_under_the_name_of_an_image_is_not_run(tmp_path: Path, look: Callable[[Path], object]) -> None:
     """Pillow would hand PostScript to its interpreter."""

@@ -117,6 +117,19 @@ class TestNumbers:
         tifffile.imwrite(tmp_path / "mask.tif", MASK.astype(dtype), photometric="minisblack", extratags=tags)
         assert (read_mask(tmp_path / "mask.tif") == MASK).all()
 
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+    @pytest.mark.parametrize("kind", ["JPEG", "WebP"])
+    def test_what_is_stored_with_loss_is_refused_whatever_it_is_called(self, tmp_path: Path, kind: str, suffix: str) -> None:
+        """Of small numbers most come out right, and the others would be classes of their own."""
+        Image.fromarray(MASK).convert("RGB").save(tmp_path / f"mask{suffix}", kind.upper())
+        with pytest.raises(UnreadableImageError, match=rf"mask\{suffix} is a {kind} image, which blurs.*as PNG"):
+            read_mask(tmp_path / f"mask{suffix}")
+
+    def test_a_tiff_that_is_stored_with_loss_is_refused(self, tmp_path: Path) -> None:
+        tifffile.imwrite(tmp_path / "mask.tif", np.zeros((16, 16), dtype=np.uint8), compression="jpeg")
+        with pytest.raises(UnreadableImageError, match=r"mask\.tif is compressed as JPEG, which blurs"):
+            read_mask(tmp_path / "mask.tif")
+
     def test_a_mask_with_overviews(self, tmp_path: Path) -> None:
         """Geographic tools append smaller copies."""
         mask = np.arange(64, dtype=np.uint8).reshape(8, 8)

@@ -45,6 +45,8 @@ _LIKELY_BYTES, _MOST_COMPRESSED = 1 << 28, 2000  # deflate packs 1,032 equal byt
 _NODATA = 42113  # the tag in which GDAL writes the value of pixels without one
 # tifffile reads the tag more strictly, and would warn of every file; here it is read by `_nodata`.
 logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
+_LOSSY = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+BLURS = "which blurs class numbers; export the mask again without loss, as PNG"
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
 
 
@@ -232,11 +234,13 @@ def read_tiff(path: Path) -> TiffPage:
     """Read the only page of a TIFF file as numbers: those of a palette stay numbers, and white may be 0.
 
     Raises:
-        UnreadableImageError: missing, damaged, or of several pages.
+        UnreadableImageError: missing, damaged, of several pages, or compressed with loss.
     """
     with _open_tiff(path) as file:
         if _num_images(file) > 1:
             raise UnreadableImageError(f"{path} holds {_num_images(file)} images; store one in a file")
+        if file.pages.first.compression in _LOSSY:
+            raise UnreadableImageError(f"{path} is compressed as JPEG, {BLURS}")
         meaning = tifffile.PHOTOMETRIC(file.pages.first.photometric).name
         # A mask's numbers are all meant: one for no data is a class or an ignored value like any other.
         return TiffPage(_stored(file, path, holes=False), meaning, _colormap(file))
@@ -247,7 +251,8 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     if not path.is_file():
         raise UnreadableImageError(f"{path} does not exist")
     try:
-        with tifffile.TiffFile(path, is_ome=False) as file:  # OME may send the reader to other files
+        # These three kinds may send the reader to other files, wherever they lie.
+        with tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False) as file:
             largest, stored = file.series[0], path.stat().st_size
             size = np.prod(largest.shape, dtype=np.float64) * largest.dtype.itemsize  # nothing is made of it yet
             if size > _MOST_BYTES:

@@ -43,8 +43,8 @@ DAMAGED = (
 _POINTER = b"version https://git-lfs"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such a file begins; the last two are larger than 4 GB
 
-# Pillow warns of every image from half the size on that it refuses. What is read here needs no warning, and what is refused gets
-# a message. (Appended: whoever has said what becomes of such warnings is still obeyed.)
+# Pillow warns of images from half the size on that it refuses. What is read here needs no warning, and what is refused gets a
+# message. (Appended: whoever has said what becomes of such warnings is still obeyed.)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
@@ -98,7 +98,11 @@ def check_names(paths: Iterable[Path]) -> None:
 
 def is_text(name: str) -> bool:
     """Whether UTF-8 can hold it, so that it can be a file's name and be printed."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what Python makes of other bytes
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half letters: what Python makes of other bytes, and of `\\ud800` in JSON
+        return False
+    return True
 
 
 def composed(name: str) -> str:
