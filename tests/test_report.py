@@ -112,6 +112,7 @@ class TestWords:
         assert "does not include run-to-run variation" in basis
         assert "too narrow" not in basis
         assert "too narrow" in verdict(0.1, Interval(0.05, 0.2), images=5).basis
+        assert "paired bootstrap over 1 test image. One seed" in verdict(0.1, Interval(0.05, 0.2), images=1).basis
 
     @pytest.mark.parametrize(
         ("share", "text"), [(0.0004, "±0.0"), (-0.0004, "±0.0"), (0.0005001, "+0.1"), (-1, "\N{MINUS SIGN}100.0")]
@@ -390,8 +391,17 @@ class TestOtherFolders:
     def test_other_data_is_refused(self, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         other = make_folder(tmp_path / "other", train=2, labeled=1, test=2, classes=CLASSES)
         assert main(["report", str(old), str(other)]) == 2
-        assert "3 of the 5 evaluation images" in capsys.readouterr().err
+        assert f"3 of the 5 evaluation images of {old} are not in {other}" in capsys.readouterr().err
         assert not (old / TALLY).exists()
+
+    def test_one_image_is_no_images(self, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name, entries in (("split.json", {"evaluation": ["test/lost"]}), ("result.json", {"evaluated": 1})):
+            content = json.loads((old / name).read_text())
+            (old / name).write_text(json.dumps(content | entries))
+        assert gather(old).subject == "1 test image, the model of the last step"
+        other = make_folder(tmp_path / "other", train=2, labeled=1, test=2, classes=CLASSES)
+        assert main(["report", str(old), str(other)]) == 2
+        assert f"1 of the 1 evaluation image of {old} is not in {other}" in capsys.readouterr().err
 
     def test_a_run_that_has_not_finished(self, run: Run, tmp_path: Path) -> None:
         out = tmp_path / "half"

@@ -392,11 +392,12 @@ def build_partition(config: TrainConfig) -> tuple[DataIndex, Partition]:
     """
     from protoseg.data.check import classes_in
     from protoseg.data.formats import open_dataset
-    from protoseg.data.splits import make_partition
+    from protoseg.data.splits import is_list, make_partition
 
     unlabeled = Path(config.unlabeled) if config.unlabeled else None
     rules = build_class_rules(config.classes)
-    index = rules.ordered(open_dataset(Path(config.data), format=config.format, unlabeled=unlabeled))
+    found = open_dataset(Path(config.data), format=config.format, unlabeled=unlabeled, is_listed=is_list(config.labels))
+    index = rules.ordered(found)
     table = rules.table_of(index)
     partition = make_partition(
         index,

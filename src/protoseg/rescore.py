@@ -15,6 +15,7 @@ from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.tally import TALLY
 from protoseg.report.gather import BASELINE
 from protoseg.trained import SPLIT, classes_of, device, load_model, matched, progress
+from protoseg.words import counted
 
 
 def rescore(run: Path, root: Path, *, console: Console, format: str | None = None) -> None:
@@ -67,8 +68,9 @@ def _scored(run: Path, index: DataIndex) -> list[Sample]:
         raise ValueError(f"the run in {run} kept no images to score on; leave out the data set")
     labeled = {sample.name: sample for sample in (*index.samples, *index.spare) if sample.mask is not None}
     if missing := [name for name in names if name not in labeled]:
+        of = f"of the {counted(len(names), 'evaluation image')} of {run}"
         raise ValueError(
-            f"{len(missing)} of the {len(names)} evaluation images of {run} are not in {index.root} with a mask, e.g. "
+            f"{counted(len(missing), f'{of} is', f'{of} are')} not in {index.root} with a mask, e.g. "
             f"{missing[0]}; give the data set that it was trained on, or score others with protoseg evaluate"
         )
     return [labeled[name] for name in names]

@@ -148,8 +148,8 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     method = build_method(config, network, data.report.pixels.tolist())
     if method.uses_unlabeled and not data.partition.unlabeled:
         raise ValueError(
-            "there are no unlabelled images to learn from; add some to images/ or with --unlabeled DIR, use fewer masks with "
-            "--labels, or train with --method supervised"
+            f"there are no unlabelled images to learn from; add some to {config.data} or with --unlabeled DIR, use fewer masks "
+            "with --labels, or train with --method supervised"
         )
     if method.uses_unlabeled:
         for note in check_unlabeled(data.partition.unlabeled, data.report.kind):

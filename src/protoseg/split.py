@@ -55,7 +55,7 @@ def split_data(
         ValueError, FileNotFoundError: see `open_dataset` and `make_partition`.
         FileExistsError: the file is there already.
     """
-    index = open_dataset(root, format=format, unlabeled=unlabeled)
+    index = open_dataset(root, format=format, unlabeled=unlabeled, is_listed=within is not None)
     whole = make_partition(index, labels=None if within is None else str(within))
     stock = whole.labeled
     read = classes_in(index.classes)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
 import stat
+import time
 import zipfile
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -39,6 +43,14 @@ def test_the_only_folder_is_the_data_set(tmp_path: Path, cache: Path) -> None:
     path = write_zip(tmp_path / "x.zip", {"data/images/b.txt": b"one", "data/c.txt": b"two", "__MACOSX/._c": b""})
     assert sorted(p.name for p in unpack(path).iterdir()) == ["c.txt", "images"]
     assert unpack(path).name == "data"
+
+
+def test_the_only_folder_in_the_only_folder_is_the_data_set(tmp_path: Path, cache: Path) -> None:
+    """As where the folder that a download was unpacked into is packed again."""
+    path = write_zip(tmp_path / "x.zip", {"task 12/export/data/images/b.txt": b"one", "task 12/export/data/c.txt": b"two"})
+    assert sorted(p.name for p in unpack(path).iterdir()) == ["c.txt", "images"]
+    path = write_zip(tmp_path / "y.zip", {"data/images/b.txt": b"one"})
+    assert unpack(path).name == "data"  # images/ is what a data set consists of
 
 
 def test_names_with_backslashes_are_paths(tmp_path: Path, cache: Path) -> None:
@@ -105,6 +117,80 @@ def test_another_process_that_is_faster(tmp_path: Path, cache: Path, monkeypatch
     monkeypatch.setattr(Path, "rename", late)
     assert (unpack(path) / "a.txt").read_bytes() == b"one"
     assert len(list((cache / "protoseg/unpacked").iterdir())) == 1
+
+
+def age(folder: Path, days: float) -> Path:
+    """Let a folder look as if it had been used last so many days ago."""
+    then = time.time() - days * 24 * 3600
+    os.utime(folder, (then, then))
+    return folder
+
+
+class TestWhatIsNotUsedForLong:
+    @pytest.fixture
+    def old(self, tmp_path: Path, cache: Path) -> Path:
+        """A zip file that was unpacked 31 days ago."""
+        path = write_zip(tmp_path / "old.zip", {"a/b.txt": b"one", "c.txt": b"two"})
+        age(unpack(path), 31)
+        return path
+
+    def kept(self, cache: Path) -> list[str]:
+        return sorted(path.name.rsplit("-", 1)[0] for path in (cache / "protoseg/unpacked").iterdir())
+
+    def test_goes_when_another_is_unpacked(self, tmp_path: Path, cache: Path, old: Path) -> None:
+        age(unpack(write_zip(tmp_path / "late.zip", {"a.txt": b""})), 29)
+        assert self.kept(cache) == ["late"]
+
+    def test_comes_again(self, tmp_path: Path, old: Path) -> None:
+        unpack(write_zip(tmp_path / "new.zip", {"a.txt": b""}))
+        assert (unpack(old) / "a/b.txt").read_bytes() == b"one"
+
+    def test_stays_where_it_is_used_again(self, tmp_path: Path, cache: Path, old: Path) -> None:
+        unpack(old)
+        unpack(write_zip(tmp_path / "new.zip", {"a.txt": b""}))
+        assert self.kept(cache) == ["new", "old"]
+
+    def test_what_was_left_half_goes_too(self, tmp_path: Path, cache: Path, old: Path) -> None:
+        for name in ("half-x1", ".old-x2"):
+            (cache / "protoseg/unpacked" / name / "part").mkdir(parents=True)
+            age(cache / "protoseg/unpacked" / name, 31)
+        unpack(write_zip(tmp_path / "new.zip", {"a.txt": b""}))
+        assert self.kept(cache) == ["new"]
+
+    def test_cleaning_waits_for_who_takes(self, tmp_path: Path, cache: Path, old: Path) -> None:
+        """One process has just looked whether a folder is there; another one cleans before the first has noted its use."""
+        context = multiprocessing.get_context("spawn")
+        looked, done = context.Event(), context.Event()
+        taker = context.Process(target=_unpack_slowly, args=(old, looked, done))
+        taker.start()
+        assert looked.wait(60)
+        unpack(write_zip(tmp_path / "new.zip", {"a.txt": b""}))
+        assert done.is_set()
+        taker.join()
+        assert self.kept(cache) == ["new", "old"]
+
+    def test_without_locks_nothing_goes(self, tmp_path: Path, cache: Path, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_locks(*_: object) -> None:
+            raise OSError("no locks")
+
+        monkeypatch.setattr("protoseg.data.archive.fcntl.flock", no_locks)
+        unpack(write_zip(tmp_path / "new.zip", {"a.txt": b""}))
+        assert self.kept(cache) == ["new", "old"]
+
+
+def _unpack_slowly(path: Path, looked: Event, done: Event) -> None:
+    """Find a zip file unpacked, and pause before its folder is marked."""
+    really = os.utime
+
+    def late(path: Path) -> None:
+        looked.set()
+        time.sleep(0.5)
+        done.set()
+        really(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "utime", late)
+        unpack(path)
 
 
 def test_a_zip_file_by_a_long_name(tmp_path: Path, cache: Path) -> None:

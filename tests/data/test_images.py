@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -14,16 +16,19 @@ import tifffile
 from make_folder import draw_shapes, make_exif, write_image, write_png
 from PIL import Image
 
+from protoseg.data.facts import facts_of
 from protoseg.data.images import (
     PHOTOGRAPH,
     ImageKind,
     header_size,
     kind_of,
     missing_pixels,
+    nodata_share,
     read_image,
     read_picture,
     to_rgb,
 )
+from protoseg.data.index import Sample
 from protoseg.data.io import UnreadableImageError
 
 ROTATED = 6  # EXIF orientation: turn clockwise by 90 degrees
@@ -198,6 +203,39 @@ class TestOtherImages:
         with pytest.raises(UnreadableImageError, match=rf"^{tmp_path}/x{suffix} holds 3 images; store one in a file$"):
             read_image(tmp_path / f"x{suffix}")
 
+    @pytest.mark.parametrize("suffix", [".png", ".jpg"])
+    @pytest.mark.parametrize(("shape", "dtype"), [((4, 6, 9, 3), np.uint8), ((4, 6, 9, 3), np.uint16)])
+    def test_a_stack_under_another_name_is_refused_as_under_its_own(
+        self, tmp_path: Path, suffix: str, shape: tuple[int, ...], dtype: type
+    ) -> None:
+        """Pillow reads the first page of the one, and takes the other for no image."""
+        path = tiff(tmp_path / "x.tif", np.zeros(shape, dtype), photometric="rgb")
+        with pytest.raises(UnreadableImageError, match=r"x\.tif is a stack of images") as caught:
+            read_image(path)
+        said = str(caught.value)
+        path = path.rename(tmp_path / f"x{suffix}")
+        with pytest.raises(UnreadableImageError) as caught:
+            read_image(path)
+        assert str(caught.value) == said.replace("x.tif", path.name)
+
+    @pytest.mark.parametrize("bands", [1, 3, 5])
+    @pytest.mark.parametrize("options", [{}, {"photometric": "miniswhite"}, {"bigtiff": True}], ids=str)
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+    def test_a_tiff_under_another_name_is_read_as_under_its_own(
+        self, tmp_path: Path, bands: int, options: dict[str, object], dtype: type
+    ) -> None:
+        image = (RNG.random((6, 9, bands)) * 200).astype(dtype)
+        kind = {"photometric": "rgb" if bands == 3 else "minisblack"} | options
+        extra = {"extrasamples": ["unspecified"] * (bands - 1)} if bands > 1 and kind["photometric"] != "rgb" else {}
+        path = tiff(tmp_path / "x.tif", image[..., 0] if bands == 1 else image, planarconfig="contig", **kind, **extra)
+        read = read_image(path)
+        size = header_size(path)
+        path = path.rename(tmp_path / "x.png")
+        again = read_image(path)
+        assert again.dtype == read.dtype
+        assert (again == read).all()
+        assert header_size(path) == size == (6, 9)
+
     def test_a_photograph_of_a_phone_is_the_first_of_its_images(self, tmp_path: Path) -> None:
         """Behind it stand a preview, a map of depth, or what the light was."""
         frames = [Image.new("RGB", (9, 6), color) for color in ("white", "black")]
@@ -248,6 +286,17 @@ class TestHugeSizes:
         path.write_bytes(content)
         with pytest.raises(UnreadableImageError, match=r"x\.png is an image of 1,099,512 megapixels .* at most 179 "):
             read_image(path)
+
+    def test_no_warning_of_what_is_read(self, tmp_path: Path) -> None:
+        """Pillow warns from half of what it reads on. In a process of its own: pytest has its own mind about warnings."""
+        Image.new("L", (1000, 1000)).save(tmp_path / "x.png")
+        code = (
+            "import sys, pathlib; from PIL import Image; from protoseg.data.images import header_size, read_image; "
+            "Image.MAX_IMAGE_PIXELS = 600_000; path = pathlib.Path(sys.argv[1]); "
+            "assert header_size(path) == read_image(path).shape[:2] == (1000, 1000)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.png")], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
     @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
     def test_what_to_do_with_a_large_photograph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
@@ -300,6 +349,26 @@ class TestHugeSizes:
                 file.pages.first.tags[tag].overwrite(1 << 20)
         with pytest.raises(UnreadableImageError, match=r"x\.tif"):
             read_image(path)
+
+
+def test_a_file_of_a_microscope_does_not_send_the_reader_elsewhere(tmp_path: Path) -> None:
+    """NDTiff's index names the files that hold the pixels, by any path."""
+    tags = [(256, 4, 1, 9), (257, 4, 1, 6), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 512), (277, 3, 1, 1)]
+    tags += [(278, 4, 1, 6), (279, 4, 1, 54), (51123, 2, 3, 480)]  # the last says that it is of Micro-Manager
+    page = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = struct.pack("<2sHIIIIII", b"II", 42, 64, 483729, 3, 0, 2355492, 2) + b"{}"
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "x.tif").write_bytes(((head.ljust(64, b"\0") + page).ljust(480, b"\0") + b"{}").ljust(512, b"\0") + bytes([7]) * 54)
+    secret = tiff(tmp_path / "secret.tif", np.full((6, 9), 99, dtype=np.uint8))
+    axes, name = b'{"time": 0}', b"../secret.tif"
+    entry = struct.pack("<I", len(axes)) + axes + struct.pack("<I", len(name)) + name + struct.pack("<IiiiiIii", *[0] * 8)
+    (data / "NDTiff.index").write_bytes(entry)
+    with tifffile.TiffFile(data / "x.tif", is_ome=False) as file:
+        assert file.series[0].kind == "ndtiff"  # which has opened the other file
+    assert (read_image(data / "x.tif") == 7).all()
+    secret.unlink()
+    assert header_size(data / "x.tif") == (6, 9)
 
 
 @pytest.mark.parametrize("look", [read_image, header_size])
@@ -367,6 +436,33 @@ class TestNoData:
         path = tiff(tmp_path / "x.tif", image, extratags=[(42113, "s", 0, "0", True)])
         assert (read_image(path)[..., 0] == image).all()
         assert read_picture(path).nodata == 0
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_is_compared_with_what_is_stored_where_zero_is_white(self, tmp_path: Path, dtype: type) -> None:
+        """Turned round, white would be taken for it."""
+        image = RNG.integers(1, 90, (6, 10), dtype=dtype)
+        image[2, 3:6] = 0
+        image[4] = np.iinfo(dtype).max
+        options = {"photometric": "miniswhite", "extratags": [(42113, "s", 0, "0", True)]}
+        path = tiff(tmp_path / "x.tif", image, **options)
+        assert (read_image(path)[..., 0] == np.iinfo(dtype).max - image).all()
+        assert nodata_share(path) == 3 / 60
+        sample = Sample("x", path, None, "train")
+        assert facts_of(sample, "labeled", read_picture(path), None).nodata == (0, 3 / 60)
+
+    def test_is_a_number_of_the_palette_and_no_color(self, tmp_path: Path) -> None:
+        image = np.repeat(np.arange(5, dtype=np.uint8), 2)[None].repeat(4, axis=0)
+        colors = np.zeros((3, 256), dtype=np.uint16)  # all black but number 0
+        colors[:, 0] = 65535
+        path = tiff(tmp_path / "x.tif", image, photometric="palette", colormap=colors, extratags=[(42113, "s", 0, "0", True)])
+        assert nodata_share(path) == 8 / 40
+
+    def test_transparency_has_none(self, tmp_path: Path) -> None:
+        image = RNG.integers(1, 90, (6, 10, 4), dtype=np.uint8)
+        image[..., 3] = 255
+        image[0, :6, :3] = 0
+        options = {"photometric": "rgb", "extrasamples": ["unassalpha"], "extratags": [(42113, "s", 0, "0", True)]}
+        assert nodata_share(tiff(tmp_path / "x.tif", image, **options)) == 6 / 60
 
     def test_no_number(self, tmp_path: Path) -> None:
         path = tiff(tmp_path / "x.tif", np.zeros((6, 9), np.float32), extratags=[(42113, "s", 0, "none", True)])

@@ -18,6 +18,12 @@ def test_encode_and_decode() -> None:
     assert TABLE.decode(label).tolist() == [[7, 0, 200], [255, 255, 7]]
 
 
+def test_a_name_that_is_no_text_is_refused() -> None:
+    """As a YAML file or the words of a command line may hold it; no page or file of results could."""
+    with pytest.raises(ValueError, match=r"the class name 'a\\udcff' is no text in UTF-8.*correct it"):
+        table_from_names(["b", "a\udcff"])
+
+
 def test_palette_belongs_to_the_values() -> None:
     assert TABLE.palette() == {7: (1, 1, 1), 0: (2, 2, 2), 200: (3, 3, 3)}
 

@@ -99,6 +99,37 @@ class TestNumbers:
         tifffile.imwrite(tmp_path / "mask.tif", stored, photometric="miniswhite")
         assert read_mask(tmp_path / "mask.tif").tolist() == stored.tolist()
 
+    @pytest.mark.parametrize("suffix", [".png", ".bmp"])
+    def test_a_tiff_under_another_name_keeps_its_numbers(self, tmp_path: Path, suffix: str) -> None:
+        """Pillow turns these round."""
+        tifffile.imwrite(tmp_path / "mask.tif", MASK, photometric="miniswhite")
+        assert (read_mask((tmp_path / "mask.tif").rename(tmp_path / f"mask{suffix}")) == MASK).all()
+
+    def test_a_stack_under_another_name_is_refused(self, tmp_path: Path) -> None:
+        tifffile.imwrite(tmp_path / "mask.tif", np.stack([MASK, MASK]), photometric="minisblack")
+        with pytest.raises(UnreadableImageError, match=r"mask\.png holds 2 images; store one in a file"):
+            read_mask((tmp_path / "mask.tif").rename(tmp_path / "mask.png"))
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+    def test_a_value_for_no_data_is_a_number_like_any_other(self, tmp_path: Path, dtype: type) -> None:
+        """GDAL declares one of every raster that it is told to; what a mask means by it, the class table says."""
+        tags = [(42113, "s", 0, "0", True)]
+        tifffile.imwrite(tmp_path / "mask.tif", MASK.astype(dtype), photometric="minisblack", extratags=tags)
+        assert (read_mask(tmp_path / "mask.tif") == MASK).all()
+
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+    @pytest.mark.parametrize("kind", ["JPEG", "WebP"])
+    def test_what_is_stored_with_loss_is_refused_whatever_it_is_called(self, tmp_path: Path, kind: str, suffix: str) -> None:
+        """Of small numbers most come out right, and the others would be classes of their own."""
+        Image.fromarray(MASK).convert("RGB").save(tmp_path / f"mask{suffix}", kind.upper())
+        with pytest.raises(UnreadableImageError, match=rf"mask\{suffix} is a {kind} image, which blurs.*as PNG"):
+            read_mask(tmp_path / f"mask{suffix}")
+
+    def test_a_tiff_that_is_stored_with_loss_is_refused(self, tmp_path: Path) -> None:
+        tifffile.imwrite(tmp_path / "mask.tif", np.zeros((16, 16), dtype=np.uint8), compression="jpeg")
+        with pytest.raises(UnreadableImageError, match=r"mask\.tif is compressed as JPEG, which blurs"):
+            read_mask(tmp_path / "mask.tif")
+
     def test_a_mask_with_overviews(self, tmp_path: Path) -> None:
         """Geographic tools append smaller copies."""
         mask = np.arange(64, dtype=np.uint8).reshape(8, 8)

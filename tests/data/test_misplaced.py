@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from make_folder import make_folder, write_image
 
@@ -32,6 +34,24 @@ def test_the_image_that_a_mask_is_meant_for(mask: str, images: list[str], image:
 def test_a_folder_around_a_zip_file(tmp_path: Path) -> None:
     (tmp_path / "task.zip").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=rf"if {tmp_path}/task\.zip is the data set, give it itself"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(("image", "mask"), [("a.jpg", "a.png"), ("a.png", "a_mask.png"), ("a b.JPG", "a b-Labels.PNG")])
+def test_masks_beside_their_images(tmp_path: Path, image: str, mask: str) -> None:
+    for i, name in enumerate(("0.jpg", image, mask)):
+        write_image(tmp_path / "images" / name, np.full((9, 9, 3), i, dtype=np.uint8))
+    expected = (
+        f"if {tmp_path}/images/{mask} is the mask of {image}, move all such to {tmp_path}/masks, each under its image's name"
+    )
+    with pytest.raises(FileNotFoundError, match=re.escape(expected)):
+        open_dataset(tmp_path)
+
+
+def test_images_of_equal_names_in_several_kinds_are_no_masks(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.jpeg", "b_c.jpg", "b.jpg"):
+        write_image(tmp_path / "images" / name, np.zeros((9, 9, 3), dtype=np.uint8))
+    with pytest.raises(FileNotFoundError, match=r"has no masks/ folder; put masks of a few images there"):
         open_dataset(tmp_path)
 
 

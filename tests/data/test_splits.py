@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from make_folder import draw_shapes, make_folder, write_image, write_index
 from make_formats import WRITERS, make_pictures
+from rich.console import Console
 
+from protoseg.config import build_partition
 from protoseg.data.check import check_labels, mask_values
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import DataIndex, Sample
 from protoseg.data.splits import Partition, make_partition
+from protoseg.settings import TrainConfig
+from protoseg.split import split_data
 
 
 def sample(name: str, split: str = "train", *, masked: bool = True) -> Sample:
@@ -129,6 +133,24 @@ class TestMasksBesideTheLists:
         with pytest.raises(ValueError, match="has no mask; give it one where the data set keeps them"):
             make_partition(index, labels=listed(line.format("2011_000001").split()[0]))
 
+    def test_they_are_all_that_there_is_to_learn_from(self, root: Path, listed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+        """Where val.txt is the only list, the user's own says which images are labelled."""
+        (root / "ImageSets/Segmentation/train.txt").unlink()
+        with pytest.raises(ValueError, match=r"and 3 more with masks stand in no list: .* or into a list for --labels"):
+            open_dataset(root)
+        config = TrainConfig(data=str(root), labels=listed("2010_004493", "2007_000032"))
+        partition = build_partition(config)[1]
+        assert names(partition.labeled) == ["2007_000032", "2010_004493"]
+        assert (names(partition.unlabeled), names(partition.evaluation)) == ([], ["2007_000033"])
+        partition = build_partition(replace(config, unlabeled=str(root / "JPEGImages")))[1]
+        assert names(partition.unlabeled) == ["unlabeled:JPEGImages/2008_000002", "unlabeled:JPEGImages/2011_000001"]
+        with pytest.raises(ValueError, match="stand in no list"):
+            build_partition(replace(config, labels="2"))
+        drawn = split_data(
+            root, "1", within=Path(listed("2010_004493")), out=tmp_path / "drawn.txt", console=Console(quiet=True)
+        )
+        assert drawn.read_text() == "2010_004493\n"
+
     def test_train_only_where_a_list_names_them(self, root: Path) -> None:
         partition = make_partition(open_dataset(root))
         assert names(partition.labeled + partition.unlabeled) == ["2007_000032"]
@@ -227,6 +249,7 @@ class TestLabels:
         with pytest.raises(ValueError, match=message) as caught:
             make_partition(NESTED, labels=path)
         assert f"{path}, line 2: {line!r}" in str(caught.value)
+        assert "images/" not in str(caught.value)  # which most layouts do not have
 
     @pytest.mark.parametrize("line", ["a", "a.jpg"])
     def test_a_whole_path_is_not_ambiguous(self, listed, line: str) -> None:  # type: ignore[no-untyped-def]

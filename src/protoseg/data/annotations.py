@@ -104,7 +104,19 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
     value = record[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"{where}: {name!r} is {type(value).__name__}, which does not belong there")
+    if isinstance(value, str):
+        check_text(value, f"{where}: {name!r}")
     return value
+
+
+def check_text(text: str, what: str) -> None:
+    """Stop at half a letter (`\\ud800` without the other half), which JSON can hold and no list, picture or result.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    if not is_text(text):
+        raise ValueError(f"{what} is {text!a}, which is no text in UTF-8; correct it")
 
 
 def size_field(record: Any, height: str, width: str, where: str) -> tuple[int, int]:

@@ -1,4 +1,7 @@
-"""Zip files as data sets: unpacked once into the user's cache, and nowhere else."""
+"""Zip files as data sets: unpacked once into the user's cache, and nowhere else.
+
+What has not been used for 30 days goes when another zip file is unpacked. A folder's time of change is when it was last used.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,21 @@ import lzma
 import os
 import shutil
 import stat
+import sys
 import tempfile
+import time
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+
+if sys.platform != "win32":
+    import fcntl
 
 _MOST_RATIO, _SMALL = 200, 1 << 26  # photographs hardly shrink and masks do: more than this is a decompression bomb
 _SHOWN = 40  # letters of a name that a message or the name of a folder can hold
+_KEPT = 30 * 24 * 3600  # seconds
 _ELSEWHERE = "name a folder on another disk in XDG_CACHE_HOME"
 
 
@@ -34,10 +45,11 @@ def unpack(path: Path) -> Path:
     key = hashlib.sha256(f"{path.resolve()} {now.st_size} {now.st_mtime_ns}".encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "protoseg/unpacked"
     target = cache / f"{path.stem[:_SHOWN]}-{key}"
-    if target.is_dir():
+    if _take(target):
         return _top(target)
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        _clean(cache)
         # Unpacked beside and then renamed: what is there under its name is whole.
         partial = Path(tempfile.mkdtemp(prefix=f"{path.stem[:_SHOWN]}-", dir=cache))
     except OSError as error:
@@ -58,10 +70,61 @@ def unpack(path: Path) -> Path:
     return _top(target)
 
 
+def _take(folder: Path) -> bool:
+    """Note that an unpacked folder is used now.
+
+    Returns:
+        False where there is none.
+    """
+    if not folder.is_dir():
+        return False
+    with _held(folder.parent):
+        try:
+            os.utime(folder)
+        except FileNotFoundError:  # cleaned away a moment ago
+            return False
+        except OSError:  # read-only, or another user's: whoever owns it cleans it
+            pass
+    return True
+
+
+def _clean(cache: Path) -> None:
+    """Remove what has not been used for long, and what processes that were killed have left.
+
+    No process takes a folder while another one cleans. Without locks nothing is removed.
+    """
+    away = Path(tempfile.mkdtemp(prefix=".old-", dir=cache))
+    with _held(cache) as is_held:
+        for folder in cache.iterdir() if is_held else ():
+            with suppress(OSError):  # another process has finished and renamed it meanwhile, or it is another user's
+                if time.time() - folder.stat().st_mtime > _KEPT:
+                    folder.rename(away / folder.name)
+    shutil.rmtree(away, ignore_errors=True)  # which takes long, so nobody has to wait for it
+
+
+@contextmanager
+def _held(cache: Path) -> Iterator[bool]:
+    """Hold the cache for a moment, after whoever holds it; False where the file system knows no locks."""
+    try:
+        descriptor = os.open(cache, os.O_RDONLY)
+    except OSError:  # as on Windows, of every folder
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            is_held = True
+        except OSError:
+            is_held = False
+        yield is_held
+    finally:
+        os.close(descriptor)
+
+
 def _top(folder: Path) -> Path:
-    """The data set's folder: the only one that was packed, or all of it."""
+    """The data set's folder: the only one that was packed, or the only one in that, and so on; or all of it."""
     inside = [path for path in folder.iterdir() if path.name != "__MACOSX" and not path.name.startswith(".")]
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() and inside[0].name != "images" else folder
+    return _top(inside[0]) if len(inside) == 1 and inside[0].is_dir() and inside[0].name != "images" else folder
 
 
 def _extract(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:

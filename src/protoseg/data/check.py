@@ -363,7 +363,7 @@ def _check_values(fact: Facts, classes: ClassTable, hint: str) -> None:
     if value is not None:
         raise ValueError(
             f"{fact.sample.mask} holds the value {describe(value)} in {counted(fact.values[value], 'pixel')}, which is no "
-            f"class; the {len(classes)} classes and 'ignore' are {_accepted(classes, value)}"
+            f"class; the {counted(len(classes), 'class', 'classes')} and 'ignore' are {_accepted(classes, value)}"
             + (f"; {hint}" if hint else ". Correct the mask, or list every class in classes.txt")
         )
 

@@ -32,17 +32,18 @@ def read_class_list(root: Path) -> ClassTable | None:
     Raises:
         ValueError: several lists, an empty one, a name or a colour twice, a line that does not fit; with file and line.
     """
-    found = [root / name for name in FILES if (root / name).is_file()]
+    found = sorted(path for path in root.iterdir() if path.name.lower() in FILES and path.is_file())
     if len(found) > 1:
         raise ValueError(f"{found[0]} and {found[1]} both list the classes; keep one of them")
     if not found:
         return None
     path = found[0]
-    lines = _csv(path) if path.suffix == ".csv" else _labelmap(path) if path.name == "labelmap.txt" else _text(path)
+    kind = path.name.lower()
+    lines = _csv(path) if kind.endswith(".csv") else _labelmap(path) if kind == "labelmap.txt" else _text(path)
     if not lines:
         raise ValueError(f"{path} is empty; write one class name a line, in the order of the mask values 0, 1, 2, ...")
     names, colors = [name for name, _ in lines], [color for _, color in lines if color is not None]
-    numbers, names = _numbers(path, names) if path.name == "classes.txt" else (None, names)
+    numbers, names = _numbers(path, names) if kind == "classes.txt" else (None, names)
     _once(path, names)
     _once(path, colors)
     if colors and len(colors) < len(names):

@@ -377,14 +377,15 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
             holding = _files(fact for fact in facts if fact.role == "evaluation" and c in fact.pixels(classes))
             yield Finding(
                 "warning",
-                f"no labelled image holds {name}, but {scored} evaluation images do, e.g. {holding[0]}",
+                f"no labelled image holds {name}, but "
+                f"{counted(scored, 'evaluation image does', 'evaluation images do')}, e.g. {holding[0]}",
                 "label an image that shows it, or leave it out with --classes.ignore or --classes.merge",
                 holding,
             )
         elif c not in stray and share < (FEW_SHARE if images < min(FEW_IMAGES, len(labeled)) else RARE_SHARE):
             yield Finding(
                 "warning",
-                f"{name} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of {len(labeled)} images",
+                f"{name} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of {counted(len(labeled), 'image')}",
                 "draw labels with protoseg split --balanced, label more images that show it, or merge it with another class",
                 _files(fact for fact in labeled if c in fact.pixels(classes)),
             )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.data.duplicates import Look, look_at
-from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, read_picture
+from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, nodata_share, read_picture
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.masks import Color, PaletteMask, count_values, read_with_palette
 from protoseg.data.parallel import in_threads
@@ -87,7 +87,7 @@ def facts_of(sample: Sample, role: Role, picture: Picture, mask: PaletteMask | N
         kind=kind_of(image),
         orientation=picture.orientation,
         missing=float(1 - np.isfinite(image).mean()) if image.dtype == np.float32 else 0.0,
-        nodata=_nodata(picture),
+        nodata=_nodata(sample, picture),
         look=look_at(image) if thorough else None,
         color=_mean_color(image) if thorough else (),
     )
@@ -111,10 +111,10 @@ def _mean_color(image: ImageArray) -> tuple[float, ...]:
     return tuple((total / np.maximum(counted.sum(axis=0), 1) / kind_of(image).full_scale).tolist())
 
 
-def _nodata(picture: Picture) -> tuple[float, float] | None:
+def _nodata(sample: Sample, picture: Picture) -> tuple[float, float] | None:
     if picture.nodata is None or picture.image.dtype == np.float32:  # there they are holes
         return None
-    share = float((picture.image == picture.nodata).all(axis=2).mean())
+    share = nodata_share(sample.image)  # once more from the file, but few declare such a value
     return (picture.nodata, share) if share else None
 
 

@@ -17,7 +17,16 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from protoseg.data.io import DAMAGED, UInt8Array, UnreadableImageError, most_pixels, open_image, opened, why_no_image
+from protoseg.data.io import (
+    DAMAGED,
+    UInt8Array,
+    UnreadableImageError,
+    by_content,
+    most_pixels,
+    open_image,
+    opened,
+    why_no_image,
+)
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -36,6 +45,8 @@ _LIKELY_BYTES, _MOST_COMPRESSED = 1 << 28, 2000  # deflate packs 1,032 equal byt
 _NODATA = 42113  # the tag in which GDAL writes the value of pixels without one
 # tifffile reads the tag more strictly, and would warn of every file; here it is read by `_nodata`.
 logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
+_LOSSY = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+BLURS = "which blurs class numbers; export the mask again without loss, as PNG"
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
 
 
@@ -64,7 +75,7 @@ class Picture(NamedTuple):
 
     image: ImageArray  # (H, W, I), turned
     orientation: int = 1  # of EXIF or TIFF, by which it was turned
-    nodata: float | None = None  # the value that a TIFF declares for pixels without one
+    nodata: float | None = None  # the stored value that a TIFF declares for pixels without one
 
 
 _SEEN, _ROWS = 1024, 512  # pixels a side that tell the range of an image, and rows that are shown at a time
@@ -97,7 +108,7 @@ def read_image(path: Path, kind: ImageKind | None = None) -> ImageArray:
 
 def read_picture(path: Path, kind: ImageKind | None = None) -> Picture:
     """`read_image`, and what the file says beside the pixels."""
-    picture = _read_tiff(path) if path.suffix.lower() in {".tif", ".tiff"} else _read(path)
+    picture = by_content(path, _read_tiff, _read)
     found = kind_of(picture.image)
     if kind is not None and found != kind:
         raise UnreadableImageError(
@@ -113,9 +124,15 @@ def header_size(path: Path) -> tuple[int, int]:
     Raises:
         UnreadableImageError: missing, damaged, or not an image.
     """
-    if path.suffix.lower() in {".tif", ".tiff"}:
-        with _open_tiff(path) as file:
-            return file.pages.first.imagelength, file.pages.first.imagewidth
+    return by_content(path, _tiff_size, _size)
+
+
+def _tiff_size(path: Path) -> tuple[int, int]:
+    with _open_tiff(path) as file:
+        return file.pages.first.imagelength, file.pages.first.imagewidth
+
+
+def _size(path: Path) -> tuple[int, int]:
     with opened(path) as image:
         return image.height, image.width
 
@@ -138,8 +155,8 @@ def to_rgb(image: ImageArray) -> UInt8Array:
     return shown
 
 
-def _read(path: Path) -> Picture:
-    image, stored = open_image(path)
+def _read(path: Path, *, tiff: bool = False) -> Picture:
+    image, stored = open_image(path, tiff=tiff)
     orientation = exif_orientation(image)
     if image.format == "PNG" and ";16" in stored and image.mode in {"RGB", "RGBA", "LA"}:  # Pillow has cut them to 8 bits
         return Picture(turn(_decode_png(path), orientation), orientation)
@@ -184,8 +201,25 @@ def _read_tiff(path: Path) -> Picture:
         elif _is_large(file):
             image = _as_photograph(_from_dark_to_bright(_stored(file, path), file))
         else:
-            image = _read(path).image  # Pillow also knows palettes, CMYK and JPEG inside
+            image = _read(path, tiff=True).image  # Pillow also knows palettes, CMYK and JPEG inside
         return Picture(image, _tiff_orientation(file), _nodata(file))
+
+
+def nodata_share(path: Path) -> float:
+    """The share of the pixels of a TIFF file whose bands all hold its value for no data, 0 where it declares none.
+
+    The value is one of those in the file: where white is 0, or the numbers are those of a palette, the picture holds others.
+
+    Raises:
+        UnreadableImageError: missing or damaged.
+    """
+    with _open_tiff(path) as file:
+        nodata = _nodata(file)
+        if nodata is None:
+            return 0.0
+        stored = _stored(file, path, holes=False)
+        bands = stored[..., : _num_colors(file)] if _is_photograph(file) else stored  # transparency has no such value
+        return float(_equals(bands, nodata).all(axis=2).mean())
 
 
 class TiffPage(NamedTuple):
@@ -200,13 +234,16 @@ def read_tiff(path: Path) -> TiffPage:
     """Read the only page of a TIFF file as numbers: those of a palette stay numbers, and white may be 0.
 
     Raises:
-        UnreadableImageError: missing, damaged, or of several pages.
+        UnreadableImageError: missing, damaged, of several pages, or compressed with loss.
     """
     with _open_tiff(path) as file:
         if _num_images(file) > 1:
             raise UnreadableImageError(f"{path} holds {_num_images(file)} images; store one in a file")
+        if file.pages.first.compression in _LOSSY:
+            raise UnreadableImageError(f"{path} is compressed as JPEG, {BLURS}")
         meaning = tifffile.PHOTOMETRIC(file.pages.first.photometric).name
-        return TiffPage(_stored(file, path), meaning, _colormap(file))
+        # A mask's numbers are all meant: one for no data is a class or an ignored value like any other.
+        return TiffPage(_stored(file, path, holes=False), meaning, _colormap(file))
 
 
 @contextmanager
@@ -214,7 +251,8 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     if not path.is_file():
         raise UnreadableImageError(f"{path} does not exist")
     try:
-        with tifffile.TiffFile(path, is_ome=False) as file:  # OME may send the reader to other files
+        # These three kinds may send the reader to other files, wherever they lie.
+        with tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False) as file:
             largest, stored = file.series[0], path.stat().st_size
             size = np.prod(largest.shape, dtype=np.float64) * largest.dtype.itemsize  # nothing is made of it yet
             if size > _MOST_BYTES:
@@ -231,7 +269,8 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
         raise UnreadableImageError(f"{path} cannot be read as an image: {why_no_image(path, str(error))}") from error
 
 
-def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
+def _stored(file: tifffile.TiffFile, path: Path, *, holes: bool = True) -> NDArray[Any]:
+    """(H, W, I) turned; in types that become floats, NaN where there is no data, if holes are wanted."""
     images = [series for series in file.series if not _is_companion(series.keyframe)]
     series = images[0]
     bands = [axis for axis in range(series.ndim) if series.axes[axis] not in "YX"]
@@ -242,7 +281,9 @@ def _stored(file: tifffile.TiffFile, path: Path) -> NDArray[Any]:
     if image.ndim != 3 or 0 in image.shape:  # a damaged header
         raise UnreadableImageError(f"{path} holds an image of the shape {series.shape}")
     nodata = _nodata(file)
-    if nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1:  # these become floats, which have holes
+    if (
+        holes and nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1
+    ):  # these become floats, which have holes
         image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
     return turn(image, _tiff_orientation(file))
 
@@ -315,11 +356,7 @@ def _is_photograph(file: tifffile.TiffFile) -> bool:
     page = file.pages.first
     if page.dtype not in (np.uint8, np.bool_) or _num_images(file) > 1:
         return False
-    samples, kinds = page.samplesperpixel, tifffile.PHOTOMETRIC
-    if page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.PALETTE}:
-        colors = 1
-    else:
-        colors = 4 if page.photometric == kinds.SEPARATED else 3
+    samples, colors = page.samplesperpixel, _num_colors(file)
     if samples == colors:
         return True
     extra = page.tags.get(_EXTRA_SAMPLES)
@@ -328,6 +365,14 @@ def _is_photograph(file: tifffile.TiffFile) -> bool:
     # Some programs mark any fourth band as transparency, near-infrared too. That of a photograph is all or nothing.
     last = np.take(page.asarray(), -1, axis=0 if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else -1)
     return bool(np.isin(last, (0, 255)).all())
+
+
+def _num_colors(file: tifffile.TiffFile) -> int:
+    """The bands of a photograph without its transparency."""
+    kind, kinds = file.pages.first.photometric, tifffile.PHOTOMETRIC
+    if kind in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.PALETTE}:
+        return 1
+    return 4 if kind == kinds.SEPARATED else 3
 
 
 def _is_large(file: tifffile.TiffFile) -> bool:

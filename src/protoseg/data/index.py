@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from protoseg.data.io import UInt8Array
+from protoseg.data.io import UInt8Array, is_text
 from protoseg.data.masks import COLOR, Color, MaskArray, MaskSource, count_values, describe, pack, unpack
 from protoseg.data.shapes import BlankMask, ShapesMask
 from protoseg.types import IGNORE_INDEX
@@ -76,6 +76,8 @@ class ClassTable:
             raise ValueError(f"{len(self.names)} names, {len(self.values)} values and {len(self.colors)} colours do not match")
         if repeated := next((name for name in self.names if self.names.count(name) > 1), None):
             raise ValueError(f"two classes are called {repeated!r}")
+        if broken := next((name for name in self.names if not is_text(name)), None):
+            raise ValueError(f"the class name {broken!a} is no text in UTF-8, so it cannot be printed or stored; correct it")
         if len(self.names) > IGNORE_INDEX:
             raise ValueError(f"there can be at most {IGNORE_INDEX} classes, got {len(self.names)}")
 

@@ -7,16 +7,19 @@ import os
 import re
 import struct
 import unicodedata
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # a GIF re-numbers its colours, so it cannot hold classes
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"}) | TIFF_SUFFIXES
+MASK_SUFFIXES = frozenset({".png", ".bmp"}) | TIFF_SUFFIXES  # a GIF re-numbers its colours, so it cannot hold classes
 
 OTHER_PICTURES = frozenset(
     (
@@ -38,6 +41,11 @@ DAMAGED = (
 )
 """What Pillow raises of a damaged file: it checks few of the numbers and types that it reads."""
 _POINTER = b"version https://git-lfs"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such a file begins; the last two are larger than 4 GB
+
+# Pillow warns of images from half the size on that it refuses. What is read here needs no warning, and what is refused gets a
+# message. (Appended: whoever has said what becomes of such warnings is still obeyed.)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
 class UnreadableImageError(ValueError):
@@ -90,7 +98,11 @@ def check_names(paths: Iterable[Path]) -> None:
 
 def is_text(name: str) -> bool:
     """Whether UTF-8 can hold it, so that it can be a file's name and be printed."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)  # what Python makes of other bytes
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half letters: what Python makes of other bytes, and of `\\ud800` in JSON
+        return False
+    return True
 
 
 def composed(name: str) -> str:
@@ -148,21 +160,53 @@ def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int
     image.save(path)
 
 
+class OtherNameError(Exception):
+    """A TIFF file that is not called so. Pillow would read its first page, turn white 0 round, or know nothing of its bands."""
+
+
+Read = TypeVar("Read")
+
+
+def by_content(path: Path, tiff: Callable[[Path], Read], other: Callable[[Path], Read]) -> Read:
+    """Read a TIFF file in one way and every other image in another, whatever its name is. No file is opened only to be told.
+
+    Args:
+        path: of the image.
+        tiff: reads TIFF files.
+        other: reads the others, and raises OtherNameError of a TIFF file.
+    """
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        return tiff(path)
+    try:
+        return other(path)
+    except OtherNameError:
+        return tiff(path)
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path, *, tiff: bool = False) -> Iterator[Image.Image]:
     """An image file that Pillow knows, of which only the header has been read.
+
+    Args:
+        path: of the image.
+        tiff: whether it is known to be a TIFF file that Pillow reads well.
 
     Raises:
         UnreadableImageError: missing, truncated, or not an image.
+        OtherNameError: it is a TIFF file.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if image.format == "TIFF" and not tiff:
+                raise OtherNameError
             yield image
-    except UnreadableImageError:
+    except (UnreadableImageError, OtherNameError):
         raise
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
+        if not tiff and _beginning(path).startswith(_TIFF):
+            raise OtherNameError from error
         why = why_no_image(path, f"its content is none of {', '.join(FORMATS)}")
         raise UnreadableImageError(f"{path} cannot be read as an image: {why}") from error
     except Image.DecompressionBombError as error:
@@ -188,20 +232,29 @@ def _too_large(said: str) -> str:
 
 def why_no_image(path: Path, otherwise: str) -> str:
     """What a file that no library knows holds: nothing, or what Git leaves in the place of a large file; else as given."""
-    with path.open("rb") as file:
-        head = file.read(len(_POINTER))
+    head = _beginning(path)
     if not head:
         return "it is empty"
     return "it is a pointer of Git LFS, which `git lfs pull` replaces by the image" if head == _POINTER else otherwise
 
 
-def open_image(path: Path) -> tuple[Image.Image, str]:
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER))
+
+
+def open_image(path: Path, *, tiff: bool = False) -> tuple[Image.Image, str]:
     """A decoded image, and how the file stores its pixels (Pillow's raw mode): decoding may hide 16 bits or spread 2.
+
+    Args:
+        path: of the image.
+        tiff: see `opened`.
 
     Raises:
         UnreadableImageError: missing, truncated, not an image, or an animation.
+        OtherNameError: it is a TIFF file.
     """
-    with opened(path) as image:
+    with opened(path, tiff=tiff) as image:
         if image.format in _ANIMATED and (num_images := getattr(image, "n_frames", 1)) > 1:
             raise UnreadableImageError(f"{path} holds {num_images} images; store one in a file")
         stored = _raw_mode(image)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from protoseg.data.images import TiffPage, exif_orientation, read_tiff, turn
-from protoseg.data.io import UInt8Array, UnreadableImageError, open_image
+from protoseg.data.images import BLURS, TiffPage, exif_orientation, read_tiff, turn
+from protoseg.data.io import UInt8Array, UnreadableImageError, by_content, open_image
 from protoseg.words import counted
 
 MaskArray = NDArray[np.integer[Any]]
@@ -22,6 +22,7 @@ Color = tuple[int, int, int]
 
 COLOR = 1 << 24
 """Mask values from here on are colours: COLOR + 0xRRGGBB."""
+_BLURRED = {"JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WebP"}
 _SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0-255; a mask needs the stored numbers
 
 
@@ -76,16 +77,25 @@ def read_mask(path: Path) -> MaskArray:
         (H, W) uint8 or uint16 numbers, or int32 colours (see `pack`).
 
     Raises:
-        UnreadableImageError: missing, truncated, not an image, partly transparent, or without whole numbers below 65,536.
+        UnreadableImageError: missing, truncated, not an image, stored with loss, partly transparent, or without whole numbers
+            below 65,536.
     """
     return _read(path).values
 
 
 def _read(path: Path) -> PaletteMask:
-    if path.suffix.lower() in {".tif", ".tiff"}:
-        page = read_tiff(path)
-        return PaletteMask(_tiff_values(page, path), page.palette)
+    return by_content(path, _read_tiff, _read_other)
+
+
+def _read_tiff(path: Path) -> PaletteMask:
+    page = read_tiff(path)
+    return PaletteMask(_tiff_values(page, path), page.palette)
+
+
+def _read_other(path: Path) -> PaletteMask:
     image, stored = open_image(path)
+    if image.format in _BLURRED:  # whatever the file is called
+        raise UnreadableImageError(f"{path} is a {_BLURRED[image.format]} image, {BLURS}")
     values = turn(_values(image, stored, path), exif_orientation(image))
     colors = image.getpalette() if image.mode == "P" else None
     return PaletteMask(values, None if colors is None else np.array(colors, dtype=np.uint8).reshape(-1, 3))

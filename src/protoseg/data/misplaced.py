@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from protoseg.data.index import named_split
-from protoseg.data.io import IMAGE_SUFFIXES, OTHER_PICTURES, walk
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, walk
+
+_MASK_ENDING = re.compile(r"[-_ .](masks?|labels?|seg|gt|annotations?)$", re.IGNORECASE)
 
 
 def no_masks_folder(root: Path) -> str:
@@ -16,7 +19,24 @@ def no_masks_folder(root: Path) -> str:
         return f"{what}; if {' or '.join(others)} holds the masks, rename it to masks/"
     if foreign := foreign_annotation(root):
         return f"{what}, and {foreign}"
+    if beside := _mask_beside_its_image(root / "images"):
+        mask, image = beside
+        return f"{what}; if {mask} is the mask of {image.name}, move all such to {root / 'masks'}, each under its image's name"
     return f"{what}; put masks of a few images there, as PNG under the images' names, to learn from"
+
+
+def _mask_beside_its_image(folder: Path) -> tuple[Path, Path] | None:
+    """A file that is called like an image in the same folder, or so and `_mask`, and that image; None where there is none."""
+    files = [path for path in walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = {path.with_suffix(""): path for path in files}  # of two equal names the later, which is the mask
+    for path in files:
+        stem = _MASK_ENDING.sub("", path.stem)
+        image = images.get(path.with_name(stem))
+        if image is not None and image != path:
+            mask, image = (path, image) if stem != path.stem else (image, path)
+            if mask.suffix.lower() in MASK_SUFFIXES:
+                return mask, image
+    return None
 
 
 def no_images_folder(root: Path) -> str:

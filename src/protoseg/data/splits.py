@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -18,6 +19,7 @@ from protoseg.functional.random import generator
 from protoseg.words import counted
 
 _NO_MASK = "give it one where the data set keeps them, or take the line out"
+_BELOW = "path below the data set's folder"  # every layout has its images elsewhere
 _FLAGS = frozenset({"-1", "0", "1"})  # behind the names in VOC's lists of one class: absent, difficult, present
 
 
@@ -88,9 +90,9 @@ def make_partition(
     train = index.of("train")
     masked = [sample for sample in train if sample.mask is not None]
     notes = list[str]()
-    listed = None if labels is None or is_amount(labels) else _from_list(Path(labels), index, "--labels", notes)
+    listed = _from_list(Path(labels), index, "--labels", notes) if is_list(labels) else None
     kept: list[Sample] = []
-    if holdout is not None and not is_amount(holdout):
+    if is_list(holdout):
         kept = _from_list(Path(holdout), index, "--holdout", notes)
     stock = _without(masked if listed is None else listed, kept)
     num_kept = 0 if holdout is None or kept else _amount(holdout, len(stock), "--holdout")
@@ -184,6 +186,11 @@ def is_amount(text: str) -> bool:
     return re.fullmatch(r"[0-9]+(/[0-9]+)?", text) is not None
 
 
+def is_list(text: str | None) -> TypeGuard[str]:
+    """Whether `--labels` or `--holdout` is given and names a list file."""
+    return text is not None and not is_amount(text)
+
+
 def _amount(text: str, available: int, option: str) -> int:
     """`12` or `1/8` of `available`, rounded, at least one.
 
@@ -241,9 +248,9 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         where = f"{path}, line {number}: {key!r}"
         if not found:
             hint = " (it names an evaluation image, which never trains)" if tried & evaluation else ""
-            raise ValueError(f"{where} fits no training image{hint}; write its name or its path below images/")
+            raise ValueError(f"{where} fits no training image{hint}; write its name, or its {_BELOW}")
         if len(found) > 1:
-            raise ValueError(f"{where} fits {found[0].name} and {found[1].name}; write the path below images/")
+            raise ValueError(f"{where} fits {found[0].name} and {found[1].name}; write the {_BELOW}")
         image = found[0]
         if image.mask is None and image.if_listed is not None:
             image = replace(image, mask=image.if_listed)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.engine.tally import Pixels, Tally
+from protoseg.words import counted
 
 DRAWS = 2000
 """Of the bootstrap: the ends of a 95 % interval move by less than a tenth of its width from seed to seed."""
@@ -100,7 +101,7 @@ def verdict(gain: float | None, interval: Interval | None, *, images: int, why_n
         )
     low, high = interval
     basis = (
-        f"95 % interval {signed(low)} to {signed(high)} points: paired bootstrap over {images} test images. "
+        f"95 % interval {signed(low)} to {signed(high)} points: paired bootstrap over {counted(images, 'test image')}. "
         "One seed: this does not include run-to-run variation, so repeat with other seeds before you trust it."
     )
     if images < FEW:

@@ -17,6 +17,7 @@ from protoseg.engine.checkpoint import MODEL, load_header
 from protoseg.engine.examples import EXAMPLES
 from protoseg.engine.tally import TALLY, Tally
 from protoseg.report.compare import Interval, Verdict, gain_interval, verdict
+from protoseg.words import counted
 
 RESULT, START, SHEET, BASELINE = "result.json", "run.json", "predictions.png", "baseline"
 """Files of a run folder: what came out, what it came from, a sheet of predictions; the folder of the labels-only model."""
@@ -221,9 +222,11 @@ def _subject(ours: Part, split: dict[str, Any], evaluation: dict[str, Any]) -> s
     """What the score is of."""
     if evaluation:
         scored = evaluation["scored"]
-        return f"{scored['number']} {scored['images']} of {scored['folder']}"
+        images = scored["images"]
+        return f"{counted(scored['number'], images.replace('images', 'image', 1), images)} of {scored['folder']}"
     number = ours.result.get("evaluated") or (len(ours.tally.names) if ours.tally else 0)
-    return f"{number} {split.get('evaluation_name') or 'evaluation'} images, the model of the last step" if number else ""
+    name = split.get("evaluation_name") or "evaluation"
+    return f"{counted(number, f'{name} image')}, the model of the last step" if number else ""
 
 
 def _missing(ours: Part, start: dict[str, Any], examples: tuple[Any, ...], *, has_model: bool) -> list[str]:

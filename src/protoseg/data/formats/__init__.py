@@ -54,7 +54,12 @@ FORMATS: dict[str, Format] = {
 
 
 def open_dataset(
-    root: Path, *, format: str | None = None, unlabeled: Path | None = None, for_training: bool = True
+    root: Path,
+    *,
+    format: str | None = None,
+    unlabeled: Path | None = None,
+    for_training: bool = True,
+    is_listed: bool = False,
 ) -> DataIndex:
     """List what is in a data set. No image is opened.
 
@@ -64,6 +69,8 @@ def open_dataset(
         unlabeled: one more folder of images, at any depth, that have no masks. Files that the data set lists already are
             left out, so that an evaluation image never comes in by this door.
         for_training: whether there must be training images, and masks for some of them.
+        is_listed: whether a list of the user's names the labelled images; it may name those that the data set's own lists pass
+            over.
 
     Returns:
         DataIndex.
@@ -74,16 +81,16 @@ def open_dataset(
     """
     root = Path(os.path.normpath(root.absolute()))  # links stay as the user made them
     if not root.is_file():
-        return _open(root, format=format, unlabeled=unlabeled, for_training=for_training)
+        return _open(root, format=format, unlabeled=unlabeled, for_training=for_training, is_listed=is_listed)
     unpacked = unpack(root)
     try:
-        return _open(unpacked, format=format, unlabeled=unlabeled, for_training=for_training)
+        return _open(unpacked, format=format, unlabeled=unlabeled, for_training=for_training, is_listed=is_listed)
     except (ValueError, FileNotFoundError) as error:  # nobody knows the folder in the cache, and nobody should mend it there
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(str(error).replace(str(unpacked), str(root))) from error
 
 
-def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_training: bool) -> DataIndex:
+def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_training: bool, is_listed: bool) -> DataIndex:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give the folder that holds images/ and masks/")
     name = _recognise(root) if format is None else _checked(root, format)
@@ -97,7 +104,8 @@ def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_trainin
             index = ade20k.read(root, asked_for=format is not None)
         else:
             index = FORMATS[name].read(root)
-        if for_training and not any(sample.mask and sample.split == "train" for sample in index.samples):
+        stock = (*index.of("train"), *(index.spare if is_listed else ()))
+        if for_training and not any(sample.mask for sample in stock):
             raise ValueError(
                 f"{root} looks like {name}, but no training image in it has a mask; {_lacking(index, FORMATS[name].NEEDS)}"
             )
@@ -114,10 +122,16 @@ def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_trainin
 def _lacking(index: DataIndex, needs: str) -> str:
     """What to do about a data set without a labelled training image."""
     if kept := sum(sample.mask is not None for sample in index.samples):
-        where = " (ImageSets/Segmentation/train.txt)" if index.format == "voc" else ""
+        spare = sum(sample.mask is not None for sample in index.spare)
+        if spare:
+            return (
+                f"all of {counted(kept, 'listed image')} with masks are for evaluation (val or test), and {spare} more with "
+                "masks stand in no list: write the names of those to train on into ImageSets/Segmentation/train.txt, or into a "
+                "list for --labels"
+            )
         return (
             f"all of {counted(kept, 'image')} with masks are for evaluation (val or test): add a list, a folder or an "
-            f"annotation file of training images{where}"
+            "annotation file of training images"
         )
     return f"it needs {needs}"
 

@@ -255,21 +255,24 @@ def _read_file(
     path: Path, content: Any, finder: ImageFinder, value_of: dict[int, int]
 ) -> tuple[list[tuple[Path, ShapesMask | None, bool]], tuple[str, ...]]:
     """Each image with its mask and whether any outline is in it, and what to say about the annotations."""
-    by_image: dict[int, list[Any]] = {}
+    by_image: dict[int | str, list[Any]] = {}  # tools write either
     for annotation in field(content, "annotations", list, str(path)):
         if isinstance(annotation, dict) and _SEGMENTS in annotation:
             raise ValueError(_say_panoptic(path))
-        by_image.setdefault(field(annotation, "image_id", int, f"{path}, an annotation"), []).append(annotation)
+        by_image.setdefault(field(annotation, "image_id", (int, str), f"{path}, an annotation"), []).append(annotation)
     found: list[tuple[Path, ShapesMask | None, bool]] = []
     without_outline = list[tuple[Any, str]]()
-    seen = set[int]()
+    seen = set[int | str]()
     records = field(content, "images", list, str(path))
     if not records:
         raise ValueError(f"{path} lists no image; export it again, or take it away")
     for record in records:
-        number, name = field(record, "id", int, f"{path}, an image"), field(record, "file_name", str, f"{path}, an image")
+        number, name = (
+            field(record, "id", (int, str), f"{path}, an image"),
+            field(record, "file_name", str, f"{path}, an image"),
+        )
         if number in seen:
-            raise ValueError(f"{path} lists two images of the id {number}")
+            raise ValueError(f"{path} lists two images of the id {number!r}")
         seen.add(number)
         where, image = f"{path}, image {name}", finder.find(name, beside=path)
         outlined = [(a, _outline(a)) for a in by_image.pop(number, [])]
@@ -284,7 +287,9 @@ def _read_file(
         without_outline += [(a, name) for a in bare]
         found.append((image, mask, bool(drawn)))
     if by_image:
-        raise ValueError(f"{path} has annotations of image {next(iter(by_image))}, which it does not list")
+        lost = next(iter(by_image))
+        twin = "; it lists a text and a number, which are two ids" if str(lost) in map(str, seen) else ""
+        raise ValueError(f"{path} has annotations of image {lost!r}, which it does not list{twin}")
     return found, _say_boxes(path, without_outline)
 
 

@@ -17,7 +17,7 @@ from protoseg.data.left_out import unused_masks
 from protoseg.data.masks import MaskFile
 from protoseg.data.misplaced import no_masks_folder, rename_hint, unread_pictures
 
-_NO_MASKS = (IMAGE_SUFFIXES | {".gif"}) - MASK_SUFFIXES
+_BLURRED = (IMAGE_SUFFIXES | {".gif"}) - MASK_SUFFIXES
 
 
 def matches(root: Path) -> bool:
@@ -99,10 +99,12 @@ def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path]
         unread = unread_pictures(root / "images")
         raise ValueError(f"there is no training image in {root / 'images'} ({_list(IMAGE_SUFFIXES)}){unread}")
     if not mask_of:
-        if blurred := next((path for path in walk(root / "masks") if path.suffix.lower() in _NO_MASKS), None):
+        others = _BLURRED | OTHER_PICTURES
+        if first := next((path for path in walk(root / "masks") if path.suffix.lower() in others), None):
+            why = ": JPEG and WebP blur class numbers, GIF changes them" if first.suffix.lower() in _BLURRED else ""
             raise ValueError(
-                f"the masks in {root / 'masks'} are no PNG, BMP or TIFF files (the first is {blurred.name}): JPEG and WebP "
-                "blur class numbers, GIF changes them; export the masks as PNG"
+                f"the masks in {root / 'masks'} are no PNG, BMP or TIFF files (the first is {first.name}){why}; export the "
+                "masks as PNG"
             )
         raise ValueError(f"there is no mask in {root / 'masks'} ({_list(MASK_SUFFIXES)}); label a few images first")
     if any(sample.mask for sample in train):

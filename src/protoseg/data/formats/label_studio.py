@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from protoseg.data.annotations import (
     ImageFinder,
     beginning,
+    check_text,
     field,
     json_files,
     mentions,
@@ -138,7 +139,8 @@ def _result(task: Any, where: str) -> list[Any] | None:
 def _labels(region: Any, where: str) -> list[str]:
     labels: list[str] = field(field(region, "value", dict, where), region["type"], list, where)
     if len(labels) != 1 or not isinstance(labels[0], str):
-        raise ValueError(f"{where}: a region has the labels {labels}; it takes one")
+        raise ValueError(f"{where}: a region has the labels {labels!a}; it takes one")
+    check_text(labels[0], f"{where}: a label")
     return labels
 
 

@@ -35,6 +35,7 @@ from protoseg.data.shapes import Ellipse, Patch, Polygon, Region, Shape, ShapesM
 from protoseg.types import IGNORE_INDEX
 
 NEEDS = "JSON files of LabelMe"
+_NO_AREAS = ("point", "points", "line", "linestrip")
 _ALIASES = {"_background_": BACKGROUND, "__ignore__": None}  # LabelMe's own words
 
 
@@ -84,13 +85,25 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
     for path, content in files:
         where = str(path)
         text = field(content, "imagePath", str, where)
-        image = finder.find(text, beside=path, names=[path.with_suffix(suffix).name for suffix in (".jpg", ".png", ".jpeg")])
+        image = _find(finder, text, path, has_image=bool(content.get("imageData")))
         if image in masks:
             raise ValueError(f"{path} and {masks[image].path} both annotate {image}")
         shapes = tuple(Shape(value_of[_label(shape, where)], _region(shape, where)) for shape in content["shapes"])
         masks[image] = ShapesMask(path, text, size_field(content, "imageHeight", "imageWidth", where), shapes, file=image)
     samples = [Sample(finder.name_of(i), i, masks.get(i), split_of(finder.name_of(i))) for i in finder.beside(masks)]
     return DataIndex(root, "labelme", tuple(samples), classes)
+
+
+def _find(finder: ImageFinder, text: str, path: Path, *, has_image: bool) -> Path:
+    """The image of a file of LabelMe's, by its path on whatever machine, or else by the file's own name."""
+    try:
+        return finder.find(text, beside=path, names=[path.with_suffix(suffix).name for suffix in (".jpg", ".png", ".jpeg")])
+    except FileNotFoundError as error:
+        if not has_image:
+            raise
+        raise FileNotFoundError(
+            f"{error}; the file holds the image itself ('imageData'), which is not read: labelme_export_json writes it out"
+        ) from error
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -120,7 +133,10 @@ def _region(shape: Any, where: str) -> Region:
         return Ellipse(points[0], (radius, radius))
     if kind == "mask":
         return StoredMask(round(points[0][0]), round(points[0][1]), field(shape, "mask", str, where))
-    raise ValueError(f"{where}: a {kind} ({shape['label']}) covers no area; remove it, or draw a polygon")
+    what = f"{where}: a {kind} ({shape['label']})"
+    if kind in _NO_AREAS:
+        raise ValueError(f"{what} covers no area; remove it, or draw a polygon")
+    raise ValueError(f"{what} is not read; draw it as a polygon, rectangle, circle or mask")
 
 
 def _point(point: Any, where: str) -> tuple[float, float]:
