@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from make_folder import TINY, make_folder
 from protoseg.cli import main
 from protoseg.engine import health
 from protoseg.engine.checkpoint import load_model_file
+from protoseg.engine.collapse import WayBack
+from protoseg.engine.health import LASTING, Alarm, Health, HealthMonitor
 from protoseg.engine.module import TrainingModule
-from protoseg.engine.resumable import load_state
+from protoseg.engine.resumable import load_state, save_state
 from protoseg.methods.prototype import PrototypeConsistency
 from protoseg.types import PseudoLabel
 
@@ -100,17 +103,17 @@ def test_goes_back_and_halves_the_learning_rate(
     run_away(monkeypatch, after=4)
     out = tmp_path / "out"
     assert main(["train", str(data), *STEPS, "--on-collapse", "rollback", "--out", str(out)]) == 0, capsys.readouterr().err
-    assert "back to step 2 with 0.5 times the learning rate" in capsys.readouterr().out
+    assert "back to step 4 with 0.5 times the learning rate" in capsys.readouterr().out
     (event,) = result(out)["events"]
-    assert (event["step"], event["back_to"], event["lr_factor"]) == (7, 2, 0.5)
+    assert (event["step"], event["back_to"], event["lr_factor"]) == (7, 4, 0.5)
     assert "was no number in 3 steps in a row" in event["alarm"]
     plain, again = rows(tmp_path / "plain"), rows(out)
     assert [int(row["step"]) for row in again] == list(range(1, 11))
     rates = [(float(a["lr"]), float(b["lr"])) for a, b in zip(plain, again, strict=True)]
-    assert all(a == pytest.approx(b, rel=1e-4) for a, b in rates[:2])
-    assert all(a == pytest.approx(2 * b, rel=1e-4) for a, b in rates[2:-1])
-    assert plain[1]["labeled"] == again[1]["labeled"]
-    assert plain[3]["labeled"] != again[3]["labeled"]
+    assert all(a == pytest.approx(b, rel=1e-4) for a, b in rates[:4])
+    assert all(a == pytest.approx(2 * b, rel=1e-4) for a, b in rates[4:-1])
+    assert plain[3]["labeled"] == again[3]["labeled"]
+    assert plain[5]["labeled"] != again[5]["labeled"]
     assert not (out / "previous.ckpt").exists()
     state = torch.load(out / "last.ckpt", weights_only=True)
     assert state["protoseg"]["events"] == [event]
@@ -200,6 +203,64 @@ def test_goes_back_with_a_higher_threshold(  # type: ignore[no-untyped-def]
     assert "with a threshold of 0.9" in capsys.readouterr().out
     (event,) = result(tmp_path / "out")["events"]
     assert event["threshold"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("every", "sick_from", "healthy"), [(2, 12, range(2, 13)), (10, 23, range(20, 21))])
+def test_goes_back_to_the_last_healthy_checkpoint(  # type: ignore[no-untyped-def]
+    data: Path, tmp_path: Path, swallow, monkeypatch: pytest.MonkeyPatch, every: int, sick_from: int, healthy: range
+) -> None:
+    """The first doubt comes five or six steps after the first sick one: at every second step, two checkpoints too late."""
+    swallow(lambda method, step: step >= sick_from and method.threshold < 0.9)
+    monkeypatch.setattr(health, "LASTING", 12)
+    words = ["--steps", "36", "--checkpoint-every", str(every), "--consistency.threshold", "0.8", "--on-collapse", "rollback"]
+    assert main(["train", str(data), *STEPS, *words, "--out", str(tmp_path / "out")]) == 0
+    (event,) = result(tmp_path / "out")["events"]
+    assert event["step"] > sick_from + 4 + 6
+    assert event["back_to"] in healthy
+    assert [path.name for path in (tmp_path / "out").glob("*.ckpt")] == ["last.ckpt"]
+
+
+def write(folder: Path, way_back: WayBack, step: int) -> None:
+    state = {"state_dict": {}, "global_step": step, "protoseg": {"health": way_back.health.state()}}
+    save_state(state, way_back.last, keep=way_back.make_room())
+    way_back.wrote()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("every", [200, 128, 20])
+def test_the_way_back_leads_to_the_newest_checkpoint_that_is_vouched_for(tmp_path: Path, every: int, resumed: bool) -> None:
+    """Against a list of all checkpoints. Eight images a step, read at every tenth; a warm-up and two times of doubt."""
+    monitor, written, found = HealthMonitor(["a", "b"], [1, 1]), [(-math.inf, 0)], set[int]()
+    save_state({"state_dict": {}, "global_step": 0}, tmp_path / "previous.ckpt")
+    way_back = WayBack(tmp_path, monitor)
+
+    def back_to(kind: str) -> int:
+        step: int = load_state(way_back.last_healthy(Alarm(kind, "", "threshold")))["global_step"]
+        return step
+
+    for step in range(1, 1400):
+        monitor.images += 8 if step > 100 else 0
+        if step % 10 == 0:
+            shares = (1.0, 0.0) if 400 < step <= 600 or step > 1200 else (0.5, 0.5)
+            monitor.judge(Health((0.5, 0.5), shares, monitor.images, math.nan, (), 0.0, 0))
+        if step % every == 0:
+            write(tmp_path, way_back, step)
+            if monitor.since:  # whatever is not vouched for by now is lost
+                written = [(images, at) for images, at in written if images <= monitor.clear - LASTING]
+            written.append((math.nan if monitor.since else monitor.images or -math.inf, step))
+            if resumed:
+                monitor = HealthMonitor(["a", "b"], [1, 1])
+                monitor.load(load_state(way_back.last)["protoseg"]["health"])
+                way_back = WayBack(tmp_path, monitor)
+        if step % 10 == 0:
+            vouched = [at for images, at in written if images <= monitor.clear - LASTING]
+            found.add(back_to("swallowed"))
+            assert back_to("swallowed") in vouched
+            assert vouched[-1] - back_to("swallowed") <= (0 if 8 * every >= LASTING else LASTING // 8 + 2 * every)
+            if not math.isnan(written[-1][0]):
+                assert back_to("loss") == written[-1][1]
+    assert len(found) > 3
+    assert {path.name for path in tmp_path.iterdir()} <= {"last.ckpt", "previous.ckpt", "waiting.ckpt"}
 
 
 def test_stops_where_it_is_told_to(  # type: ignore[no-untyped-def]

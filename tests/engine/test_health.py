@@ -142,10 +142,31 @@ def test_many_steps_without_numbers() -> None:
     assert "too high a learning rate" in alarm.text
 
 
+def test_a_reading_vouches_for_what_it_looks_back_past() -> None:
+    """Whatever goes wrong at once is seen within LASTING images."""
+    for sick in ((1000, 0, 0), (640, 0, 360)):
+        monitor = monitor_after(4 * HORIZON, *LABELED)
+        written = monitor.written_now()
+        assert not monitor.vouches_for(written)
+        while monitor.since == {}:
+            go_on(monitor, 8, *sick)
+        assert monitor.images - written <= LASTING
+        assert not monitor.vouches_for(written + 8)
+        assert math.isnan(monitor.written_now())
+    go_on(monitor, LASTING + HORIZON, *LABELED)
+    assert monitor.vouches_for(written)
+
+
+def test_before_there_are_pseudo_labels_every_checkpoint_is_healthy() -> None:
+    monitor = HealthMonitor(NAMES, LABELED)
+    assert monitor.vouches_for(monitor.written_now())
+
+
 def test_state_round_trip() -> None:
     monitor = monitor_after(2 * HORIZON, *LABELED)
     go_on(monitor, 2 * HORIZON, 1000, 0, 0)
     copied = HealthMonitor(NAMES, LABELED)
     copied.load(monitor.state())
+    assert copied.clear == monitor.clear > 0
     assert go_on(copied, 8 * HORIZON, 1000, 0, 0) == go_on(monitor, 8 * HORIZON, 1000, 0, 0) == ["swallowed"]
     assert copied.read(lost=0, ema_distance=0.0).pseudo == monitor.read(lost=0, ema_distance=0.0).pseudo

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 from safetensors.torch import save
 
-from protoseg.engine.collapse import Collapse, OnCollapse
+from protoseg.engine.collapse import Collapse, OnCollapse, WayBack
 from protoseg.engine.health import Alarm
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS
@@ -56,21 +56,28 @@ class Checkpoint(StepCallback):
         folder: of the run.
         every: optimizer steps; None for no checkpoint at all.
         stop: ends training.
-        to_go_back_to: the one that is kept is from before all doubts about the run's health, and there from the first step on.
+        to_go_back_to: the one that is kept is one that the run may go back to, and there from the first step on.
+
+    Attributes:
+        way_back: to the last healthy checkpoint, once training has started; None without `to_go_back_to`.
     """
 
     def __init__(self, folder: Path, *, every: int | None, stop: Stop, to_go_back_to: bool = False) -> None:
         super().__init__()
         self.last, self.previous = folder / CHECKPOINT, folder / PREVIOUS
-        self.every, self.stop, self.to_go_back_to = every, stop, to_go_back_to
+        self.folder, self.every, self.stop, self.to_go_back_to = folder, every, stop, to_go_back_to
+        self.way_back: WayBack | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         # Every process has read it by now. The last one is damaged or missing, and must not take its place.
         if trainer.is_global_zero and trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.previous:
             self.previous.replace(self.last)
-        if self.to_go_back_to and not self.previous.is_file():
-            trainer.save_checkpoint(self.previous)
+        if self.to_go_back_to:
+            assert isinstance(pl_module, TrainingModule)
+            if not self.previous.is_file():
+                trainer.save_checkpoint(self.previous)
+            self.way_back = WayBack(self.folder, pl_module.health)
         self.stop.watch()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -85,8 +92,10 @@ class Checkpoint(StepCallback):
             return
         due = trainer.should_stop or step % self.every == 0 or step == trainer.max_steps
         if due and module.is_well():
-            in_doubt = self.to_go_back_to and module.health.since
-            trainer.save_checkpoint(self.last, storage_options=None if in_doubt else self.previous)
+            keep = self.previous if self.way_back is None else self.way_back.make_room()
+            trainer.save_checkpoint(self.last, storage_options=keep)
+            if self.way_back is not None:
+                self.way_back.wrote()
 
 
 class Snapshots(StepCallback):

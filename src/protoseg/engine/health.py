@@ -120,6 +120,7 @@ class HealthMonitor:
         self.prototype_use: Tensor | None = None  # (C, K) running pixels
         self.agreeing: Tensor | None = None  # (2,) agreeing and compared pixels since the last reading
         self.images = 0.0
+        self.clear = 0.0  # images seen at the last reading without doubts
         self.alive: set[int] = set()  # classes that pseudo-labels have known
         self.since: dict[str, float] = {}  # kind -> images seen when what may become an alarm began
         self.raised: set[str] = set()
@@ -167,22 +168,39 @@ class HealthMonitor:
         """The alarms that this state raises, each once."""
         doubts = {alarm.kind: alarm for alarm in (self._pseudo_labels(health) if health.images >= HORIZON else ())}
         self.since = {kind: self.since.get(kind, health.images) for kind in doubts}
+        if not doubts:
+            self.clear = health.images
         lasting = [alarm for kind, alarm in doubts.items() if health.images - self.since[kind] >= LASTING]
         new = [alarm for alarm in (*self._loss(health.lost), *lasting) if alarm.kind not in self.raised]
         self.raised.update(alarm.kind for alarm in new)
         return new
 
+    def written_now(self) -> float:
+        """When a checkpoint of this moment is written, for `vouches_for`: in images seen. NaN in doubt."""
+        if self.since:
+            return math.nan
+        return self.images or -math.inf  # before the first pseudo-labels there is nothing to be sick of
+
+    def vouches_for(self, written: float) -> bool:
+        """Whether the readings say that a checkpoint is healthy.
+
+        A reading looks back: a class that is gone at once still keeps GONE of its share after LASTING images, in a mean that
+        forgets over HORIZON. So one without doubts says nothing yet of the last LASTING images, and all of what was before.
+        """
+        return written <= self.clear - LASTING
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        others = {"images": self.images, "alive": sorted(self.alive), "raised": sorted(self.raised), "since": dict(self.since)}
-        return tensors | others
+        others = {"images": self.images, "clear": self.clear, "since": dict(self.since)}
+        return tensors | others | {"alive": sorted(self.alive), "raised": sorted(self.raised)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         for name in _TENSORS:
             setattr(self, name, state[name])
         self.images, self.since = state["images"], dict(state["since"])
+        self.clear = state.get("clear", 0.0)  # earlier versions kept none
         self.alive, self.raised = set(state["alive"]), set(state["raised"])
 
     def _loss(self, lost: int) -> list[Alarm]:

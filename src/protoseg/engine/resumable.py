@@ -15,6 +15,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from protoseg.files import replacing
 
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
+WAITING = "waiting.ckpt"
+"""Between the two, where a run that may go back does not know yet whether it is healthy."""
 _MARK = b"\nprotoseg-sha256 "
 _ENDING = len(_MARK) + 64 + 1  # torch reads a zip archive, whose end is found from behind: what follows it is no part of it
 _CHUNK = 1 << 20

@@ -25,7 +25,7 @@ from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, descri
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.lost import UNREACHABLE, lost
 from protoseg.engine.module import TrainingModule
-from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, CheckpointFiles, DamagedError, load_state
+from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, WAITING, CheckpointFiles, DamagedError, load_state
 from protoseg.engine.stop import Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.methods.base import Method
@@ -150,6 +150,7 @@ def fit(
     rollback = on_collapse == "rollback"
     start = Start(None) if not has_checkpoint(out) else newest_whole(out, module)
     while True:
+        checkpoint = Checkpoint(out, every=checkpoint_every, stop=stop, to_go_back_to=rollback)
         trainer = L.Trainer(
             max_steps=steps,
             max_epochs=-1,
@@ -159,11 +160,7 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            callbacks=[
-                log,
-                Snapshots(out, snapshots),
-                Checkpoint(out, every=checkpoint_every, stop=stop, to_go_back_to=rollback),
-            ],
+            callbacks=[log, Snapshots(out, snapshots), checkpoint],
             plugins=[CheckpointFiles()],
             **options,
         )
@@ -183,17 +180,18 @@ def fit(
                 raise death from error
             raise
         except Collapse as collapse:
-            if not rollback:
+            if checkpoint.way_back is None:
                 raise CollapseError(
                     f"stopped at step {collapse.step}: {collapse}. --on-collapse rollback goes back and tries a gentler setting"
                 ) from collapse
-            event = roll_back(out / PREVIOUS, out / CHECKPOINT, collapse, threshold=method.threshold)
+            event = roll_back(checkpoint.way_back, collapse, threshold=method.threshold)
             start = Start(out / CHECKPOINT)
             console.print(f"back to step {event['back_to']} with {describe(event)}")
     if stop.signum:
         raise KeyboardInterrupt(stop.signum)
     if trainer.is_global_zero and (out / CHECKPOINT).is_file():
-        (out / PREVIOUS).unlink(missing_ok=True)
+        for name in (PREVIOUS, WAITING):
+            (out / name).unlink(missing_ok=True)
     # From the file, because a run that was killed while it was scored trains no further step when it goes on.
     seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
     device = trainer.strategy.root_device
