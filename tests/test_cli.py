@@ -12,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -564,13 +565,13 @@ class TestEvaluate:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         ways: list[Inference] = []
-        see = Inference.__call__
+        see = Inference.strips
 
-        def remember(self: Inference, network: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
+        def remember(self: Inference, *image: Any) -> Iterator[torch.Tensor]:
             ways.append(self)
-            return see(self, network, image)
+            return see(self, *image)
 
-        monkeypatch.setattr(Inference, "__call__", remember)
+        monkeypatch.setattr(Inference, "strips", remember)
         data = make_folder(tmp_path / "data", test=1)
         words = ["train", str(data), *TINY, "--inference.window", "40", "--inference.flip", "--out", str(tmp_path / "run")]
         assert main(words) == 0, capsys.readouterr().err

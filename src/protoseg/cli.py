@@ -290,6 +290,7 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window", type=int, help="side of a sliding window in pixels, 0 for the whole image at once")
     group.add_argument("--stride", type=int, help="pixels between windows; default 2/3 of the window")
     group.add_argument("--scales", help="average predictions at these sizes, e.g. 0.75,1,1.25")
+    group.add_argument("--batch", type=int, help="windows at a time; default by device, fewer take less memory")
     heads = ("linear", "prototype", "mean")
     group.add_argument("--head", choices=heads, default="linear", help="which predictor answers, or both; default linear")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
@@ -313,6 +314,8 @@ def _inference_of(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"--scales takes numbers such as 0.75,1,1.25; got {options.scales}") from error
     if options.flip is not None:
         given["flip"] = options.flip
+    if options.batch is not None:
+        given["batch"] = options.batch
     return given
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from protoseg.data.formats import open_dataset
@@ -41,7 +42,7 @@ def rescore(run: Path, root: Path, *, console: Console, format: str | None = Non
     index = open_dataset(root, format=format, for_training=False)
     samples = _scored(run, index)
     classes = matched(ours.classes, classes_of(index, ours), root)
-    networks = {name: model.network.to(device()) for name, model in models.items()}
+    networks = {name: model.network.to(device()).to(memory_format=torch.channels_last) for name, model in models.items()}
     tallies = {
         name: tally(
             network,

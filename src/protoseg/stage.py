@@ -120,11 +120,12 @@ def train_one(
         network = method.predictor
         header = _header(config, data, normalization)
         save_model(out / MODEL, network.state_dict(), method.prototype_state(), header)
+        network.to(fitted.device).to(memory_format=torch.channels_last)  # as `evaluate` has it, for the same score
         result = _result(config, data, fitted, header)
         evaluation, scored = data.partition.evaluation, None
         if evaluation and config.evaluate:
             scored = tally(
-                network.to(fitted.device),
+                network,
                 evaluation,
                 data.classes,
                 normalization,
@@ -142,7 +143,8 @@ def train_one(
         result["gain"] = result["miou"] - baseline["miou"]
     networks = {"ours": network.eval()}
     if baseline is not None:
-        networks = {"labels only": load_model(out / BASELINE).network.to(fitted.device), **networks}
+        other = load_model(out / BASELINE).network.to(fitted.device).to(memory_format=torch.channels_last)
+        networks = {"labels only": other, **networks}
     if scored is not None:
         tallies = {"ours": scored}
         if baseline is not None and (out / BASELINE / TALLY).is_file():  # earlier versions kept none

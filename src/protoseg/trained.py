@@ -193,7 +193,7 @@ def evaluate_run(
     notes = check_palettes(facts, classes)
     if out is not None:
         _make_writable(out)  # before the work, not after it
-    network = model.network.to(device())
+    network = model.network.to(device()).to(memory_format=torch.channels_last)
     seen = dataclasses.replace(model.inference, **(inference or {}))
     start = time.perf_counter()
     scored = tally(network, samples, classes, model.normalization, inference=seen, track=progress("scoring", console))
@@ -214,7 +214,7 @@ def evaluate_run(
         result = {
             "scored": {"folder": str(root), "format": index.format, "images": where, "number": len(samples)},
             "head": head,
-            "inference": dataclasses.asdict(seen),
+            "inference": {name: value for name, value in dataclasses.asdict(seen).items() if name != "batch"},
             "commands": [command] if command else [],
             "seconds": round(seconds, 1),
             "machine": machine(device()),
@@ -364,7 +364,7 @@ def predict_run(
         found = folder.read_images(images, "prediction")
         samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
     require_empty(out, "-o")
-    network = model.network.to(device())
+    network = model.network.to(device()).to(memory_format=torch.channels_last)
     seen, track = dataclasses.replace(model.inference, **(inference or {})), progress("predicting", console)
     skipped, unplaced = predict(network, samples, model.classes, model.normalization, out=out, inference=seen, track=track)
     for error in skipped:

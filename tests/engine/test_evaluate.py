@@ -16,8 +16,10 @@ from protoseg.data.images import read_image
 from protoseg.data.index import ClassTable, Sample, table_from_values
 from protoseg.data.masks import MaskFile, read_mask
 from protoseg.engine.evaluate import Normalization, evaluate, predict_image
+from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import ConfusionMatrix
 from protoseg.engine.predict import predict
+from protoseg.nn.segmenter import create_segmenter
 from protoseg.types import SegOutput
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -66,6 +68,19 @@ def test_confidence_is_the_probability_of_the_label() -> None:
     assert float(prediction.confidence[0, 0]) == pytest.approx(np.exp(10) / (np.exp(10) + np.exp(4) + 1), rel=1e-5)
     assert prediction.label[2, 4] == 0
     assert float(prediction.confidence[2, 4]) == pytest.approx(np.exp(4) / (np.exp(4) + 2), rel=1e-5)
+
+
+def test_a_network_with_channels_last_predicts_the_same() -> None:
+    """Which is how models that are read back are held: it is faster."""
+    image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
+    torch.manual_seed(0)
+    network = create_segmenter("unet", "resnet18", num_classes=4).eval()
+    before = predict_image(network, image, PLAIN, Inference(window=64, stride=40, flip=True))
+    after = predict_image(
+        network.to(memory_format=torch.channels_last), image, PLAIN, Inference(window=64, stride=40, flip=True)
+    )
+    torch.testing.assert_close(after.confidence, before.confidence, rtol=0, atol=1e-5)
+    assert (after.label != before.label).float().mean() < 1e-3
 
 
 def test_every_image_counts_once_at_its_own_size(tmp_path: Path) -> None:

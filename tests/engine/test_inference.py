@@ -24,7 +24,7 @@ class Seen(nn.Module):
 
     def forward(self, image: Tensor) -> SegOutput:
         size = (image.shape[-2], image.shape[-1])
-        self.sizes.append(size)
+        self.sizes += [size] * len(image)
         place = torch.linspace(0, 1, size[0])[:, None] + torch.linspace(0, 2, size[1])
         logits = self.convolution(image) * (1 + place)
         return SegOutput(logits, logits, size, align_corners=False)
@@ -62,7 +62,8 @@ def test_windows_end_at_the_border(size: int, window: int, stride: int, expected
 
 @pytest.mark.parametrize("size", [(13, 29), (8, 21), (5, 6), (8, 8), (40, 3)])
 @pytest.mark.parametrize("stride", [None, 3, 8])
-def test_logits_of_windows_are_averaged(network: Seen, size: tuple[int, int], stride: int | None) -> None:
+@pytest.mark.parametrize("batch", [None, 1, 2])
+def test_logits_of_windows_are_averaged(network: Seen, size: tuple[int, int], stride: int | None, batch: int | None) -> None:
     image = torch.randn(1, 3, *size)
     total, count = torch.zeros(1, 3, *size), torch.zeros(size)
     for top, left in product(starts(size[0], 8, stride or 6), starts(size[1], 8, stride or 6)):
@@ -71,9 +72,59 @@ def test_logits_of_windows_are_averaged(network: Seen, size: tuple[int, int], st
             total[..., top + y, left + x] += logits[..., y, x]
             count[top + y, left + x] += 1
     assert count.min() >= 1
-    found = Inference(window=8, stride=stride)(network, image)
+    found = Inference(window=8, stride=stride, batch=batch)(network, image)
     assert found.shape == (3, *size)
     torch.testing.assert_close(found, probabilities(total / count))
+    network.sizes.clear()
+    Inference(window=8, stride=stride, batch=batch)(network, image)
+    windows = len(starts(size[0], 8, stride or 6)) * len(starts(size[1], 8, stride or 6))
+    assert network.sizes == [(min(8, size[0]), min(8, size[1]))] * windows  # each once, whatever the batch
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.75, 1.0, 1.6)])
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("flip", [False, True])
+def test_strips_are_those_of_the_whole(
+    network: Seen, monkeypatch: pytest.MonkeyPatch, scales: tuple[float, ...], window: int | None, flip: bool
+) -> None:
+    image, inference = torch.randn(1, 3, 37, 22), Inference(window=window, scales=scales, flip=flip)
+    whole = inference(network, image)
+    monkeypatch.setattr("protoseg.engine.inference._STRIP", 3 * 22)
+    strips = list(inference.strips(network, lambda top, bottom: image[..., top:bottom, :], (37, 22)))
+    assert [strip.shape[1] for strip in strips] == [3] * 12 + [1]
+    torch.testing.assert_close(torch.cat(strips, dim=1), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5])
+def test_no_more_rows_are_read_or_predicted_than_a_window_has(
+    network: Seen, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    """Rows are asked for from above, and windows are seen when the first strip that needs them is due."""
+    image, asked = torch.randn(1, 3, 100, 20), list[tuple[int, int]]()
+
+    def rows(top: int, bottom: int) -> Tensor:
+        asked.append((top, bottom))
+        return image[..., top:bottom, :]
+
+    monkeypatch.setattr("protoseg.engine.inference._STRIP", 2 * 20)
+    strips = Inference(window=8, stride=6, scales=(scale,)).strips(network, rows, (100, 20))
+    per_row = len(starts(round(20 * scale), 8, 6))
+    for i, _ in enumerate(strips):
+        last = min(2 * i + 2, 100) * scale  # the row of the scaled image where the strip ends
+        assert len(network.sizes) <= per_row * (last // 6 + 2)
+    assert asked == sorted(asked)
+    assert max(bottom - top for top, bottom in asked) <= 8 / scale + 2
+
+
+def test_channels_lie_together_in_what_the_network_sees(network: Seen) -> None:
+    layouts = []
+    network.register_forward_pre_hook(
+        lambda _, given: layouts.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    Inference(window=8, stride=6, flip=True)(network, torch.randn(1, 3, 12, 16))
+    Inference()(network, torch.randn(1, 3, 12, 16))
+    assert layouts == [True] * len(layouts)
+    assert len(layouts) == 2 * 2 + 1
 
 
 @pytest.mark.parametrize("classes", [2, 150])
@@ -117,6 +168,7 @@ def test_windows_slide_over_each_size(network: Seen) -> None:
         ({"window": 0}, "must be above 0"),
         ({"window": 8, "stride": 9}, "give 1 to 8"),
         ({"window": 8, "stride": 0}, "give 1 to 8"),
+        ({"batch": 0}, "give 1 or more"),
         ({"scales": ()}, "give numbers above 0"),
         ({"scales": (1.0, 0.0)}, "give numbers above 0"),
     ],

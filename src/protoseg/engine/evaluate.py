@@ -40,9 +40,10 @@ class Normalization:
 
     def __call__(self, image: ImageArray, device: torch.device) -> Tensor:
         """(H, W, I) -> (1, I, H, W) float on the device; pixels that are no numbers become 0, the mean."""
-        pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].float() / self.kind.full_scale
+        pixels = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].to(torch.float32, copy=True)
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
-        return ((pixels - mean) / std).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        pixels.div_(self.kind.full_scale).sub_(mean).div_(std)  # in place: an image may be large
+        return pixels.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class Prediction(NamedTuple):
@@ -61,9 +62,19 @@ def predict_image(
         normalization: as in training.
         inference: how the network sees it.
     """
+    strips = list(predict_strips(network, image, normalization, inference))
+    return Prediction(*(torch.cat(parts) for parts in zip(*strips, strict=True)))
+
+
+def predict_strips(
+    network: nn.Module, image: ImageArray, normalization: Normalization, inference: Inference = WHOLE
+) -> Iterator[Prediction]:
+    """`predict_image`, a few rows at a time from above, for images that may be larger than what memory holds."""
     device = next(network.parameters()).device
-    confidence, label = inference(network, normalization(image, device)).max(dim=0)
-    return Prediction(label, confidence)
+    height, width = image.shape[:2]
+    for probability in inference.strips(network, lambda top, bottom: normalization(image[top:bottom], device), (height, width)):
+        confidence, label = probability.max(dim=0)
+        yield Prediction(label, confidence)
 
 
 def evaluate(

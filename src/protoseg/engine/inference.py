@@ -1,19 +1,31 @@
 """How a network sees one image: whole or through a sliding window, at one size or several, mirrored or not.
 
-I channels · C classes · H W image
+Images and logits come in rows, from above, each asked for when it is needed: of an image of any height no more is in memory
+than the windows of one row touch.
+
+I channels · C classes · H W image · B windows at a time · h w window
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protoseg.types import SegOutput
+
+Rows = Callable[[int, int], Tensor]
+"""(top, bottom) -> (1, I or C, bottom - top, W). Whoever asks goes downwards: no top is above that of the time before."""
+Size = tuple[int, int]
+
+_STRIP = 1 << 18  # pixels whose probabilities are made at a time
+_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 22}  # pixels that a network sees at a time in several windows
+_MOST_WINDOWS = 64
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class Inference:
         stride: pixels between windows; two thirds of the window, rounded up, when left out.
         scales: by which the image is resized before the network sees it; 1.0 is its own size.
         flip: also mirrored left-right.
+        batch: windows that the network sees at a time; as many as make a million pixels on a CPU, four on a GPU, when left out.
 
     Raises:
         ValueError: a number is out of range, or windows would leave pixels between them.
@@ -37,6 +50,7 @@ class Inference:
     stride: int | None = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.window is None and self.stride is not None:
@@ -45,6 +59,8 @@ class Inference:
             raise ValueError(f"the window is {self.window} pixels wide; it must be above 0")
         if self.window is not None and self.stride is not None and not 1 <= self.stride <= self.window:
             raise ValueError(f"a stride of {self.stride} does not fit a window of {self.window}; give 1 to {self.window}")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"{self.batch} windows at a time are none; give 1 or more")
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales are {list(self.scales)}; give numbers above 0, 1.0 for the image's own size")
 
@@ -62,7 +78,6 @@ class Inference:
     def _stride(self) -> int:
         return self.stride or math.ceil(2 * (self.window or 1) / 3)
 
-    @torch.no_grad()
     def __call__(self, network: nn.Module, image: Tensor) -> Tensor:
         """Predict one image.
 
@@ -73,35 +88,118 @@ class Inference:
         Returns:
             (C, H, W) float32 probabilities.
         """
-        size = image.shape[-2:]
-        views = list(product(self.scales, (False, True) if self.flip else (False,)))
-        total: Tensor | None = None
-        for scale, mirrored in views:
-            seen = image if scale == 1 else _resize(image, [max(1, round(side * scale)) for side in size])
-            logits = self._logits(network, seen.flip(-1) if mirrored else seen)  # (1, C, H * scale, W * scale)
-            logits = logits.flip(-1) if mirrored else logits
-            probability = (logits if scale == 1 else _resize(logits, size)).softmax(dim=1)[0]
-            total = probability if total is None else total + probability
-        assert total is not None
-        return total / len(views)
+        size = (image.shape[-2], image.shape[-1])
+        return torch.cat(list(self.strips(network, lambda top, bottom: image[..., top:bottom, :], size)), dim=1)
 
-    def _logits(self, network: nn.Module, image: Tensor) -> Tensor:
-        """(1, C, H, W) of one view."""
-        height, width = image.shape[-2:]
+    @torch.no_grad()
+    def strips(self, network: nn.Module, image: Rows, size: Size) -> Iterator[Tensor]:
+        """Predict one image from above, a few rows at a time.
+
+        Args:
+            network: in eval mode.
+            image: normalised rows.
+            size: H and W.
+
+        Yields:
+            (C, rows, W) float32 probabilities, all rows together H.
+        """
+        views = list(product(self.scales, (False, True) if self.flip else (False,)))
+        logits = [self._logits(network, image, size, scale, mirrored) for scale, mirrored in views]
+        step = max(1, _STRIP // size[1])
+        for top in range(0, size[0], step):
+            bottom = min(top + step, size[0])
+            total: Tensor | None = None
+            for of_view in logits:
+                probability = of_view(top, bottom).softmax(dim=1)[0]
+                total = probability if total is None else total.add_(probability)
+            assert total is not None
+            yield total.div_(len(views))
+
+    def _logits(self, network: nn.Module, image: Rows, size: Size, scale: float, mirrored: bool) -> Rows:
+        """Of one view."""
+        height, width = (max(1, round(side * scale)) for side in size) if scale != 1 else size
+        seen = _mirrored(_resized(image, size, (height, width))) if mirrored else _resized(image, size, (height, width))
         if self.window is None or (height <= self.window and width <= self.window):
-            out: SegOutput = network(image)
-            return out.logits.float()
-        stride = self._stride
-        total, count = None, image.new_zeros(height, width)
-        for top, left in product(starts(height, self.window, stride), starts(width, self.window, stride)):
-            part = (..., slice(top, top + self.window), slice(left, left + self.window))
-            out = network(image[part])
-            if total is None:
-                total = image.new_zeros(1, out.logits.shape[1], height, width, dtype=torch.float32)
-            total[part] += out.logits.float()
-            count[part] += 1
-        assert total is not None
-        return total / count
+            logits: Rows = _Whole(network, seen, height)
+        else:
+            logits = _Windows(network, seen, (height, width), window=self.window, stride=self._stride, batch=self.batch)
+        return _resized(_mirrored(logits) if mirrored else logits, (height, width), size)
+
+
+class _Whole:
+    """Logits of the image in one piece."""
+
+    def __init__(self, network: nn.Module, image: Rows, height: int) -> None:
+        self.network, self.image, self.height = network, image, height
+        self.logits: Tensor | None = None  # (1, C, H, W)
+
+    def __call__(self, top: int, bottom: int) -> Tensor:
+        if self.logits is None:
+            self.logits = _answer(self.network, self.image(0, self.height))
+        return self.logits[..., top:bottom, :]
+
+
+class _Windows:
+    """Mean logits of overlapping windows. Between the edges of windows lie blocks of rows, which are held from the first window
+    that touches them until nobody asks for them any more."""
+
+    def __init__(self, network: nn.Module, image: Rows, size: Size, *, window: int, stride: int, batch: int | None) -> None:
+        self.network, self.image, self.batch = network, image, batch
+        self.height, self.width = (min(window, side) for side in size)
+        tops, self.lefts = (starts(side, window, stride) for side in size)
+        self.tops = iter(tops)
+        self.next: int | None = next(self.tops)
+        self.edges = sorted({*tops, *(top + self.height for top in tops)})
+        self.blocks: dict[int, Tensor] = {}  # first row -> (1, C, rows, W), the sum over windows
+        self.times: dict[int, int] = {}  # how many rows of windows it is the sum of
+        self.columns = torch.zeros(size[1])  # how many windows of a row see each column
+        for left in self.lefts:
+            self.columns[left : left + self.width] += 1
+
+    def __call__(self, top: int, bottom: int) -> Tensor:
+        for first, end in pairwise(self.edges):
+            if end <= top:
+                self.blocks.pop(first, None)
+        while self.next is not None and self.next < bottom:
+            self._see(self.next)
+            self.next = next(self.tops, None)
+        parts = []
+        for first, end in self._between(top, bottom):
+            block = self.blocks[first]
+            rows = block[..., max(top - first, 0) : min(bottom, end) - first, :]
+            parts.append(rows / (self.times[first] * self.columns.to(block.device)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _see(self, top: int) -> None:
+        """Add a row of windows."""
+        image = self.image(top, top + self.height)
+        num = self.batch or _num_windows(self.height * self.width, image.device)
+        blocks = list(self._between(top, top + self.height))
+        for first, _ in blocks:
+            self.times[first] = self.times.get(first, 0) + 1
+        for i in range(0, len(self.lefts), num):
+            lefts = self.lefts[i : i + num]
+            windows = torch.cat([image[..., left : left + self.width] for left in lefts])
+            answers = _answer(self.network, windows)  # (B, C, h, w)
+            for first, end in blocks:
+                if first not in self.blocks:
+                    self.blocks[first] = answers.new_zeros(1, answers.shape[1], end - first, len(self.columns))
+                for left, logits in zip(lefts, answers, strict=True):
+                    self.blocks[first][0, ..., left : left + self.width] += logits[:, first - top : end - top]
+
+    def _between(self, top: int, bottom: int) -> Iterator[tuple[int, int]]:
+        """First row and end of each block that has rows there."""
+        return ((first, end) for first, end in pairwise(self.edges) if first < bottom and end > top)
+
+
+def _answer(network: nn.Module, image: Tensor) -> Tensor:
+    """(B, I, h, w) -> (B, C, h, w) float32. Convolutions of pixels whose channels lie together take two thirds of the time."""
+    out: SegOutput = network(image.contiguous(memory_format=torch.channels_last))
+    return out.logits.float()
+
+
+def _num_windows(pixels: int, device: torch.device) -> int:
+    return max(1, min(_MOST_WINDOWS, _AT_ONCE.get(device.type, _AT_ONCE["cpu"]) // pixels))
 
 
 def starts(size: int, window: int, stride: int) -> list[int]:
@@ -113,5 +211,26 @@ def starts(size: int, window: int, stride: int) -> list[int]:
     return [0] if last <= 0 else [*range(0, last, stride), last]
 
 
-def _resize(x: Tensor, size: list[int] | torch.Size) -> Tensor:
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+def _mirrored(rows: Rows) -> Rows:
+    return lambda top, bottom: rows(top, bottom).flip(-1)
+
+
+def _resized(rows: Rows, size: Size, new: Size) -> Rows:
+    """Bilinear, like `F.interpolate`, but of the rows alone that are asked for."""
+    if new == size:
+        return rows
+
+    def resized(top: int, bottom: int) -> Tensor:
+        if (top, bottom) == (0, new[0]):
+            return F.interpolate(rows(0, size[0]), size=new, mode="bilinear", align_corners=False)
+        place = ((torch.arange(top, bottom, dtype=torch.float64) + 0.5) * (size[0] / new[0]) - 0.5).clamp(min=0)
+        above = place.long().clamp(max=size[0] - 1)
+        below = (above + 1).clamp(max=size[0] - 1)
+        first, end = int(above[0]), int(below[-1]) + 1
+        held = rows(first, end)
+        held = F.interpolate(held, size=(end - first, new[1]), mode="bilinear", align_corners=False)  # only their width
+        share = (place - above).to(held)[:, None]
+        above, below = above.to(held.device) - first, below.to(held.device) - first
+        return torch.lerp(held[..., above, :], held[..., below, :], share)
+
+    return resized
