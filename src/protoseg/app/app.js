@@ -120,25 +120,30 @@ async function ask() {
   if (asked) asked.abort();
   const mine = (asked = new AbortController()), start = performance.now();
   document.body.classList.add("busy");
-  const tick = () => say("status", `looking at it, ${Math.round((performance.now() - start) / 1000)} s`);
+  const query = `model=${by("model").value}&image=${image}`;
+  const tick = async () => {
+    const seconds = Math.round((performance.now() - start) / 1000);
+    // A large image is seen in pieces.
+    const { done, of } = seconds < 2 ? {} : await answer(`/progress?${query}`).then((response) => response.json()).catch(() => ({}));
+    if (asked === mine) say("status", `looking at it${of > 1 ? `, ${done} of ${of} pieces` : ""}, ${seconds} s`);
+  };
   tick();
   const clock = setInterval(tick, 1000);
   try {
-    const response = await answer(`/look?model=${by("model").value}&image=${image}`, { signal: mine.signal });
+    const response = await answer(`/look?${query}`, { signal: mine.signal });
     const buffer = await response.arrayBuffer();
     if (mine.signal.aborted) return;
+    asked = null;
     read(buffer);
     say("status", "");
   } catch (error) {
     if (mine.signal.aborted) return;
+    asked = null;
     clear();
     say("status", sentence(error), true);
   } finally {
     clearInterval(clock);
-    if (asked === mine) {
-      asked = null;
-      document.body.classList.remove("busy");
-    }
+    if (!asked) document.body.classList.remove("busy");
   }
 }
 function read(buffer) {

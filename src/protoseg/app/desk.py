@@ -58,6 +58,7 @@ class Desk:
         self._looks: Recent[Shown] = Recent(_MOST_LOOKS)
         self._thumbs: Recent[Bytes] = Recent(_MOST_THUMBS)
         self._looking = threading.Lock()
+        self._done: tuple[tuple[int, str], int, int] | None = None
 
     def state(self) -> dict[str, Any]:
         """What can be chosen."""
@@ -122,6 +123,11 @@ class Desk:
         text = json.dumps(said).encode()
         return b"".join((len(text).to_bytes(4, "big"), text, *(shown.maps[name].tobytes() for name in MAPS)))
 
+    def progress(self, number: int, id: str) -> dict[str, int]:
+        """How many pieces of an image have been seen, of how many; nothing where the network looks at another one."""
+        current = self._done
+        return {"done": current[1], "of": current[2]} if current and current[0] == (number, id) else {}
+
     def download(self, number: int, id: str, what: Download) -> File:
         """The mask, the overlay or the confidence at the size of the image, as `protoseg predict` writes them."""
         entry, loaded = self.gallery.find(id), self.models.get(number)
@@ -164,9 +170,15 @@ class Desk:
         try:
             shown = self._looks.get(key)
             if shown is None:
-                shown = look(loaded.model, loaded.head, image, truth, between=between)
+
+                def note_and(done: int, of: int) -> None:
+                    self._done = (key, done, of)
+                    between()
+
+                shown = look(loaded.model, loaded.head, image, truth, between=note_and)
                 self._looks.put(key, shown)
         finally:
+            self._done = None
             self._looking.release()
         if shown.parts > 1:
             notes.append(

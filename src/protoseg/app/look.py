@@ -68,7 +68,7 @@ def look(
     longest: int = LONGEST,
     side: int = SIDE,
     margin: int = MARGIN,
-    between: Callable[[], None] = lambda: None,
+    between: Callable[[int, int], None] = lambda done, of: None,
 ) -> Shown:
     """Look at an image with both predictors of a model.
 
@@ -81,19 +81,19 @@ def look(
         truth: (H, W) class ids, IGNORE_INDEX where nothing is known.
         longest: pixels of the longer side of the picture.
         side, margin: of the pieces.
-        between: called before each piece; what it raises ends the work.
+        between: called before each piece with the number of those that are done and of all; what it raises ends the work.
     """
     height, width = image.shape[:2]
     device = next(model.network.parameters()).device
     rows, columns = shown_size(height, width, longest)
     grid = lattice(0, 0, height, width, rows=rows, columns=columns).view(rows, columns, 2)
-    ys, xs = grid[:, 0, 0], grid[0, :, 1]
+    ys, xs = grid[:, 0, 0].contiguous(), grid[0, :, 1].contiguous()
     label, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     prototype = torch.full((rows, columns), IGNORE_INDEX)
     followed, certainty = torch.full((rows, columns), NOBODY), torch.zeros(rows, columns)
     pieces = list(cut(height, width, side=min(side, math.isqrt(_MOST_NUMBERS // len(model.classes))), margin=margin))
-    for seen, kept in pieces:
-        between()
+    for done, (seen, kept) in enumerate(pieces):
+        between(done, len(pieces))
         tensor = model.normalization(image[_slices(seen)], device)
         out: SegOutput = model.network(tensor)
         probability = _probability(model.network, model.inference, tensor, out)  # (C, seen height, seen width)

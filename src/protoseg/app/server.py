@@ -75,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
                 "/": self._page,
                 "/state": lambda: self._json(self.server.desk.state()),
                 "/look": self._look,
+                "/progress": lambda: self._json(self.server.desk.progress(self._number("model"), self._given("image"))),
                 "/picture": self._picture,
                 "/thumb": lambda: self._send(self.server.desk.thumb(self._given("image")), "image/jpeg", keep=True),
                 "/download": self._download,
