@@ -28,7 +28,7 @@ from test_app import unpacked
 HOSTILE = '<img src="http://127.0.0.1:9/x" onerror="alert(1)">'
 """A class name that would ask for something, were it markup."""
 MARKUP = "a&b<i>"
-KEYS = webdriver.common.keys.Keys
+KEYS = webdriver.Keys
 
 
 def make_bands(root: Path) -> Path:
@@ -311,23 +311,22 @@ def test_an_image_larger_than_the_screen(browser: Any, tmp_path: Path, desk: Des
     Image.fromarray(image).save(file, quality=50)
     find(browser, "#files").send_keys(str(file))
     wait(browser, "large.jpg")
-    assert "2,400 × 2,000 pixels" in find(browser, "#facts").text
+    assert "2,400 \N{MULTIPLICATION SIGN} 2,000 pixels" in find(browser, "#facts").text
     assert "pieces" in find(browser, "#notes").text
     frame, stage = find(browser, "#frame"), find(browser, "#stage")
     assert stage.size["height"] <= browser.execute_script("return innerHeight")
     find(browser, "#zoom").send_keys("400")
     assert stage.size["width"] == 4 * 1280
     browser.execute_script("arguments[0].scrollTo(2000, 1500)", frame)
-    box = browser.execute_script("const b = arguments[0].getBoundingClientRect(); return [b.left, b.top]", stage)
     webdriver.ActionChains(browser).move_to_element(frame).perform()
-    x, y = (browser.execute_script(f"const b = arguments[0].getBoundingClientRect(); return b.{word} / 2", frame) for word in ("width", "height"))  # fmt: skip
-    outer = browser.execute_script("const b = arguments[0].getBoundingClientRect(); return [b.left, b.top]", frame)
-    column, row = ((outer[i] + half - box[i]) / 4 * 2400 / 1280 for i, half in enumerate((x, y)))
+    place = "const b = arguments[0].getBoundingClientRect(); return [b.left, b.top, b.width, b.height]"
+    outer, inner = (browser.execute_script(place, part) for part in (frame, stage))
+    column, row = ((outer[i] + outer[i + 2] / 2 - inner[i]) / 4 * 2400 / 1280 for i in (0, 1))  # at its middle
     said = find(browser, "#readout").text.split("column ")[1]
     assert abs(int(said.split(",")[0]) - column) < 4
     assert abs(int(said.split("row ")[1]) - row) < 4
-    tip = browser.execute_script("const b = document.getElementById('tip').getBoundingClientRect(); return [b.left, b.right]")
-    assert outer[0] <= tip[0] < tip[1] <= outer[0] + 2 * x
+    left, _, width, _ = browser.execute_script(place, find(browser, "#tip"))
+    assert outer[0] <= left < left + width <= outer[0] + outer[2]
 
 
 @pytest.mark.parametrize("width", [1400, 800, 390])
