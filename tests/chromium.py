@@ -33,13 +33,13 @@ def started_browser() -> Iterator[Any]:
         browser.quit()
 
 
-def opened(browser: Any, page: Path) -> Any:
-    """The browser with a page open, at the size of a laptop, and nothing in its logs from before."""
+def opened(browser: Any, page: Path | str) -> Any:
+    """The browser with a file or an address open, at the size of a laptop, and nothing in its logs from before."""
     browser.set_window_size(1400, 1000)
     browser.get("about:blank")
     for kind in ("browser", "performance"):
         browser.get_log(kind)
-    browser.get(page.as_uri())
+    browser.get(page if isinstance(page, str) else page.as_uri())
     return browser
 
 

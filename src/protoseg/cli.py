@@ -33,6 +33,7 @@ protoseg: semantic segmentation from a few masks and many images.
   protoseg evaluate runs/NAME data/ --split test   mIoU and IoU per class of a trained model
   protoseg report runs/NAME                        one page that shows the run, to open in a browser
   protoseg atlas runs/NAME data/                   one page that shows what each prototype stands for
+  protoseg app runs/NAME images/                   a page to look at images in, with masks, confidence and prototypes
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
 
 protoseg COMMAND --help tells more. With --quiet a command prints warnings and where the result is, nothing else.
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "report": _report,
         "atlas": _atlas,
+        "app": _app,
         "predict": _predict,
         "split": _split,
         "doctor": _doctor,
@@ -282,6 +284,34 @@ def _atlas(arguments: list[str]) -> None:
     )
     write_atlas(atlas, out)
     console.print(f"atlas: {out}")
+
+
+def _app(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="protoseg app",
+        usage="protoseg app RUN [RUN ...] [IMAGES] [--port N] [--no-browser] ...",
+        description="Open a page in the browser: drop an image or choose one, and see mask, confidence, prototypes and where "
+        "both predictors disagree. It runs on this machine alone.",
+    )
+    parser.add_argument("paths", type=Path, nargs="+", metavar="RUN", help="run folders or model files, to switch between")
+    parser.add_argument("--images", type=Path, help="data set, or any folder of images, to browse; also the last word")
+    parser.add_argument("--format", help="layout of the data set; recognised when left out")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; default %(default)s, for this machine alone")
+    parser.add_argument("--port", type=int, help="default 8765, or a free one where that is taken")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    options = parser.parse_args(arguments)
+    from protoseg.app.command import serve, told_apart
+
+    runs, images = told_apart(options.paths, options.images)
+    serve(
+        runs,
+        images,
+        host=options.host,
+        port=options.port,
+        browser=not options.no_browser,
+        say=_console().print,
+        format=options.format,
+    )
 
 
 def _add_inference(parser: argparse.ArgumentParser) -> None:

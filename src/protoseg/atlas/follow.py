@@ -38,6 +38,7 @@ class Answers(NamedTuple):
     prototype: Tensor  # (N,) int64: the class of the nearest of all prototypes
     followed: Tensor  # (N,) int64 c * K + k, or NOBODY
     cosine: Tensor  # (N,) float32: to the prototype that is followed
+    probability: Tensor  # (N,) float32: of the prototypes' answer, by their own softmax
 
 
 @torch.no_grad()
@@ -67,9 +68,9 @@ def answers(seen: Seen, head: PrototypeHead, points: Tensor, own: Tensor | None 
         there = points[start : start + _AT_ONCE]
         features = read(seen, there)
         logits, nearest = head.compare(features)
-        prototype = logits.argmax(dim=1)
+        probability, prototype = logits.softmax(dim=1).max(dim=1)
         followed, cosine = follow(head, features, prototype if own is None else own[start : start + _AT_ONCE], nearest)
-        parts.append(Answers(read_pixels(seen.linear[None], there[None])[0], prototype, followed, cosine))
+        parts.append(Answers(read_pixels(seen.linear[None], there[None])[0], prototype, followed, cosine, probability))
     return Answers(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,11 +144,11 @@ def listed_path(text: str) -> str:
     return composed(text).replace("\\", "/").removeprefix("./").lstrip("/")
 
 
-def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int, int]]) -> None:
+def write_mask(path: Path | BinaryIO, values: UInt8Array, palette: dict[int, tuple[int, int, int]]) -> None:
     """Write an index mask as a palette PNG: the numbers are the classes, the colours are for the eye.
 
     Args:
-        path: of the PNG.
+        path: of the PNG, or a file to write it into.
         values: (H, W) uint8.
         palette: colour of each value; others become black.
     """
@@ -157,7 +157,7 @@ def write_mask(path: Path, values: UInt8Array, palette: dict[int, tuple[int, int
         colors[value] = color
     image = Image.fromarray(values)
     image.putpalette(colors.flatten().tolist())
-    image.save(path)
+    image.save(path, format="PNG")
 
 
 class OtherNameError(Exception):
