@@ -90,7 +90,7 @@ def ablation_table(rows: Sequence[Mapping[str, Any]], own: Sequence[Variant], ex
     if reference not in named:
         named[reference] = [row for row in rows if row.get("settings", "") == " ".join(extra)]
     renamed = [{**row, "method": title} for title, cells in named.items() for row in cells]
-    table = score_table(renamed, list(named), against=[reference], time="seconds")
+    table = score_table(renamed, list(named), against=[reference], time="seconds").markdown()
     return table.replace("| method |", f"| {own[0].ablation} |", 1)
 
 

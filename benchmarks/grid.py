@@ -67,10 +67,11 @@ def run(
         sys.exit(1)
 
 
-def tables(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> tuple[str, str, str]:
+def tables(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> tuple[str, ...]:
     """Scores beside the first method's, classes, and what the term adds."""
     scores = score_table(rows, methods, against=methods[:1], time="seconds")
-    return scores, class_table(rows, methods), term_table(rows, methods)
+    tables = (scores, class_table(rows, methods), term_table(rows, methods))
+    return tuple(table.markdown() for table in tables if table is not None)
 
 
 def shared_identity(recipe: str, extra: Sequence[str], **cell: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from protoseg.bench import store
 from protoseg.bench.cells import NAMED, TERM, is_cell
-from protoseg.bench.tables import cells_of, class_table, difference, gains, markdown, score_table, spread, term_table
+from protoseg.bench.tables import Table, cells_of, class_table, difference, gains, score_table, spread, term_table
 from protoseg.config import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def methods_of(rows: Rows) -> list[str]:
 
 def scores(rows: Rows) -> str:
     methods = methods_of(rows)
-    return score_table(rows, methods, against=methods[:1], time="seconds")
+    return score_table(rows, methods, against=methods[:1], time="seconds").markdown()
 
 
 def short(rows: Rows) -> str:
@@ -49,7 +49,7 @@ def short(rows: Rows) -> str:
     for method in methods:
         gained = "" if method == first else difference(gains(rows, method, first))
         lines.append([method, spread([100 * row["miou"] for row in cells_of(rows, method).values()]), gained])
-    return markdown(["method", "mIoU", f"against {first}"], lines)
+    return Table(["method", "mIoU", f"against {first}"], lines).markdown()
 
 
 def looks(look: str, **of: Any) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def pool() -> str:
         scored = [f"{100 * row[part]['miou']:.1f}" for part in ("unlabelled", "evaluation")]
         lines.append([contestant(row), str(row["seed"]), row["head"], *scored])
     lines.sort(key=lambda line: list(NAMED).index(line[0]))
-    return markdown(["method", "seed", "predictor", "unlabelled images", "`test`"], lines)
+    return Table(["method", "seed", "predictor", "unlabelled images", "`test`"], lines).markdown()
 
 
 def contestant(row: Mapping[str, Any]) -> str:
@@ -91,7 +91,7 @@ def pseudo_labels() -> str:
         shares = [f"{100 * of[key]:.0f} %" for key in ("recall", "confidently_right", "confidently_wrong")]
         lines.append([name, shares[0], f"{of['predicted']:.2f}", *shares[1:]])
     titles = ["class", "recall", "predicted / true pixels", "confidently right", "confidently called something else"]
-    return markdown(titles, lines)
+    return Table(titles, lines).markdown()
 
 
 def predictors() -> str:
@@ -103,15 +103,16 @@ def predictors() -> str:
             line.append(", ".join(f"{100 * row['classes'][name][key]:.0f}" for key in ("iou", "recall", "precision")))
         lines.append([*line, f"{100 * row['classes']['building']['iou']:.0f}"])
     titles = ["seed", "predictor", "mIoU", "sign: IoU, recall, precision", "pedestrian", "bicyclist", "building: IoU"]
-    return markdown(titles, lines)
+    return Table(titles, lines).markdown()
 
 
 def classes(rows: Rows) -> str:
-    return class_table(rows, methods_of(rows))
+    return class_table(rows, methods_of(rows)).markdown()
 
 
 def term(rows: Rows) -> str:
-    return term_table(rows, methods_of(rows))
+    table = term_table(rows, methods_of(rows))
+    return table.markdown() if table is not None else ""
 
 
 def demo_search() -> str:
@@ -128,7 +129,7 @@ def demo_search() -> str:
     for network, rate, seed, own in tried:
         by_method = {row["method"]: row["miou"] for row in cells("demo", seeds=[seed], recipe="demo@6eb7d6ad", **own)}
         lines.append([network, rate, str(seed), *(f"{100 * by_method[method]:.1f}" for method in NAMED)])
-    return markdown(["network, steps", "learning rate", "seed", *NAMED], lines)
+    return Table(["network, steps", "learning rate", "seed", *NAMED], lines).markdown()
 
 
 DEMO = {"file": "demo", "recipe": "demo@50329b7c"}

@@ -17,7 +17,7 @@ import torch
 from torchvision.transforms.v2 import functional as V
 
 import finished
-from protoseg.bench.tables import markdown
+from protoseg.bench.tables import Table
 from protoseg.data.check import read_pair
 from protoseg.data.index import Sample
 from protoseg.trained import TrainedModel
@@ -108,7 +108,9 @@ def table(classes: Mapping[str, Mapping[str, float | None]]) -> str:
     """One line a class."""
     titles = ["class", "IoU", "recall", "precision", "predicted / true"]
     titles += ["confidently right", "confidently wrong", "confident: predicted / true"]
-    return markdown(titles, [[name, *(_cell(key, value) for key, value in own.items())] for name, own in classes.items()])
+    return Table(
+        titles, [[name, *(_cell(key, value) for key, value in own.items())] for name, own in classes.items()]
+    ).markdown()
 
 
 def _cell(key: str, value: float | None) -> str:

@@ -435,6 +435,7 @@ def _bench(arguments: list[str]) -> int:
         keep_runs=options.keep_runs,
         only_table=options.table,
         say=_console().print,
+        command=_shown("bench", arguments),
     )
     return int(failed > 0)
 

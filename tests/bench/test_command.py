@@ -14,7 +14,7 @@ from PIL import Image
 
 from protoseg.bench import running, store
 from protoseg.bench.cells import Labels, find_labels
-from protoseg.bench.command import report
+from protoseg.bench.command import columns_of, report
 from protoseg.cli import main
 
 METHODS = ["supervised", "fixmatch+prototypes"]
@@ -69,6 +69,10 @@ def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.Captur
     for shown in ("## labels 3: 3 labelled images, the list", "best step", "against supervised", "| class 0 |", "hours a run"):
         assert shown in table, shown
     assert Image.open(out / "plot.png").width == 760
+    assert printed.splitlines()[-1] == f"report: {out / 'report.html'}"
+    page = (out / "report.html").read_text()
+    assert "4 finished trainings" in page
+    assert f"protoseg bench {data} --labels 3" in page
     assert not any((out / "runs").iterdir())
 
     before = (out / "results.jsonl").read_bytes()
@@ -91,7 +95,7 @@ def test_a_failing_cell_ends_with_status_1(
         folder.mkdir(parents=True)
         result: dict[str, Any] = dict.fromkeys(("steps", "labeled", "unlabeled", "evaluated"), 3)
         result |= {"miou": 0.5, "iou": {"a": 0.5}, "seconds": 1.0, "peak_bytes": None, "versions": {}}
-        (folder / "result.json").write_text(json.dumps(result | {"split": {"labels": "3", "hash": "aa"}}))
+        (folder / "result.json").write_text(json.dumps(result | {"split": {"labels": "3", "evaluation": "test", "hash": "aa"}}))
         (folder / "metrics.csv").write_text("step,images_per_second\n2,5.0\n")
         return subprocess.CompletedProcess(command, 0)
 
@@ -157,14 +161,14 @@ def test_several_label_counts_are_several_tables(tmp_path: Path) -> None:
 
     few, many = (find_labels(text, tmp_path) for text in ("4", "8"))
     rows = [row(few, m, seed, 0.4 + seed / 10) for m in METHODS for seed in (0, 1)] + [row(many, METHODS[0], 0, 0.7)]
-    text = report(rows, [few, many], METHODS)
+    text = report(columns_of(rows, [few, many]), METHODS)
     first, second = text.split("## labels 8")
     assert first.startswith("## labels 4: 4 labelled images, drawn anew by each seed\n")
     assert "| supervised | 0, 1 | 45.0 ± 7.1 |" in first
     assert "| supervised | 0 | 70.0 |" in second
     assert "fixmatch" not in second
     assert "95 % t-interval over seeds: one that holds zero shows nothing" in second
-    assert report([], [few], METHODS) == ""
+    assert report(columns_of([], [few]), METHODS) == ""
 
 
 def test_drawn_labels_are_not_those_of_a_list(data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from protoseg.bench import tables
-from protoseg.bench.tables import class_table, difference, gains, mixed_images, score_table, term_table
+from protoseg.bench.tables import Table, class_table, difference, gains, mixed_images, score_table, term_table
 
 
 def row(method: str, seed: int, miou: float, **own: Any) -> dict[str, Any]:
@@ -19,8 +19,9 @@ def row(method: str, seed: int, miou: float, **own: Any) -> dict[str, Any]:
 ROWS = [row("x", 0, 0.1), row("x", 1, 0.5), row("y", 1, 0.6), row("y", 0, 0.2), row("y", 2, 0.7)]
 
 
-def lines(table: str) -> list[str]:
-    return table.splitlines()[2:]
+def lines(table: Table | None) -> list[str]:
+    assert table is not None
+    return table.markdown().splitlines()[2:]
 
 
 def test_pairs_by_seed() -> None:
@@ -32,18 +33,18 @@ def test_pairs_by_seed() -> None:
 
 def test_a_reference_that_is_not_there_yet_and_a_method_without_cells() -> None:
     table = score_table(ROWS, ["x", "y", "z"], against=["z"])
-    assert table.splitlines()[0] == "| method | seeds | mIoU, last step | against z | steps | hours a run |"
+    assert table.markdown().splitlines()[0] == "| method | seeds | mIoU, last step | against z | steps | hours a run |"
     assert lines(table) == ["| x | 0, 1 | 30.0 ± 28.3 |  | 9 | 2.00 |", "| y | 0, 1, 2 | 50.0 ± 26.5 |  | 9 | 2.00 |"]
-    assert "z" not in class_table(ROWS, ["x", "z"])
+    assert "z" not in class_table(ROWS, ["x", "z"]).titles
 
 
 def test_the_best_step_is_there_where_every_cell_has_a_curve_and_says_what_it_is() -> None:
     rows = [row("x", 0, 0.4, curve=[[5, 0.45], [9, 0.4]]), row("x", 1, 0.5, curve=[[5, 0.41], [9, 0.5]])]
     table = score_table(rows, ["x"], against=[])
-    assert "best step on the scored images: too high, not to be reported" in table.splitlines()[0]
+    assert "best step on the scored images: too high, not to be reported" in table.markdown().splitlines()[0]
     assert lines(table)[0].startswith("| x | 0, 1 | 45.0 ± 7.1 | 47.5 ± 3.5 |")  # of 45 and 50
     rows.append(row("x", 2, 0.5, curve=[]))
-    assert "best step" not in score_table(rows, ["x"], against=[])
+    assert "best step" not in score_table(rows, ["x"], against=[]).markdown()
 
 
 def test_costs_are_medians_of_the_cells_that_know_them() -> None:
@@ -51,7 +52,7 @@ def test_costs_are_medians_of_the_cells_that_know_them() -> None:
     rows[0]["peak_bytes"] = 3 * 2**29
     rows.append(row("y", 0, 0.4, images_per_second=None))
     table = score_table(rows, ["x", "y"], against=[])
-    assert table.splitlines()[0].endswith("| steps | images/s | peak memory | hours a run |")
+    assert table.markdown().splitlines()[0].endswith("| steps | images/s | peak memory | hours a run |")
     assert lines(table)[0].endswith("| 9 | 36.0 | 1.50 GiB | 1.00 |")
     assert lines(table)[1].endswith("| 9 |  |  | 2.00 |")
 
@@ -86,8 +87,8 @@ def test_what_the_term_adds(gained: list[float], line: str) -> None:
     rows = [row("m", seed, 0.5) for seed in range(5)]
     rows += [row("m+prototypes", seed, 0.5 + gain / 100) for seed, gain in enumerate(gained)]
     assert lines(term_table(rows, ["m", "m+prototypes"])) == [line]
-    assert term_table(rows, ["m"]) == ""
-    assert term_table(rows, ["m+prototypes"]) == ""  # its base was not asked for
+    assert term_table(rows, ["m"]) is None
+    assert term_table(rows, ["m+prototypes"]) is None  # its base was not asked for
     named = [{**cell, "method": "prototypes" if "+" in cell["method"] else "CutMix teacher"} for cell in rows]
     assert lines(term_table(named, ["CutMix teacher", "prototypes"])) == [line.replace("| m |", "| CutMix teacher |")]
 

@@ -1,4 +1,4 @@
-"""`protoseg bench`: from the words of the command line to cells, tables and a plot."""
+"""`protoseg bench`: from the words of the command line to cells, tables, a plot and a page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from protoseg.arguments import DRY_RUN, parse_train
 from protoseg.bench import plot, store, tables
 from protoseg.bench.cells import Labels, find_labels, is_cell, make_cells, method_words, recipe_identity
+from protoseg.bench.page import REPORT, Column, write_page
 from protoseg.bench.running import run_cells, slots
 from protoseg.config import build_partition
 from protoseg.settings import TrainConfig
@@ -40,8 +41,9 @@ def bench(
     keep_runs: bool = False,
     only_table: bool = False,
     say: Callable[[str], None],
+    command: str | None = None,
 ) -> int:
-    """Run a grid of trainings, or what is missing of it, and write tables and plot.
+    """Run a grid of trainings, or what is missing of it, and write tables, plot and report.
 
     Args:
         data: folder of the data set.
@@ -54,6 +56,7 @@ def bench(
         keep_runs: leave the run folders of finished cells.
         only_table: run nothing.
         say: prints a line.
+        command: that started it, for its report; None where it was no command.
 
     Returns:
         How many cells failed.
@@ -76,10 +79,22 @@ def bench(
 
     def write_tables() -> str:
         rows = [row for row in store.read(results) if any(is_cell(row, identity | chosen.identity) for chosen in found)]
-        text = report(rows, found, methods)
+        columns = columns_of(rows, found)
+        text = report(columns, methods)
         if rows:
             (out / TABLE).write_text(text, encoding="utf-8")
             plot.write(out / PLOT, rows, methods)
+            write_page(
+                out / REPORT,
+                columns,
+                methods,
+                against=_against(methods),
+                name=data.resolve().name,
+                layout=layout,
+                command=command,
+                plot=out / PLOT,
+                legend=_LEGEND,
+            )
         return text
 
     failed = []
@@ -97,7 +112,10 @@ def bench(
             places=slots(jobs, cuda=_on_gpus(config)) if devices in (1, "1") else [{}] * jobs,
             after=write_tables,
         )
-    say(write_tables() or f"there is no finished cell of this grid in {results}")
+    text = write_tables()
+    say(text or f"there is no finished cell of this grid in {results}")
+    if text:
+        say(f"report: {out / REPORT}")
     for cell, reason in failed:
         say(f"failed: {cell.title}: {reason}; its output is {out / RUNS / cell.folder}.log")
     if failed:
@@ -132,19 +150,33 @@ def _on_gpus(config: TrainConfig) -> bool:
     return uses_cuda(config)
 
 
-def report(rows: Sequence[dict[str, Any]], labels: Sequence[Labels], methods: Sequence[str]) -> str:
-    """All tables of a grid, label count by label count; empty where there is no finished cell."""
-    against = [name for name in _REFERENCES if name in methods] or [methods[0]]
-    parts = []
+def columns_of(rows: Sequence[dict[str, Any]], labels: Sequence[Labels]) -> list[Column]:
+    """The finished cells of each label count, without those that have none."""
+    columns = []
     for chosen in labels:
         own = [row for row in rows if is_cell(row, chosen.identity | {k: row[k] for k in ("settings",) if k in row})]
-        if not own:
-            continue
-        counts = " or ".join(sorted({str(row["labeled"]) for row in own}, key=int))
-        parts.append(f"## labels {chosen.name}: {counts} labelled images, {chosen.source}")
+        if own:
+            counts = " or ".join(sorted({str(row["labeled"]) for row in own}, key=int))
+            columns.append(Column(f"labels {chosen.name}: {counts} labelled images", chosen.source, own))
+    return columns
+
+
+def _against(methods: Sequence[str]) -> list[str]:
+    return [name for name in _REFERENCES if name in methods] or [methods[0]]
+
+
+def report(columns: Sequence[Column], methods: Sequence[str]) -> str:
+    """All tables of a grid, label count by label count; empty where there is no finished cell."""
+    parts = []
+    for title, source, own in columns:
+        parts.append(f"## {title}, {source}")
         parts += [f"**{text}**" for text in tables.mixed_images(own)]
-        parts += [tables.score_table(own, methods, against=against), tables.term_table(own, methods)]
-        parts.append(tables.class_table(own, methods))
+        shown = (
+            tables.score_table(own, methods, against=_against(methods)),
+            tables.term_table(own, methods),
+            tables.class_table(own, methods),
+        )
+        parts += [table.markdown() for table in shown if table is not None]
     if parts:
         parts.append(_LEGEND)
     return "\n\n".join(part for part in parts if part) + ("\n" if parts else "")

@@ -1,10 +1,10 @@
-"""Finished cells -> Markdown. Every number is over seeds, every difference is paired by seed."""
+"""Finished cells -> tables. Every number is over seeds, every difference is paired by seed."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from scipy import stats
 
@@ -14,9 +14,20 @@ Row = Mapping[str, Any]
 _BEST = "best step on the scored images: too high, not to be reported"
 
 
+class Table(NamedTuple):
+    """Attributes: what stands above each column; the cells of each line."""
+
+    titles: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        head, *body = (f"| {' | '.join(line)} |" for line in [self.titles, *self.lines])
+        return "\n".join([head, f"|{'---|' * len(self.titles)}", *body])
+
+
 def score_table(
     rows: Sequence[Row], methods: Sequence[str], *, against: Sequence[str], time: Literal["seconds", "hours"] = "hours"
-) -> str:
+) -> Table:
     """Mean and standard deviation of every method, and what it is ahead of some of them.
 
     Args:
@@ -49,26 +60,49 @@ def score_table(
         form, scale = ("{:.0f}", 1) if time == "seconds" else ("{:.2f}", 3600)
         line.append(_median(cells, "seconds", form, scale=scale))
         lines.append(line)
-    return markdown(titles, lines)
+    return Table(titles, lines)
 
 
-def term_table(rows: Sequence[Row], methods: Sequence[str]) -> str:
-    """What the prototype term adds to each method that is there with and without it; empty where there is none."""
+class Added(NamedTuple):
+    """What the prototype term adds to a method.
+
+    Attributes:
+        base: the method without it.
+        gained: seed -> points of mIoU, of two seeds or more.
+    """
+
+    base: str
+    gained: dict[int, float]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean, in points."""
+        return t_interval(list(self.gained.values()))
+
+    @property
+    def verdict(self) -> Literal["helps", "hurts", "not shown"]:
+        low, high = self.interval
+        return "not shown" if low <= 0 <= high else ("helps" if low > 0 else "hurts")
+
+
+def added_by_term(rows: Sequence[Row], methods: Sequence[str]) -> list[Added]:
+    """For each method that is there with and without the term, for two seeds or more."""
+    pairs = [(method, base) for method in methods if (base := base_of(method)) in methods]
+    found = [Added(base, gains(rows, method, base)) for method, base in pairs if base is not None]
+    return [added for added in found if len(added.gained) > 1]
+
+
+def term_table(rows: Sequence[Row], methods: Sequence[str]) -> Table | None:
+    """`added_by_term` as a table; None where there is none."""
     lines = []
-    for method in methods:
-        base = base_of(method)
-        base = base if base in methods else None
-        gained = {} if base is None else gains(rows, method, base)
-        if base is None or len(gained) < 2:
-            continue
-        low, high = t_interval(list(gained.values()))
-        verdict = "not shown" if low <= 0 <= high else ("helps" if low > 0 else "hurts")
-        seeds = ", ".join(map(str, gained))
-        lines.append([base, seeds, spread(list(gained.values()), signed=True), f"{low:+.1f} to {high:+.1f}", verdict])
-    return markdown(["method", "seeds", "the term adds", "95 % interval", ""], lines) if lines else ""
+    for added in added_by_term(rows, methods):
+        low, high = added.interval
+        mean = spread(list(added.gained.values()), signed=True)
+        lines.append([added.base, ", ".join(map(str, added.gained)), mean, f"{low:+.1f} to {high:+.1f}", added.verdict])
+    return Table(["method", "seeds", "the term adds", "95 % interval", ""], lines) if lines else None
 
 
-def class_table(rows: Sequence[Row], methods: Sequence[str]) -> str:
+def class_table(rows: Sequence[Row], methods: Sequence[str]) -> Table:
     """Mean IoU over seeds of every class; empty where a class is in none of the scored images."""
     methods = [method for method in methods if any(row["method"] == method for row in rows)]
     lines = []
@@ -78,7 +112,7 @@ def class_table(rows: Sequence[Row], methods: Sequence[str]) -> str:
             values = [100 * row["iou"][name] for row in rows if row["method"] == method and row["iou"][name] is not None]
             line.append(f"{statistics.mean(values):.1f}" if values else "")
         lines.append(line)
-    return markdown(["class", *methods], lines)
+    return Table(["class", *methods], lines)
 
 
 def mixed_images(rows: Sequence[Row]) -> list[str]:
@@ -129,12 +163,6 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
     mean = statistics.mean(values)
     text = f"{mean:+.1f}" if signed else f"{mean:.1f}"
     return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.1f}"
-
-
-def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    head, *body = (f"| {' | '.join(line)} |" for line in [titles, *lines])
-    return "\n".join([head, f"|{'---|' * len(titles)}", *body])
 
 
 def _seeds(cells: Mapping[int, Row]) -> str:

@@ -1,0 +1,168 @@
+"""A benchmark as one HTML page that asks nobody for anything: what helped, how sure that is, and what it took."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from protoseg.bench.tables import Added, Table, added_by_term, class_table, gains, mixed_images, score_table
+from protoseg.files import write_text
+from protoseg.report.charts import interval_chart
+from protoseg.report.compare import Interval, signed
+from protoseg.report.html import environment, file_uri, inlined
+from protoseg.words import counted
+
+REPORT = "report.html"
+Row = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+    """The cells of one number of labels. Attributes: title; where its lists come from; finished cells."""
+
+    title: str
+    source: str
+    rows: Sequence[Row]
+
+
+class Found(NamedTuple):
+    """One comparison. Attributes: sentence; `interval_chart` of it; whether it is better (1), worse (-1), or not shown."""
+
+    sentence: str
+    chart: Markup
+    sign: int
+
+
+class Group(NamedTuple):
+    """What the page shows of a column."""
+
+    title: str
+    source: str
+    term: tuple[Found, ...]
+    unlabeled: tuple[Found, ...]
+    warnings: tuple[str, ...]
+    scores: Table
+    classes: Table
+
+
+def write_page(
+    path: Path,
+    columns: Sequence[Column],
+    methods: Sequence[str],
+    *,
+    against: Sequence[str],
+    name: str,
+    layout: str,
+    command: str | None,
+    plot: Path,
+    legend: str,
+) -> None:
+    """Write the page of finished cells.
+
+    Args:
+        path: of the page.
+        columns: of the grid, those with a finished cell.
+        methods: of the grid.
+        against: methods with a column of differences to them; of those without unlabelled images the first is the measure.
+        name: of the data.
+        layout: as which it is read.
+        command: that started the grid; None where it was no command.
+        plot: picture of the scores over the number of labels.
+        legend: what the numbers are.
+    """
+    groups = [_group(column, methods, against) for column in columns]
+    rows = [row for column in columns for row in column.rows]
+    templates = environment("protoseg.bench")
+    text = templates.get_template("bench.html").render(
+        title=f"{name}: protoseg benchmark",
+        **inlined(templates, styles=("page.css", "bench.css"), scripts=("page.js",)),
+        name=name,
+        layout=layout,
+        cells=counted(len(rows), "finished training", "finished trainings"),
+        headline=headline(groups),
+        groups=groups,
+        plot=file_uri(plot),
+        legend=legend,
+        command=command,
+        trainings=Table(_TITLES, [_training(row) for row in rows]),
+        facts=list(_facts(rows)),
+    )
+    write_text(path, text)
+
+
+def headline(groups: Sequence[Group]) -> tuple[str, int]:
+    """The sentence to read first, and its sign."""
+    for what, found in (
+        ("the prototype term", [found for group in groups for found in group.term]),
+        ("training on unlabelled images", [found for group in groups for found in group.unlabeled]),
+    ):
+        if not found:
+            continue
+        if len(found) == 1:
+            return found[0].sentence, found[0].sign
+        better, worse = (sum(one.sign == sign for one in found) for sign in (1, -1))
+        of = f"of {counted(len(found), 'comparison')}"
+        if better and worse:
+            return f"{what} helped in {better} and hurt in {worse} {of}", 0
+        if better or worse:
+            return f"{what} {'helped' if better else 'hurt'} in {better or worse} {of}", 1 if better else -1
+        return f"{what}: no clear difference in {counted(len(found), 'comparison')}", 0
+    return "no comparison yet: an interval needs two methods and two seeds", 0
+
+
+def _group(column: Column, methods: Sequence[str], against: Sequence[str]) -> Group:
+    rows = column.rows
+    measure = next((name for name in against if name in ("supervised", "labels only")), "")
+    compared = [Added(method, gains(rows, method, measure)) for method in methods if measure not in ("", method)]
+    return Group(
+        column.title,
+        column.source,
+        tuple(_found(f"the prototype term on {added.base}", added) for added in added_by_term(rows, methods)),
+        tuple(_found(f"{added.base} against {measure}", added) for added in compared if len(added.gained) > 1),
+        tuple(mixed_images(rows)),
+        score_table(rows, methods, against=against),
+        class_table(rows, methods),
+    )
+
+
+_SAID = {"helps": ("better", 1), "hurts": ("worse", -1), "not shown": ("no clear difference", 0)}
+
+
+def _found(what: str, added: Added) -> Found:
+    """A comparison over two seeds or more."""
+    gained = [gain / 100 for gain in added.gained.values()]
+    mean, interval = statistics.mean(gained), Interval(*(end / 100 for end in added.interval))
+    said, sign = _SAID[added.verdict]
+    return Found(
+        f"{what}: {signed(mean)} points, 95 % interval {signed(interval.low)} to {signed(interval.high)} over "
+        f"{counted(len(gained), 'seed')}: {said}",
+        Markup(interval_chart(mean, interval)),
+        sign,
+    )
+
+
+_TITLES = ("labels", "method", "seed", "mIoU", "steps", "seconds", "machine", "finished", "command")
+
+
+def _training(row: Row) -> list[str]:
+    score = f"{100 * row['miou']:.1f}"
+    words = [str(row["steps"]), f"{row['seconds']:.0f}", row["machine"], row["finished"], row["command"]]
+    return [str(row["labeled"]), row["method"], str(row["seed"]), score, *words]
+
+
+def _facts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """What all trainings have in common, or in how many ways they differ."""
+    for title, values in (
+        ("recipe", [row["recipe"] for row in rows]),
+        ("settings", [row.get("settings", "") for row in rows]),
+        ("scored on", [f"{counted(row['evaluated'], row['split']['evaluation'] + ' image')}" for row in rows]),
+        ("unlabelled", [counted(row["unlabeled"], "image") for row in rows]),
+        ("splits", [f"hash {row['split']['hash']}" for row in rows]),
+        ("machine", [row["machine"] for row in rows]),
+        ("versions", [", ".join(f"{name} {version}" for name, version in row["versions"].items() if version) for row in rows]),
+    ):
+        if different := [value for value in dict.fromkeys(values) if value]:
+            yield title, "; ".join(different)

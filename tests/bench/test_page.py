@@ -1,0 +1,101 @@
+"""The page of a benchmark says what the tables say, and what of it is shown."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protoseg.bench import plot
+from protoseg.bench.page import Column, Found, Group, headline, write_page
+from protoseg.bench.tables import Table, class_table, score_table
+
+HOSTILE = "<script>alert(1)</script>"
+METHODS = ["supervised", "fixmatch", "fixmatch+prototypes"]
+
+
+def row(method: str, seed: int, miou: float, **own: Any) -> dict[str, Any]:
+    cost = {"steps": 9, "seconds": 60.0, "labeled": 4, "unlabeled": 7, "evaluated": 2, "machine": "2 cores"}
+    split = {"evaluation": "test", "hash": f"hash{seed}"}
+    made = {
+        "recipe": "demo@1",
+        "versions": {"torch": "9", "commit": None},
+        "finished": "2026-01-01",
+        "command": f"train {method}",
+    }
+    return {"method": method, "seed": seed, "miou": miou, "iou": {HOSTILE: miou}, "split": split, **cost, **made, **own}
+
+
+ROWS = [
+    *(row("supervised", seed, 0.40 + seed / 100) for seed in (0, 1, 2)),
+    *(row("fixmatch", seed, 0.45 + seed / 90) for seed in (0, 1, 2)),
+    *(row("fixmatch+prototypes", seed, 0.45 + seed / 90 + (-1) ** seed / 100) for seed in (0, 1, 2)),
+]
+
+
+def written(folder: Path, rows: list[dict[str, Any]] = ROWS) -> str:
+    plot.write(folder / "plot.png", rows, METHODS)
+    options: dict[str, Any] = {"against": ["supervised"], "name": "shapes", "layout": "folder", "legend": "Points are points."}
+    columns = [Column("labels 4: 4 labelled images", "drawn anew by each seed", rows)]
+    path = folder / "report.html"
+    write_page(path, columns, METHODS, command="protoseg bench <data>", plot=folder / "plot.png", **options)
+    return path.read_text()
+
+
+def test_every_cell_of_every_table_is_there(tmp_path: Path) -> None:
+    text = written(tmp_path)
+    cells = [unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", text)]
+    for table in (score_table(ROWS, METHODS, against=["supervised"]), class_table(ROWS, METHODS)):
+        assert all(cell in cells for line in table.lines for cell in line)
+    assert all(row["command"] in cells for row in ROWS)
+    assert "hash hash0; hash hash1; hash hash2" in text
+    assert "torch 9" in text
+    assert "commit" not in text  # of an installed package nobody knows it
+
+
+def test_names_are_no_markup_and_nothing_is_asked_for(tmp_path: Path) -> None:
+    text = written(tmp_path)
+    assert HOSTILE not in text
+    assert "&lt;script&gt;" in text
+    assert "bench &lt;data&gt;" in text
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+
+
+def test_comparisons_are_said_with_their_interval(tmp_path: Path) -> None:
+    text = unescape(written(tmp_path))
+    # By hand: gains of +1, -1, +1 points: mean 1/3, deviation 1.1547, and t(0.975, 2) = 4.3027.
+    term = "the prototype term on fixmatch: +0.3 points, 95 % interval \u22122.5 to +3.2 over 3 seeds: no clear difference"
+    assert text.count(term[1:]) == 2  # once as the headline: it is the only one of its kind
+    assert re.search(r"Fixmatch against supervised: \+5\.1 points, .* over 3 seeds: better", text)
+    assert "\u22122.5" in text
+
+
+def test_other_images_are_warned_of(tmp_path: Path) -> None:
+    other = [*ROWS[1:], row("supervised", 0, 0.4, split={"evaluation": "test", "hash": "another"})]
+    assert "the methods did not get the same images" in written(tmp_path, other)
+    assert "the methods did not get the same images" not in written(tmp_path)
+
+
+def group(term: list[int], unlabeled: list[int]) -> Group:
+    nothing = Table([], [])
+    as_found = [tuple(Found(f"that {sign}", "", sign) for sign in signs) for signs in (term, unlabeled)]  # type: ignore[arg-type]
+    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing)
+
+
+@pytest.mark.parametrize(
+    ("term", "unlabeled", "sentence", "sign"),
+    [
+        ([1, 1, 0], [], "the prototype term helped in 2 of 3 comparisons", 1),
+        ([-1, 0], [1], "the prototype term hurt in 1 of 2 comparisons", -1),
+        ([1, -1, 0], [], "the prototype term helped in 1 and hurt in 1 of 3 comparisons", 0),
+        ([0, 0], [1, 1], "the prototype term: no clear difference in 2 comparisons", 0),
+        ([], [1, 0], "training on unlabelled images helped in 1 of 2 comparisons", 1),
+        ([1], [0], "that 1", 1),
+        ([], [], "no comparison yet: an interval needs two methods and two seeds", 0),
+    ],
+)
+def test_the_first_sentence(term: list[int], unlabeled: list[int], sentence: str, sign: int) -> None:
+    assert headline([group(term, unlabeled)]) == (sentence, sign)

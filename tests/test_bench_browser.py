@@ -1,0 +1,57 @@
+"""The page of a benchmark in a real browser, on a laptop, a tablet and a phone, in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.test_page import ROWS, written
+from chromium import find, grounds, opened, requests, started_browser, window
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench page")
+    written(folder)
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Any]:
+    with started_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started: Any, page: Path) -> Any:
+    return opened(started, page)
+
+
+def test_no_errors_and_no_requests(browser: Any, page: Path) -> None:
+    assert browser.get_log("browser") == []
+    assert [url for url in requests(browser) if not url.startswith("data:")] == [page.as_uri()]
+    assert browser.execute_script("return [...document.images].every(image => image.naturalWidth > 0)")
+
+
+def test_all_trainings_are_shown_when_asked_for(browser: Any) -> None:
+    rows = browser.find_elements("css selector", "details tbody tr")
+    assert len(rows) == len(ROWS)
+    assert not rows[0].is_displayed()
+    find(browser, "summary").click()
+    assert rows[0].is_displayed()
+
+
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
+    with window(browser, width):
+        find(browser, "details").get_attribute("open") or find(browser, "summary").click()
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_light_and_dark(browser: Any) -> None:
+    light, dark = grounds(browser, ".hero")
+    assert light > 700
+    assert dark < 150
