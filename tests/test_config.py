@@ -442,6 +442,20 @@ class TestBuild:
         with pytest.raises(ValueError, match=r"--prototypes\.images unlabeled leaves supervised without any"):
             build_method(config, network)
 
+    @pytest.mark.parametrize(
+        ("method", "why"),
+        [
+            ("supervised+prototypes", r"is about pseudo-labels, and supervised\+prototypes has none"),
+            ("self_training", "a finished model"),
+        ],
+    )
+    def test_prototypes_say_nothing_to_labels_that_they_do_not_reach(self, method: str, why: str) -> None:
+        for labels in ("agree", "mean"):
+            with pytest.raises(ValueError, match=f"{why}.*leave"):
+                resolved("--method", method, "--prototypes.labels", labels)
+        # The labels-only run beside another method, which has no prototypes.
+        resolved("--method", "supervised", "--prototypes.labels", "agree")
+
     def test_metric_fields_go_by_the_method(self) -> None:
         assert metric_fields(resolved("--method", "supervised")) == ("loss", "labeled", "ema_distance")
         assert {"consistency", "confident", "prototype_labeled", "prototype_consistency"} <= set(metric_fields(resolved()))

@@ -229,6 +229,11 @@ def validate(config: TrainConfig) -> None:
             )
     if config.prototypes.labels != "linear" and config.method == "self_training":
         raise ValueError("self_training labels with a finished model, which has no prototypes; leave out prototypes.labels")
+    if config.prototypes.labels != "linear" and config.method == "supervised" and config.prototypes.per_class:
+        raise ValueError(
+            f"prototypes.labels {config.prototypes.labels} is about pseudo-labels, and supervised+prototypes has none; "
+            "leave prototypes.labels out, or choose another --method"
+        )
     if config.model.freeze_encoder and config.optimizer.layer_decay != 1:
         raise ValueError("model.freeze_encoder leaves no block for optimizer.layer_decay to slow down; leave one of them out")
     if config.loss.name == "ohem" and (config.loss.balance or config.loss.class_weights):

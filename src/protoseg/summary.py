@@ -82,10 +82,10 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
     if optimizer.warmup_steps:
         rates += f", rising over {counted(optimizer.warmup_steps, 'step')}"
     table.add_row("learning rate", rates)
-    teacher = f"EMA of momentum {consistency.ema_momentum:g}"
+    average = f"EMA of momentum {consistency.ema_momentum:g}, which is scored"
     if config.method != "supervised" and consistency.warmup_steps is not None:
-        teacher += f"; {counted(consistency.warmup_steps, 'step')} on labels before it teaches"
-    table.add_row("teacher", teacher)
+        average += f"; {counted(consistency.warmup_steps, 'step')} on labels before unlabelled images teach"
+    table.add_row("weights", average)
     if config.prototypes.per_class:
         assert consistency.warmup_steps is not None
         table.add_row("prototypes", f"start after {counted(consistency.warmup_steps + config.prototypes.delay, 'step')}")

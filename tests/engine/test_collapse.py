@@ -32,17 +32,21 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def swallow(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[PrototypeConsistency, int], bool]], None]:
-    """Make a teacher call everything the first class, wherever the given rule holds; a few images are enough to be judged."""
+def swallow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make a teacher name all classes alike, and where the given rule holds only the first, or what is given; a few images are
+    enough to be judged."""
     monkeypatch.setattr(health, "HORIZON", 4)
     monkeypatch.setattr(health, "LASTING", 4)
     teach = PrototypeConsistency._teach
 
-    def apply(where: Callable[[PrototypeConsistency, int], bool]) -> None:
+    def apply(
+        where: Callable[[PrototypeConsistency, int], bool],
+        become: Callable[[torch.Tensor], torch.Tensor] = torch.zeros_like,
+    ) -> None:
         def swallowed(self: PrototypeConsistency, unlabeled: Any, step: int) -> PseudoLabel:
             pseudo = teach(self, unlabeled, step)
             spread = torch.arange(pseudo.label.numel()).view_as(pseudo.label) % 3
-            return pseudo._replace(label=torch.zeros_like(spread) if where(self, step) else spread)
+            return pseudo._replace(label=become(spread) if where(self, step) else spread)
 
         monkeypatch.setattr(PrototypeConsistency, "_teach", swallowed)
 
@@ -166,6 +170,27 @@ def test_a_class_that_swallows_the_rest_is_called_out(  # type: ignore[no-untype
     assert len(shares["prototype_use"]) == 3
 
 
+def test_a_class_that_disappears_is_called_out(  # type: ignore[no-untyped-def]
+    data: Path, tmp_path: Path, swallow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swallow(lambda method, step: step >= 4, lambda label: label.where(label < 2, 0))
+    assert main(["train", str(data), *STEPS, "--steps", "20", "--out", str(tmp_path / "out")]) == 0
+    (event,) = result(tmp_path / "out")["events"]
+    assert "'class 2' has disappeared from the pseudo-labels" in event["alarm"]
+    assert event["step"] > 4
+    assert capsys.readouterr().out.count("warning: step") == 1
+
+
+def test_a_run_that_is_well_is_left_alone(  # type: ignore[no-untyped-def]
+    data: Path, tmp_path: Path, swallow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As long as the two above, and as soon judged."""
+    swallow(lambda method, step: False)
+    assert main(["train", str(data), *STEPS, "--steps", "20", "--on-collapse", "stop", "--out", str(tmp_path / "out")]) == 0
+    assert result(tmp_path / "out")["events"] == []
+    assert "warning: step" not in capsys.readouterr().out
+
+
 def test_what_the_labels_hold_is_known_whatever_crops_are_drawn(data: Path, tmp_path: Path) -> None:
     """Rare classes are shown more often than they are; pseudo-labels are of crops as they come."""
     expected = None
@@ -190,7 +215,7 @@ def test_rare_classes_of_a_binary_problem(tmp_path: Path, capsys: pytest.Capture
     assert result(tmp_path / "out")["events"] == []
     printed = " ".join(capsys.readouterr().out.split())
     assert "learning rate adamw, 5e-05 in the encoder and 10 times that elsewhere, rising over 3 steps" in printed
-    assert "teacher EMA of momentum 0.99874; 1 step on labels before it teaches" in printed
+    assert "weights EMA of momentum 0.99874, which is scored; 1 step on labels before unlabelled images teach" in printed
     assert "prototypes start after 3 steps" in printed
 
 

@@ -16,7 +16,7 @@ from make_folder import cut_short, make_folder
 from protoseg.cli import main
 
 SETTINGS = (
-    "--steps 6 --batch 4 --crop 32 --workers 0 --checkpoint-every 2 --log-every 1 --seed 3 --consistency.warmup_steps 2 "
+    "--steps 6 --batch 4 --crop 32 --workers 0 --checkpoint-every 2 --log-every 1 --seed 3 "
     "--consistency.threshold 0.1 --prototypes.grid 8 --model.arch small_unet --model.weights none"
 ).split()
 
@@ -99,6 +99,7 @@ def test_the_number_of_processes_changes_no_setting(folder: Path, tmp_path: Path
     assert both["trainer"].pop("devices") == 2
     assert {**both, "out": ""} == {**one, "out": ""}
     assert (one["optimizer"]["lr"], one["consistency"]["ema_momentum"]) == (7.07e-5, 0.99749)
+    assert one["consistency"]["warmup_steps"] == 3
     rates = [[row["lr"] for row in csv.DictReader((run / "metrics.csv").open())] for run in runs]
     assert rates[0] == rates[1]
     assert len(rates[0]) == 6

@@ -22,6 +22,7 @@ from protoseg.functional.pseudo_label import pseudo_label
 from protoseg.methods.base import Method
 from protoseg.methods.prevmatch import PrevMatch
 from protoseg.methods.prototype_term import Labels, PrototypeTerm
+from protoseg.methods.self_training import SelfTraining
 from protoseg.methods.u2pl import U2PL
 from protoseg.nn.class_thresholds import ClassThresholds
 from protoseg.nn.prototype_head import PrototypeHead
@@ -39,6 +40,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Options that change what a method does: name -> method and options."""
 VARIED = [*NAMES, *VARIANTS]
+BY_CLASS = ", a threshold for each class"
+"""Behind the name of a method."""
+TEACHING = [*LEARNING, *VARIANTS, *(f"{name}{BY_CLASS}" for name in LEARNING), f"corrmatch, a threshold that moves{BY_CLASS}"]
+SELF_TEACHING = {
+    "unimatch",
+    "corrmatch",
+    "corrmatch, a threshold that moves",
+    "prevmatch",
+    "cps",
+    "fixmatch, labels from itself",
+}
+"""Methods whose labels come from networks that learn, not from the moving average or a finished model."""
 PASTES_LABELS = {"augseg"}
 """Methods whose unlabelled crops may show labelled ones, which are certain."""
 FEATURE_VIEW = {"unimatch", "corrmatch", "prevmatch"}
@@ -61,6 +74,10 @@ def make(name: str, *, classes: int = 3, prototypes: bool = False, labels: Label
         features = torch.rand(20 * classes, WIDTH, generator=torch.Generator().manual_seed(1))
         head.fit(features, torch.arange(20 * classes) % classes)
         options["prototypes"] = PrototypeTerm(head, grid=GRID, labels=labels)
+    name, by_class, _ = name.partition(BY_CLASS)
+    if by_class:
+        options["class_thresholds"] = ClassThresholds(classes)
+        options["class_thresholds"].confidence.copy_(torch.linspace(1.0, 0.6, classes))
     name, own = VARIANTS.get(name, (name, {}))
     options = own | options
     if method_class(name).uses_unlabeled:
@@ -106,18 +123,43 @@ def given_labels(monkeypatch: pytest.MonkeyPatch, method: Method, change: Callab
 with_and_without = pytest.mark.parametrize("prototypes", [False, True], ids=["plain", "prototypes"])
 
 
-@pytest.mark.parametrize("name", LEARNING)
-def test_loss_is_averaged_over_valid_pixels_not_over_confident_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def always_say(network: nn.Module, *logits: float) -> None:
+    """The same at every pixel."""
+    torch.nn.init.zeros_(network.head.weight)
+    network.head.bias.data.copy_(torch.tensor(logits))
+
+
+def say_nothing(method: Method) -> None:
+    """Every class alike, by both predictors: each pixel costs log C."""
+    for part in method.trained():
+        always_say(part.network, 0.0, 0.0, 0.0)
+        if part.prototypes is not None:
+            part.prototypes.head.assign(torch.ones(3, K, WIDTH))
+
+
+@with_and_without
+@pytest.mark.parametrize("name", NAMES)
+def test_labelled_loss_is_averaged_over_labelled_pixels(name: str, prototypes: bool) -> None:
+    method = make(name, prototypes=prototypes)
+    say_nothing(method)
+    for ignored in (0.0, 0.7):
+        terms = method(labeled_batch(ignored=ignored), unlabeled_batch(method), step=0).terms
+        for term in ("labeled", "prototype_labeled")[: 1 + prototypes]:
+            for network in method.trained_names:
+                assert terms[f"{term}{network}"].item() == pytest.approx(math.log(3), rel=1e-5)
+
+
+@with_and_without
+@pytest.mark.parametrize("name", [name for name in TEACHING if name != "prototype, entropy drop"])  # it has its own scale
+def test_loss_is_averaged_over_valid_pixels_not_over_confident_ones(
+    name: str, prototypes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a student that says the same everywhere, half as many confident pixels make half the loss."""
     sums = []
     for share in (SIDE, SIDE // 2):
-        method = make(name, threshold=0.9)
-        for part in method.trained():
-            torch.nn.init.zeros_(part.network.head.weight)
-            torch.nn.init.zeros_(part.network.head.bias)
-        torch.nn.init.zeros_(method.teacher.network.head.weight)
-        # So sure that augseg pastes no labels.
-        method.teacher.network.head.bias.data.copy_(torch.tensor([40.0, 0.0, 0.0]))
+        method = make(name, prototypes=prototypes, threshold=None if "moves" in name else 0.9)
+        say_nothing(method)
+        always_say(method.teacher.network, 40.0, 0.0, 0.0)  # so sure that augseg pastes no labels
 
         def sure(pseudo: PseudoLabel, share: int = share) -> PseudoLabel:
             confidence = torch.zeros_like(pseudo.confidence)
@@ -126,10 +168,18 @@ def test_loss_is_averaged_over_valid_pixels_not_over_confident_ones(name: str, m
 
         with monkeypatch.context() as patch:
             given_labels(patch, method, sure)
-            out = method(labeled_batch(), unlabeled_batch(method, mixed=False), step=0)
+            out = method(labeled_batch(), unlabeled_batch(method, mixed=False, padded=SIDE // 2), step=0)
         averaged = [term for term in method.unlabeled_weights if term not in ON_BOTH_HALVES | SOFT]
         sums.append([out.terms[term].item() for term in averaged])
-        if name not in {"mean_teacher", "cutmix_mt"}:  # squared errors
+        views = [weight for term, weight in method.unlabeled_weights.items() if term not in ON_BOTH_HALVES | SECOND_LOSSES]
+        real = 2 * GRID**2 * 3 // 4  # points, half of one image being padding
+        for network, (_, *carries) in zip(method.trained_names if prototypes else (), out.carry.prototypes, strict=True):
+            own, views = views[: len(carries)], views[len(carries) :]
+            expected = [weight * int(carry.weight.sum()) / real for weight, carry in zip(own, carries, strict=True)]
+            found = out.terms[f"prototype_consistency{network}"].item()
+            assert found == pytest.approx(math.log(3) * sum(expected) / sum(own), rel=1e-5)
+            assert (sum(expected) / sum(own) < 0.9) is (share < SIDE)
+        if name.removesuffix(BY_CLASS) not in {"mean_teacher", "cutmix_mt"}:  # squared errors
             assert sums[-1] == pytest.approx([math.log(3) * share / SIDE] * len(sums[-1]), rel=1e-5)
     assert sums[1] == pytest.approx([value / 2 for value in sums[0]], rel=1e-5)
     assert min(sums[0]) > 0
@@ -174,12 +224,13 @@ def test_prototypes_may_veto_a_label_or_say_half_of_it(name: str) -> None:
 
 
 @with_and_without
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", ["supervised", *TEACHING])
 def test_padding_stays_out_after_mixing(name: str, prototypes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is believed about padding, pasted into the partner or not, changes nothing."""
-    losses = []
+    """Whatever is believed about padding, pasted into the partner or not, changes no loss and nothing that is kept."""
+    losses, states = [], []
     for label in (0, 1):
-        method = make(name, prototypes=prototypes, threshold=0.5)
+        threshold = {} if name == "supervised" else {"threshold": None if "moves" in name else 0.5}
+        method = make(name, prototypes=prototypes, alignment=ShareAlignment([1] * 3), **threshold)
 
         def believe(pseudo: PseudoLabel, label: int = label) -> PseudoLabel:
             sure = torch.where(pseudo.valid, pseudo.confidence, 1.0)
@@ -187,8 +238,29 @@ def test_padding_stays_out_after_mixing(name: str, prototypes: bool, monkeypatch
 
         with monkeypatch.context() as patch:
             given_labels(patch, method, believe)
-            losses.append(method(labeled_batch(), unlabeled_batch(method), step=0).loss.item())
+            out = method(labeled_batch(), unlabeled_batch(method), step=0)
+        method.after_step([out.carry], step=0)
+        losses.append(out.loss.item())
+        states.append(method.state_dict())
     assert losses[0] == losses[1]
+    assert [key for key, value in states[0].items() if not torch.equal(value, states[1][key])] == []
+
+
+@pytest.mark.parametrize("name", sorted({*LEARNING, *VARIANTS}))
+def test_agreement_is_with_whoever_labels(name: str) -> None:
+    """Networks that learn say one class, the moving average another, a finished model a third."""
+    method = make(name)
+    for part in method.trained():
+        always_say(part.network, 40.0, 0.0, 0.0)
+    always_say(method.teacher.network, 0.0, 0.0, 40.0)
+    if isinstance(method, SelfTraining):
+        always_say(method.labeler.network, 0.0, 40.0, 0.0)
+    vitals = method(labeled_batch(), unlabeled_batch(method), step=0).vitals
+    assert vitals is not None
+    assert vitals.agreeing is not None
+    assert vitals.compared is not None
+    assert int(vitals.agreeing) == (int(vitals.compared) if name in SELF_TEACHING else 0)
+    assert int(vitals.compared) > 0
 
 
 class Pass(NamedTuple):
@@ -381,10 +453,13 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
 @with_and_without
 @pytest.mark.parametrize("name", VARIED)
 def test_state_survives_a_round_trip(name: str, prototypes: bool) -> None:
-    options = {"prototypes": prototypes, "alignment": ShareAlignment([1] * 3)}
-    method = make(name, **options)
+
+    def fresh() -> Method:
+        own = {"class_thresholds": ClassThresholds(3), "threshold": 0.4} if name in LEARNING else {}
+        return make(name, prototypes=prototypes, alignment=ShareAlignment([1] * 3), **own)
+
+    method, other = fresh(), fresh()
     run(method, 0, 2)
-    other = make(name, prototypes=prototypes, alignment=ShareAlignment([1] * 3))
     other.load_state_dict(copy.deepcopy(method.state_dict()))
     assert run(method, 2, 4) == run(other, 2, 4)
     for key, value in method.state_dict().items():

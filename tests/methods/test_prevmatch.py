@@ -11,6 +11,7 @@ from test_conformance import labeled_batch, make, run, unlabeled_batch
 from protoseg.functional.mixing import paste
 from protoseg.functional.random import generator
 from protoseg.methods.prevmatch import NUM_TAKEN, PrevMatch, easier
+from protoseg.methods.prototype_term import Labels
 from protoseg.methods.unimatch import UniMatch
 from protoseg.nn.snapshots import draw_ensemble
 
@@ -49,6 +50,28 @@ def test_one_step_is_the_formula(step: int, ramp: float, held: int) -> None:
     assert found.loss.item() == pytest.approx(expected, rel=1e-5)
     names = ["previous_strong_1", "previous_strong_2", "previous_feature"]
     assert [found.terms[name].item() for name in names] == pytest.approx([ramp * value for value in previous], rel=1e-4)
+
+
+@pytest.mark.parametrize(("labels", "sure", "teaches"), [("linear", 40.0, 2), ("agree", 40.0, None), ("mean", 0.1, 0)])
+def test_prototypes_have_their_say_in_earlier_labels_too(labels: Labels, sure: float, teaches: int | None) -> None:
+    """Prototypes which take every pixel for class 0 veto snapshots of class 2, and outvote faint ones."""
+    method = make("prevmatch", prototypes=True, labels=labels, total_steps=20, threshold=0.4)
+    assert isinstance(method, PrevMatch)
+    assert method.prototypes is not None
+    direction = -torch.ones(3, 2, method.network.feature_channels)
+    direction[0] = 1.0  # features are not negative
+    method.prototypes.head.assign(direction)
+    for kept in method.snapshots.kept:
+        torch.nn.init.zeros_(kept.network.head.weight)
+        kept.network.head.bias.data.copy_(torch.tensor([0.0, 0.0, sure]))
+    unlabeled = unlabeled_batch(method)
+    lesson, losses = method.learn(labeled_batch(), unlabeled, step=10), []
+    for label in range(3):
+        log_probability = lesson.taught[2].out.logits.log_softmax(dim=1)[:, label]
+        losses.append(-(log_probability * unlabeled.valid).sum().item() / unlabeled.valid.sum().item())
+    expected = 0.0 if teaches is None else losses[teaches]
+    assert lesson.terms["previous_feature"].item() == pytest.approx(expected, abs=0.1)
+    assert min(abs(a - b) for a, b in zip([0.0, *losses], [*losses, 0.0], strict=True)) > 0.2
 
 
 def test_states_are_taken_at_even_distances_from_the_end_of_the_warm_up_on() -> None:

@@ -54,7 +54,8 @@ class Health:
         labeled: (C,) share of each class among the labels.
         pseudo: (C,) running share among the pseudo-labels; empty while there are none.
         images: unlabelled images that the running shares have seen.
-        agreement: of student and pseudo-labels on the first view that learns from them; NaN while there are none.
+        agreement: of student and teacher, which is whoever labels (docs/methods.md), on the first view that learns from it; NaN
+            while there are no pseudo-labels.
         prototype_use: (C, K) running share of each prototype among the pixels of its class; empty without prototypes.
         ema_distance: of the teacher's parameters from the student's, relative to their length.
         lost: steps, up to the last one, that were dropped one after the other because they were no numbers.

@@ -23,6 +23,7 @@ class CrossPseudoSupervision(Method):
     """Two networks with different starts teach each other by hard labels of images that CutMix then mixes.
 
     L = CE_1 + CE_2 + CE(f_1(mix), labels of f_2) + CE(f_2(mix), labels of f_1), over all pixels: no threshold in the paper.
+    The mix is the recipe's, one box of CutMix, where the authors cut out three of a quarter to half of the image together.
     What is scored and shipped is the moving average of the first network.
 
     Args:

@@ -11,7 +11,7 @@ from typing import ClassVar, Unpack
 from torch import Tensor, nn
 
 from protoseg.functional.mixing import mix_labels
-from protoseg.functional.pseudo_label import consistency_loss, pseudo_label
+from protoseg.functional.pseudo_label import consistency_loss
 from protoseg.functional.random import generator
 from protoseg.functional.schedules import triangle
 from protoseg.methods.base import SharedOptions, StepCarry
@@ -56,12 +56,13 @@ class PrevMatch(UniMatch):
         self.distance = max(1, (total_steps - self.warmup_steps) // NUM_TAKEN)  # steps between two
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
-        lesson = super().learn(labeled, unlabeled, step=step)
+        weak, lesson = self.look_and_learn(labeled, unlabeled)
         since = step - self.warmup_steps
         ramp = triangle(since, self.total_steps - self.warmup_steps)
         held = min(len(self.snapshots), 1 + since // self.distance)
         share = draw_ensemble(held, most=MOST_AT_ONCE, gen=generator(self.seed, "previous", step))
-        earlier = pseudo_label(self.aligned(self.snapshots(unlabeled.weak, share)), unlabeled.valid)
+        # Prototypes follow the student's features: what they say of earlier labels, they read from those.
+        _, earlier = self.label(weak._replace(logits=self.snapshots(unlabeled.weak, share)), unlabeled.valid)
         targets = [*(mix_labels(earlier, box) for box in unlabeled.box), earlier]
         for name, taught, target in zip(UniMatch.unlabeled_weights, lesson.taught, targets, strict=True):
             loss = consistency_loss(taught.out.logits, target, threshold=easier(self.thresholds()))

@@ -42,6 +42,10 @@ class UniMatch(Method):
         self.threshold = checked_threshold(threshold)
 
     def learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch, *, step: int) -> Lesson:
+        return self.look_and_learn(labeled, unlabeled)[1]
+
+    def look_and_learn(self, labeled: LabeledBatch, unlabeled: UnlabeledBatch) -> tuple[SegOutput, Lesson]:
+        """The student's output on the weak views, and the step."""
         sizes = [len(labeled.image), len(unlabeled.weak)]
         clean = torch.cat([labeled.image, unlabeled.weak])
         seeds = torch.cat([labeled.seed, unlabeled.seed])
@@ -55,7 +59,7 @@ class UniMatch(Method):
         named = dict(zip(UniMatch.unlabeled_weights, zip(views, targets, strict=True), strict=True))
         terms, taught = self.learn_views(named, threshold=self.thresholds())
         confident = selected(pseudo, self.thresholds())
-        return Lesson(seen, terms, taught, pseudo, {"confident": confident_share(confident, pseudo.valid)})
+        return weak, Lesson(seen, terms, taught, pseudo, {"confident": confident_share(confident, pseudo.valid)})
 
 
 def beside_dropped(seed: Tensor) -> Perturb:

@@ -22,12 +22,12 @@ _MOST_COLUMNS = 24  # classes of a confusion matrix that is shown whole
 _MOST_SHARES = 24  # classes whose shares are drawn over time
 _CONFUSIONS = 8  # that are put into words
 _MONITORS = {
-    "teacher_agreement": "student and pseudo-labels agree",
+    "teacher_agreement": "student and whoever labels agree",
     "prototype_agreement": "prototypes and classifier agree",
     "pseudo_distance": "distance of pseudo-labels from labels",
     "prototype_entropy": "even use of the prototypes",
     "dead_prototypes": "dead prototypes",
-    "ema_distance": "distance of teacher and student",
+    "ema_distance": "distance of EMA weights and student",
 }
 """Columns of metrics.csv that are shares, in words."""
 _NO_LOSS = {"step", "seconds", "images_per_second", "lr", "loss", "confident", "miou", *_MONITORS}
