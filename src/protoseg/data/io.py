@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import struct
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -14,6 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from protoseg.data.limit import too_large
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit only warns up to twice its number, and no setting reaches it: see `opened`
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})  # a GIF re-numbers its colours, so it cannot hold classes
@@ -153,10 +155,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """An image file that Pillow knows, of which only the header has been read.
 
     Raises:
-        UnreadableImageError: missing, truncated, or not an image.
+        UnreadableImageError: missing, truncated, not an image, or larger than what is read.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if wrong := too_large(image.height, image.width):
+                raise UnreadableImageError(f"{path} {wrong}")
             yield image
     except UnreadableImageError:
         raise
@@ -165,25 +169,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         why = why_no_image(path, f"its content is none of {', '.join(FORMATS)}")
         raise UnreadableImageError(f"{path} cannot be read as an image: {why}") from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"{path} {_too_large(str(error))}") from error
     except DAMAGED as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
-
-
-def most_pixels() -> float:
-    """Above so many Pillow decodes no image."""
-    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
-
-
-def _too_large(said: str) -> str:
-    """What is wrong with a huge image; Pillow, which calls every one an attack, says first how many pixels it has."""
-    found = re.search(r"\d+", said)
-    size = f"of {int(found[0]) / 1e6:,.0f} megapixels " if found else ""
-    return (
-        f"is an image {size}by its header, and of this kind at most {most_pixels() / 1e6:,.0f} megapixels are read; cut it "
-        "into tiles, or save it as a tiled TIFF in grey or RGB"
-    )
 
 
 def why_no_image(path: Path, otherwise: str) -> str:
