@@ -37,6 +37,7 @@ from protoseg.atlas.follow import lattice
 from protoseg.cli import main
 from protoseg.data.index import ClassTable
 from protoseg.data.io import UnreadableImageError
+from protoseg.data.limit import MAX_PIXELS
 from protoseg.engine.evaluate import Normalization, predict_image
 from protoseg.engine.inference import Inference
 from protoseg.functional.random import generator
@@ -383,7 +384,7 @@ class TestUploads:
         assert gallery.entries() == []
 
     def test_a_bomb_is_refused_by_its_header(self, gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90)
+        monkeypatch.setenv(MAX_PIXELS, "180")
         content = io.BytesIO()
         tifffile.imwrite(content, np.zeros((20, 20), np.uint8))
         for name, data in (("a.png", png()), ("a.tif", content.getvalue())):

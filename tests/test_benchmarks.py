@@ -17,6 +17,7 @@ import branch
 import doctor
 import grid
 import pool
+import predict as bench_predict
 import pseudo_labels
 import recalibrate
 import step
@@ -210,6 +211,33 @@ def test_the_branch_is_measured_both_ways(tmp_path: Path, capsys: pytest.Capture
     assert row["seconds"].keys() == row["peak_bytes"].keys() == {"at the points", "up-sampled first"}
     assert row["peak_bytes"]["up-sampled first"] > 2 * 65 * 65 * 8 * 4  # the map at the size of the images
     assert "equal results" in capsys.readouterr().out
+
+
+def test_prediction_is_measured_beside_the_bare_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--encoder", "resnet18", "--side", "80", "--window", "48", "--images", "2", "--rounds", "1"]
+    bench_predict.main(["speed", *small, "--results", str(tmp_path / "p.jsonl")])
+    (row,) = store.read(tmp_path / "p.jsonl")
+    assert row["windows"] == 2 * 2 * 2
+    assert 0 < row["ratio"] == pytest.approx(row["seconds"]["network"] / row["seconds"]["predict"])
+    assert f"predict reaches {row['ratio']:.2f} of the network's own speed" in capsys.readouterr().out
+
+
+def test_the_memory_of_a_huge_image_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench_predict.main(["memory", "--side", "700", "--classes", "3", "--results", str(tmp_path / "p.jsonl")])
+    rows = store.read(tmp_path / "p.jsonl")
+    assert [(row["kind"], row["decoded"]) for row in rows] == [("tiff", 3 * 700**2), ("png", 3 * 700**2)]
+    assert all(row["above"] == row["grown"] - row["decoded"] for row in rows)
+    assert capsys.readouterr().out.count("0.00 GiB") >= 2  # the decoded image, which is small here
+
+
+def test_the_images_of_the_memory_benchmark_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_predict, "_BLOCK", 90)
+    monkeypatch.setattr(bench_predict, "_TILE", 64)
+    bench_predict.write_tiff(tmp_path / "x.tif", 200)
+    bench_predict.write_png(tmp_path / "x.png", 200)
+    image = read_image(tmp_path / "x.png")
+    assert (image == read_image(tmp_path / "x.tif")).all()
+    assert (image[90:180, :90] == image[:90, 90:180]).all()
 
 
 def test_a_step_of_each_method_is_measured(

@@ -31,6 +31,7 @@ from protoseg.cli import main
 from protoseg.config import METHODS
 from protoseg.data.formats import open_dataset
 from protoseg.data.images import read_image
+from protoseg.data.limit import MAX_PIXELS
 from protoseg.data.masks import read_mask
 from protoseg.data.splits import make_partition
 from protoseg.engine.callbacks import MetricsLog, _BarAboveText
@@ -632,6 +633,39 @@ class TestEvaluate:
         assert "val" in capsys.readouterr().err
 
 
+class TestMaxPixels:
+    """Images of 41 x 57 pixels; every command knows the setting, and none reads more."""
+
+    @pytest.mark.parametrize("command", ["train", "doctor", "split", "evaluate", "report", "atlas", "predict"])
+    def test_every_command_refuses_larger_images(
+        self, run: Run, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = {
+            "train": [str(run.data), *TINY, "--out", str(tmp_path / "run")],
+            "doctor": [str(run.data), "--out", str(tmp_path / "doctor.json")],
+            "split": [str(run.data), "--labels", "2", "--balanced", "--out", str(tmp_path / "list.txt")],
+            "evaluate": [str(run.out), str(run.data), "--no-report"],
+            "report": [str(run.out), str(run.data)],
+            "atlas": [str(run.out), str(run.data), "-o", str(tmp_path / "atlas.html")],
+            "predict": [str(run.out), str(run.data / "images/test"), "-o", str(tmp_path / "out")],
+        }[command]
+        assert main([command, *words, "--max-pixels", "1e3"]) != 0
+        printed = "".join(capsys.readouterr())
+        if command == "doctor":
+            printed = (tmp_path / "doctor.json").read_text()
+        assert re.search(r"\.png is an image of 0 megapixels by its header \(57 x 41\).*--max-pixels 1e6", printed)
+        assert MAX_PIXELS not in os.environ
+
+    def test_a_larger_limit_is_kept_in_the_command(self, run: Run, tmp_path: Path) -> None:
+        assert main(["evaluate", str(run.out), str(run.data), "--max_pixels=2337", "--out", str(tmp_path)]) == 0
+        assert json.loads((tmp_path / "result.json").read_text())["commands"][0].endswith("--max-pixels 2337")
+
+    @pytest.mark.parametrize("words", [["--max-pixels", "many"], ["--max-pixels"], ["--max-pixels=inf"]])
+    def test_what_is_no_number(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["train", "data", *words]) == 2
+        assert "--max-pixels takes a number of pixels such as 400e6" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
@@ -685,6 +719,66 @@ class TestPredict:
         write_image(folder / "x.png", read_image(images / "tiny.png"))
         assert main(["predict", str(run.out), str(folder), "-o", str(tmp_path / "out")]) == 0
         assert (tmp_path / "out/x.png").is_file()
+
+
+class TestLargeImages:
+    def test_windows_are_chosen_for_them_and_said(
+        self, run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("protoseg.engine.predict.LARGE", 2000)  # wide.jpg alone, of 33 x 71 pixels
+        monkeypatch.setattr("protoseg.engine.predict._WINDOW", 36)
+        words = ["predict", str(run.out), str(images / "wide.jpg"), "-o"]
+        assert main([*words, str(tmp_path / "chosen")]) == 0
+        assert "note: 1 image of more than " in (said := capsys.readouterr().out)
+        assert "went through windows of 36 px; --window chooses others, --window 0 none" in said
+        assert main([*words, str(tmp_path / "given"), "--window", "36"]) == 0
+        assert main([*words, str(tmp_path / "whole"), "--window", "0"]) == 0
+        assert "note" not in capsys.readouterr().out
+        chosen, given, whole = (
+            np.asarray(Image.open(tmp_path / name / "wide.confidence.png")) for name in ("chosen", "given", "whole")
+        )
+        assert (chosen == given).all()
+        assert (chosen != whole).any()
+
+    def test_overlays_are_reduced_and_that_is_said(
+        self, run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["predict", str(run.out), str(images / "wide.jpg"), "-o"]
+        assert main([*words, str(tmp_path / "full")]) == 0
+        monkeypatch.setattr("protoseg.engine.predict.LARGEST_OVERLAY", 24)
+        assert main([*words, str(tmp_path / "out")]) == 0
+        assert "note: 1 overlay is reduced to " in capsys.readouterr().out
+        small, full = (np.asarray(Image.open(tmp_path / name / "wide.overlay.jpg")) for name in ("out", "full"))
+        assert small.shape == (11, 24, 3)
+        assert np.abs(small.astype(float) - full[::3, ::3]).mean() < 12  # but for what JPEG does to either
+        assert Image.open(tmp_path / "out/wide.png").size == (71, 33)
+
+
+class TestShards:
+    def test_together_they_write_what_one_process_writes(
+        self, run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["predict", str(run.out), str(images), "-o"]
+        assert main([*words, str(tmp_path / "whole")]) == 0
+        command = [sys.executable, "-m", "protoseg.cli", *words, str(tmp_path / "parts"), "--shard"]
+        started = [subprocess.Popen([*command, part]) for part in ("1/2", "2/2")]
+        assert [process.wait() for process in started] == [0, 0]
+        assert (files := contents(tmp_path / "whole")) == contents(tmp_path / "parts")
+        assert len(files) == 9
+        capsys.readouterr()
+        assert main([*words, str(tmp_path / "parts"), "--shard", "2/2"]) == 2
+        assert "tiny.png exists; give another folder with -o" in capsys.readouterr().err
+        assert main([*words, str(tmp_path / "parts"), "--shard", "9/9"]) == 0  # more processes than images
+        assert "0 images" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3"])
+    def test_what_is_no_shard(self, run: Run, images: Path, part: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["predict", str(run.out), str(images), "-o", "out", "--shard", part]) == 2
+        assert f"--shard takes which of how many parts, from 1/4 to 4/4; got {part}" in capsys.readouterr().err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, words: list[str], *, after: int) -> None:

@@ -15,7 +15,7 @@ from protoseg.config import OWN_NETWORKS, change_method, read_recipe, read_yaml,
 from protoseg.settings import TrainConfig
 
 DRY_RUN = "--dry-run"
-"""The one word that is no setting: it says what to do with them."""
+"""A word that is no setting: it says what to do with them."""
 
 
 def parse_train(arguments: Sequence[str]) -> TrainConfig:
@@ -218,6 +218,7 @@ def train_help() -> str:
         f"usage: protoseg train DATA [--setting VALUE ...]   --no-NAME for a flag   [default, of --recipe {TrainConfig.recipe}]"
     ]
     lines.append(_line(DRY_RUN, "build the network, read the data, take two small steps, write nothing"))
+    lines.append(_line("--max-pixels", "refuse larger images, as every command does [100e6]"))
     for prefix, section in _sections():
         texts = _attribute_docs(section)
         if prefix:

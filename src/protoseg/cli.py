@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protoseg.arguments import DRY_RUN, parse_train
+from protoseg.data.limit import MAX_PIXELS, parse_pixels
 from protoseg.files import CannotWriteError
 from protoseg.launch import is_first
 from protoseg.settings import RUN_FOLDER
@@ -22,6 +23,7 @@ from protoseg.settings import RUN_FOLDER
 if TYPE_CHECKING:
     from rich.console import Console
 
+_MAX_PIXELS = "--max-pixels"
 _ABOUT = """\
 protoseg: semantic segmentation from a few masks and many images.
 
@@ -36,7 +38,8 @@ protoseg: semantic segmentation from a few masks and many images.
   protoseg app runs/NAME images/                   a page to look at images in, with masks, confidence and prototypes
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
 
-protoseg COMMAND --help tells more. With --quiet a command prints warnings and where the result is, nothing else.
+protoseg COMMAND --help tells more. Every command takes --max-pixels N: larger images are refused (default 100 megapixels); and
+--quiet, with which it prints warnings and where the result is, nothing else.
 """
 
 _QUIET = "--quiet"
@@ -80,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"protoseg: there is no command {arguments[0]!r}; choose one of {', '.join(commands)}", file=sys.stderr)
         return 2
     try:
-        with _sigterm_like_ctrl_c():
-            return commands[arguments[0]](arguments[1:]) or 0
+        with _sigterm_like_ctrl_c(), _pixel_limit(arguments) as words:
+            return commands[words[0]](words[1:]) or 0
     except CannotWriteError as error:
         if os.environ.get("PROTOSEG_TRACEBACK"):
             raise
@@ -118,6 +121,34 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _pixel_limit(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """The words without --max-pixels, which counts for everything that the command does, in all its processes."""
+    before, words, given = os.environ.get(MAX_PIXELS), list[str](), list[str]()
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == _MAX_PIXELS:
+            given.append(value if equals else next(rest, "nothing"))
+        else:
+            words.append(word)
+    if given:
+        os.environ[MAX_PIXELS] = str(parse_pixels(given[-1]))
+    try:
+        yield words
+    finally:
+        os.environ.pop(MAX_PIXELS, None)
+        if before is not None:
+            os.environ[MAX_PIXELS] = before
+
+
+def _parser(**options: Any) -> argparse.ArgumentParser:
+    """With what every command takes, for its --help alone: `_pixel_limit` has taken it away."""
+    parser = argparse.ArgumentParser(**options)
+    parser.add_argument(_MAX_PIXELS, metavar="N", help="refuse larger images; default 100 megapixels, 100e6")
+    return parser
+
+
 def _is_copy() -> bool:
     """Whether this is a further process of a distributed run: Lightning starts the command again for each."""
     return not is_first()
@@ -131,7 +162,7 @@ def _how_to_go_on(before: str) -> str:
 
 def _demo(arguments: list[str]) -> int:
     """Write the embedded data set, then train on it like on any other folder."""
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog="protoseg demo",
         description="Train on handwritten digits over photographs, with and without the unlabelled images, and compare.",
         epilog="Further options are those of protoseg train.",
@@ -191,7 +222,8 @@ def _train(arguments: list[str], *, command: str | None = None) -> int:
 
 def _shown(command: str, arguments: Sequence[str]) -> str:
     """A command as it was typed, to type it again."""
-    return shlex.join(["protoseg", command, *arguments])
+    limit = os.environ.get(MAX_PIXELS)
+    return shlex.join(["protoseg", command, *arguments, *([_MAX_PIXELS, limit] if limit else [])])
 
 
 def _console() -> Console:
@@ -201,7 +233,7 @@ def _console() -> Console:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="protoseg evaluate", description="mIoU and IoU per class of a trained model.")
+    parser = _parser(prog="protoseg evaluate", description="mIoU and IoU per class of a trained model.")
     parser.add_argument("run", type=Path, help="run folder, or a model.safetensors")
     parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
     parser.add_argument("--format", help="layout of the folder; recognised when left out")
@@ -229,7 +261,7 @@ def _evaluate(arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog="protoseg report",
         description="Write RUN/report.html: scores, curves, confusions, health and pictures of a run in one file.",
         epilog="train writes it too. With DATA, what a run of an earlier version did not keep is made up for.",
@@ -251,7 +283,7 @@ def _report(arguments: list[str]) -> None:
 
 
 def _atlas(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog="protoseg atlas",
         description="Write one page that shows what each prototype of a run stands for: the image regions nearest to it, how "
         "many pixels follow it, and where prototypes and linear classifier disagree.",
@@ -317,7 +349,7 @@ def _app(arguments: list[str]) -> None:
 def _add_inference(parser: argparse.ArgumentParser) -> None:
     """How the network sees an image, where it differs from what the model was trained with."""
     group = parser.add_argument_group("how the network sees an image; default as the training run was told")
-    group.add_argument("--window", type=int, help="side of a sliding window in pixels, 0 for the whole image at once")
+    group.add_argument("--window", type=int, help="side of a sliding window in pixels, 0 for the whole image")
     group.add_argument("--stride", type=int, help="pixels between windows; default 2/3 of the window")
     group.add_argument("--scales", help="average predictions at these sizes, e.g. 0.75,1,1.25")
     group.add_argument("--batch", type=int, help="windows at a time; default by device, fewer take less memory")
@@ -350,24 +382,46 @@ def _inference_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _predict(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="protoseg predict", description="Write an index PNG, an overlay and a confidence map for each image."
-    )
+    parser = _parser(prog="protoseg predict", description="Write an index PNG, an overlay and a confidence map for each image.")
     parser.add_argument("run", type=Path, help="run folder, or a model.safetensors")
     parser.add_argument("images", type=Path, help="folder of images, or one image")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only every N-th image, from the I-th on (1 to N): N processes share a folder, and the GPUs of a machine",
+    )
     _add_inference(parser)
     options = parser.parse_args(arguments)
+    shard = None if options.shard is None else _shard(options.shard)
     from protoseg.trained import predict_run
 
     predict_run(
-        options.run, options.images, out=options.out, console=_console(), inference=_inference_of(options), head=options.head
+        options.run,
+        options.images,
+        out=options.out,
+        console=_console(),
+        inference=_inference_of(options),
+        head=options.head,
+        shard=shard,
     )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """2/4 as (2, 4).
+
+    Raises:
+        ValueError: it is none.
+    """
+    which, _, number = text.partition("/")
+    if not (which.isdecimal() and number.isdecimal() and 1 <= int(which) <= int(number)):
+        raise ValueError(f"--shard takes which of how many parts, from 1/4 to 4/4; got {text}")
+    return int(which), int(number)
 
 
 def _doctor(arguments: list[str]) -> int:
     """0, or 1 where something is found that stops training."""
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog="protoseg doctor",
         usage="protoseg doctor DATA [--overfit] [--out FILE] [--setting VALUE ...]",
         description="Read all images and masks of a labelled folder once and say what will go wrong in training.",
@@ -387,7 +441,7 @@ def _bench(arguments: list[str]) -> int:
     """0, or 1 where a cell failed."""
     from protoseg.bench.cells import METHODS
 
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog="protoseg bench",
         usage="protoseg bench DATA --labels 23,46,92 [--methods ...] [--seeds 0,1,2] [--setting VALUE ...]",
         description="Train every method with every number of labels and every seed, and compare them. The same command again "
@@ -446,7 +500,7 @@ def _has_value(words: Sequence[str]) -> bool:
 
 
 def _split(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog="protoseg split",
         description="Draw which masks to use, into a list for protoseg train --labels FILE. Draws of one seed are nested.",
         epilog="Warns where evaluation and training images look alike. Of pictures that do not change from left to right "

@@ -29,7 +29,7 @@ from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.inference import Inference
 from protoseg.engine.machine import machine
 from protoseg.engine.metrics import IoU
-from protoseg.engine.predict import predict
+from protoseg.engine.predict import LARGE, LARGEST_OVERLAY, PredictReport, predict
 from protoseg.engine.tally import TALLY
 from protoseg.files import LOCK
 from protoseg.nn.prototype_head import PrototypeHead
@@ -55,6 +55,7 @@ class TrainedModel:
         classes: of its outputs.
         normalization: of its input.
         inference: how it was told to see an image.
+        crop: side of its training crops in pixels.
         header: everything else that the file says.
     """
 
@@ -62,6 +63,7 @@ class TrainedModel:
     classes: ClassTable
     normalization: Normalization
     inference: Inference
+    crop: int
     header: dict[str, Any]
 
 
@@ -80,6 +82,7 @@ def load_model(path: Path) -> TrainedModel:
         normalization = Normalization(mean, std, stored["dtype"])
         model = _model_from(header["config"]["model"], file.tensors)
         inference = build_inference(InferenceConfig(**header["config"].get("inference", {})))
+        crop = int(header["crop"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
     try:
@@ -90,7 +93,7 @@ def load_model(path: Path) -> TrainedModel:
         network.load_state_dict(part(file.tensors, "network"))
     except RuntimeError as error:
         raise ValueError(f"the tensors in {path} do not fit its own description: {str(error).splitlines()[0]}") from error
-    return TrainedModel(network.eval(), classes, normalization, inference, header)
+    return TrainedModel(network.eval(), classes, normalization, inference, crop, header)
 
 
 def by_prototypes(model: TrainedModel, path: Path, *, mean: bool = False) -> TrainedModel:
@@ -349,11 +352,23 @@ def predict_run(
     console: Console,
     inference: Mapping[str, Any] | None = None,
     head: Head = "linear",
+    shard: tuple[int, int] | None = None,
 ) -> None:
     """Predict every image of a folder (or one file) and write pictures.
 
+    Args:
+        run: run folder or model file.
+        images: folder or file.
+        out: folder for the pictures.
+        console: for everything that is printed.
+        inference: fields of `Inference` that differ from what the model was trained with. Without a window among them, large
+            images are seen through windows.
+        head: which of the two predictors answers.
+        shard: (i, n), i from 1 to n: only every n-th image, from the i-th on, and on one GPU after the other. So n processes
+            share a folder of images, and the folder for their pictures.
+
     Raises:
-        FileExistsError: the output folder holds something.
+        FileExistsError: the output folder holds something; with a shard, something of this shard's images.
         ValueError: a file name is no UTF-8, or no image can be read.
     """
     model = _answering(run, head)
@@ -363,20 +378,51 @@ def predict_run(
     else:
         found = folder.read_images(images, "prediction")
         samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
-    require_empty(out, "-o")
-    network = model.network.to(device()).to(memory_format=torch.channels_last)
-    seen, track = dataclasses.replace(model.inference, **(inference or {})), progress("predicting", console)
-    skipped, unplaced = predict(network, samples, model.classes, model.normalization, out=out, inference=seen, track=track)
-    for error in skipped:
-        console.print(f"warning: skipped, {error}")
-    if unplaced:
-        console.print(
-            f"note: {counted(unplaced, 'image is', 'images are')} georeferenced; pip install 'protoseg[geo]' writes masks as "
-            "GeoTIFF too"
-        )
-    if len(skipped) == len(samples):
+    where = device()
+    if shard is None:
+        require_empty(out, "-o")
+    else:
+        first, step = shard
+        samples = samples[first - 1 :: step]
+        if done := next((path for path in (out / f"{sample.name}.png" for sample in samples) if path.exists()), None):
+            raise FileExistsError(f"{done} exists; give another folder with -o")
+        if where.type == "cuda":
+            where = torch.device("cuda", (first - 1) % torch.cuda.device_count())
+    report = predict(
+        model.network.to(where).to(memory_format=torch.channels_last),
+        samples,
+        model.classes,
+        model.normalization,
+        out=out,
+        inference=dataclasses.replace(model.inference, **(inference or {})),
+        crop=None if "window" in (inference or {}) else model.crop,
+        track=progress("predicting", console),
+    )
+    for line in _notes(report):
+        console.print(line)
+    if samples and len(report.skipped) == len(samples):
         raise ValueError(f"none of {counted(len(samples), 'image')} in {images} could be read")
-    console.print(f"{counted(len(samples) - len(skipped), 'image')}: mask, overlay and confidence of each in {out}")
+    console.print(f"{counted(len(samples) - len(report.skipped), 'image')}: mask, overlay and confidence of each in {out}")
+
+
+def _notes(report: PredictReport) -> list[str]:
+    """What is to be said of predictions."""
+    notes = [f"warning: skipped, {error}" for error in report.skipped]
+    if report.unplaced:
+        notes.append(
+            f"note: {counted(report.unplaced, 'image is', 'images are')} georeferenced; pip install 'protoseg[geo]' writes "
+            "masks as GeoTIFF too"
+        )
+    if report.windowed:
+        sides = " or ".join(str(side) for side in sorted(set(report.windowed)))
+        notes.append(
+            f"note: {counted(len(report.windowed), 'image')} of more than {LARGE / 1e6:.0f} megapixels went through windows of "
+            f"{sides} px; --window chooses others, --window 0 none"
+        )
+    if report.reduced:
+        overlays = counted(report.reduced, "overlay is", "overlays are")
+        notes.append(f"note: {overlays} reduced to {LARGEST_OVERLAY} px a side; masks have every pixel")
+    return notes
 
 
 def require_empty(out: Path, option: str) -> None:

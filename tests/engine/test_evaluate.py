@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from make_folder import cut_short, make_folder, write_image, write_index
 from PIL import Image
@@ -18,7 +19,7 @@ from protoseg.data.masks import MaskFile, read_mask
 from protoseg.engine.evaluate import Normalization, evaluate, predict_image
 from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import ConfusionMatrix
-from protoseg.engine.predict import predict
+from protoseg.engine.predict import predict, window_for
 from protoseg.nn.segmenter import create_segmenter
 from protoseg.types import SegOutput
 
@@ -150,7 +151,7 @@ class TestPredict:
     def test_a_broken_image_is_skipped_and_named(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path / "data", train=3, labeled=1)
         cut_short(root / "images/img_01.png")
-        skipped, _ = predict(ByColor(), open_dataset(root).of("train"), CLASSES, PLAIN, out=tmp_path / "out")
+        skipped = predict(ByColor(), open_dataset(root).of("train"), CLASSES, PLAIN, out=tmp_path / "out").skipped
         assert len(skipped) == 1
         assert str(root / "images/img_01.png") in skipped[0]
         assert {p.name for p in (tmp_path / "out").glob("img_0?.png")} == {"img_00.png", "img_02.png"}
@@ -160,3 +161,41 @@ class TestPredict:
         network = ByColor().train()
         predict(network, samples, CLASSES, PLAIN, out=tmp_path / "out")
         assert network.modes == [False]
+
+    def test_an_image_of_which_rows_are_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        image = np.random.default_rng(0).integers(0, 255, (75, 52, 3), dtype=np.uint8)
+        tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb", tile=(16, 16), compression="deflate")
+        samples = [Sample("x", tmp_path / "x.tif", None, "test")]
+        inference = Inference(window=24, stride=16, flip=True)
+        predict(ByColor(), samples, CLASSES, PLAIN, out=tmp_path / "whole", inference=inference)
+        monkeypatch.setattr("protoseg.data.images._LARGE", 1000)
+        monkeypatch.setattr("protoseg.engine.inference._STRIP", 5 * 52)
+        monkeypatch.setattr("protoseg.data.images.read_image", None)
+        predict(ByColor(), samples, CLASSES, PLAIN, out=tmp_path / "rows", inference=inference)
+        for name in ("x.png", "x.confidence.png", "x.overlay.jpg"):
+            whole, rows = (np.asarray(Image.open(tmp_path / out / name)) for out in ("whole", "rows"))
+            np.testing.assert_array_equal(rows, whole)
+
+    def test_damage_that_is_found_on_the_way_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        image = np.zeros((75, 52, 3), dtype=np.uint8)
+        tifffile.imwrite(tmp_path / "x.tif", image, photometric="rgb", tile=(16, 16), compression="deflate")
+        with tifffile.TiffFile(tmp_path / "x.tif") as file:
+            start, count = file.pages.first.dataoffsets[9], file.pages.first.databytecounts[9]
+        content = bytearray((tmp_path / "x.tif").read_bytes())
+        content[start : start + count] = bytes(count)
+        (tmp_path / "x.tif").write_bytes(content)
+        monkeypatch.setattr("protoseg.data.images._LARGE", 1000)
+        samples = [Sample("x", tmp_path / "x.tif", None, "test")]
+        inference = Inference(window=24, stride=16)
+        found = predict(ByColor(), samples, CLASSES, PLAIN, out=tmp_path / "out", inference=inference)
+        assert len(found.skipped) == 1
+        assert "x.tif cannot be read as an image" in found.skipped[0]
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("width", "classes", "crop", "expected"),
+        [(20_000, 21, 513, 1024), (20_000, 150, 321, 321), (20_000, 60, 321, 416), (5_000, 21, 2048, 2048)],
+    )
+    def test_windows_of_large_images_bound_the_logits(self, width: int, classes: int, crop: int, expected: int) -> None:
+        assert window_for(width, classes, crop) == expected
+        assert 4 * classes * width * expected <= 2**31 or expected == crop

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from protoseg.data.formats import open_dataset
 from protoseg.data.formats.folder import read_images
-from protoseg.data.images import ImageArray, header_size, read_image
+from protoseg.data.images import ImageArray, read_image
 from protoseg.data.index import DataIndex, Sample
-from protoseg.data.io import IMAGE_SUFFIXES, UnreadableImageError, is_text, most_pixels
+from protoseg.data.io import IMAGE_SUFFIXES, UnreadableImageError, is_text
 from protoseg.data.masks import MaskFile
 from protoseg.words import counted
 
@@ -157,12 +157,6 @@ class Gallery:
         """
         path = entry.sample.image
         try:
-            height, width = header_size(path)
-            if height * width > most_pixels():
-                raise UnreadableImageError(
-                    f"{path} has {height * width / 1e6:,.0f} megapixels, and at most {most_pixels() / 1e6:,.0f} are shown; cut "
-                    "it into tiles"
-                )
             return read_image(path)
         except UnreadableImageError as error:
             raise UnreadableImageError(str(error).replace(str(path), entry.name)) from error

@@ -6,7 +6,7 @@ H W image · I channels
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +17,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from protoseg.data.io import (
-    DAMAGED,
-    UInt8Array,
-    UnreadableImageError,
-    by_content,
-    most_pixels,
-    open_image,
-    opened,
-    why_no_image,
-)
+from protoseg.data.io import DAMAGED, UInt8Array, UnreadableImageError, by_content, open_image, opened, why_no_image
+from protoseg.data.limit import too_large
+from protoseg.data.tiff_rows import TALLEST, ImageRows, TiffRows
 
 ImageArray = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
@@ -40,6 +33,7 @@ _TURNED = {  # EXIF orientation -> (transpose first, then flip rows, flip column
     7: (True, True, True),
     8: (True, True, False),
 }
+_LARGE = 1 << 26  # pixels of an image of which Pillow's copy beside ours would count
 _MOST_BYTES = 1 << 33
 _LIKELY_BYTES, _MOST_COMPRESSED = 1 << 28, 2000  # deflate packs 1,032 equal bytes into one, LZW not many more
 _NODATA = 42113  # the tag in which GDAL writes the value of pixels without one
@@ -109,13 +103,31 @@ def read_image(path: Path, kind: ImageKind | None = None) -> ImageArray:
 def read_picture(path: Path, kind: ImageKind | None = None) -> Picture:
     """`read_image`, and what the file says beside the pixels."""
     picture = by_content(path, _read_tiff, _read)
-    found = kind_of(picture.image)
+    _check_kind(path, kind_of(picture.image), kind)
+    return picture
+
+
+def _check_kind(path: Path, found: ImageKind, kind: ImageKind | None) -> None:
     if kind is not None and found != kind:
         raise UnreadableImageError(
             f"{path} has {found}, but the images that the model learns from have {kind}; convert it to that, or train on "
             "images of its kind"
         )
-    return picture
+
+
+def open_rows(path: Path, kind: ImageKind | None = None) -> ImageRows:
+    """`read_image`, but of a large TIFF in tiles or strips nothing is decoded until rows of it are asked for.
+
+    Raises:
+        UnreadableImageError: see `read_image`; also when rows are asked for.
+    """
+    if path.suffix.lower() in {".tif", ".tiff"}:
+        with _open_tiff(path) as file:
+            if _has_rows(file):
+                rows = TiffRows(path, file.pages.first, _finish(file, path))
+                _check_kind(path, kind_of(rows[0:1]), kind)
+                return rows
+    return read_image(path, kind)
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -174,7 +186,18 @@ def _bands(image: Image.Image, path: Path) -> ImageArray:
         if image.mode == "I" and values.min() >= 0 and values.max() < 1 << 16:
             values = values.astype(np.uint16)  # some versions of Pillow open 16-bit grey so
         return _plain(values, path)
-    return np.asarray(image.convert("RGB"))
+    return _as_rgb(image)
+
+
+def _as_rgb(image: Image.Image) -> UInt8Array:
+    """(H, W, 3). A large image is taken over in parts: Pillow would make three copies on the way."""
+    if image.width * image.height <= _LARGE:
+        return np.asarray(image.convert("RGB"))
+    rgb = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for top in range(0, image.height, _ROWS):
+        bottom = min(top + _ROWS, image.height)
+        rgb[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert("RGB"))
+    return rgb
 
 
 def _decode_png(path: Path) -> NDArray[np.uint16]:
@@ -262,6 +285,8 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
                     f"{path} says that it is {largest.shape} large, but has {stored} bytes, which cannot hold that; write it "
                     "again, without empty tiles"
                 )
+            if wrong := too_large(file.pages.first.imagelength, file.pages.first.imagewidth):
+                raise UnreadableImageError(f"{path} {wrong}")
             yield file
     except UnreadableImageError:
         raise
@@ -280,12 +305,14 @@ def _stored(file: tifffile.TiffFile, path: Path, *, holes: bool = True) -> NDArr
     image = np.moveaxis(array, bands[0], -1) if bands else array[..., None]
     if image.ndim != 3 or 0 in image.shape:  # a damaged header
         raise UnreadableImageError(f"{path} holds an image of the shape {series.shape}")
-    nodata = _nodata(file)
-    if (
-        holes and nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1
-    ):  # these become floats, which have holes
-        image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
-    return turn(image, _tiff_orientation(file))
+    return turn(_with_holes(image, _nodata(file)) if holes else image, _tiff_orientation(file))
+
+
+def _with_holes(image: NDArray[Any], nodata: float | None) -> NDArray[Any]:
+    """Without the value that stands for no data, where the numbers become floats, which have another."""
+    if nodata is None or image.dtype.kind not in "if" or image.dtype.itemsize == 1:
+        return image
+    return np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
 
 
 def _from_dark_to_bright(image: NDArray[Any], file: tifffile.TiffFile) -> NDArray[Any]:
@@ -376,11 +403,45 @@ def _num_colors(file: tifffile.TiffFile) -> int:
 
 
 def _is_large(file: tifffile.TiffFile) -> bool:
-    """Whether it is plain grey or RGB, and larger than what Pillow decodes."""
+    """Whether it is plain grey or RGB, so that there is a way past Pillow, and large."""
     page, kinds = file.pages.first, tifffile.PHOTOMETRIC
     plain = page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB}
     plain |= page.photometric == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # which becomes RGB in decoding
-    return plain and page.bitspersample == 8 and page.imagelength * page.imagewidth > most_pixels()
+    return plain and page.bitspersample == 8 and page.imagelength * page.imagewidth > _LARGE
+
+
+def _has_rows(file: tifffile.TiffFile) -> bool:
+    """Whether it is large, and any rows of it can be made of its tiles or strips alone, as `_read_tiff` makes the whole."""
+    page, kinds = file.pages.first, tifffile.PHOTOMETRIC
+    extra = page.tags.get(_EXTRA_SAMPLES)
+    only_bands = extra is not None and _UNSPECIFIED in np.atleast_1d(extra.value)
+    return bool(
+        page.imagelength * page.imagewidth > _LARGE
+        and _num_images(file) == 1
+        and page.imagedepth == 1
+        and (page.tilelength if page.is_tiled else page.rowsperstrip) <= TALLEST
+        and _tiff_orientation(file) == 1
+        and page.dtype is not None
+        and page.bitspersample == 8 * page.dtype.itemsize
+        and (
+            page.dtype != np.uint8 or page.samplesperpixel not in {2, 4} or only_bands
+        )  # transparency is a matter of the whole
+        and (
+            page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB}
+            or (page.photometric == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG)
+        )
+    )
+
+
+def _finish(file: tifffile.TiffFile, path: Path) -> Callable[[NDArray[Any]], ImageArray]:
+    """What makes an image of rows as they are stored."""
+    photograph, nodata = _is_photograph(file), _nodata(file)
+
+    def finish(stored: NDArray[Any]) -> ImageArray:
+        image = _from_dark_to_bright(_with_holes(stored, nodata), file)
+        return _as_photograph(image) if photograph else _plain(image, path)
+
+    return finish
 
 
 def _as_photograph(image: NDArray[Any]) -> UInt8Array:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import struct
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +13,10 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from protoseg.data.limit import too_large
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit only warns up to twice its number, and no setting reaches it: see `opened`
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"}) | TIFF_SUFFIXES
@@ -42,10 +43,6 @@ DAMAGED = (
 """What Pillow raises of a damaged file: it checks few of the numbers and types that it reads."""
 _POINTER = b"version https://git-lfs"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such a file begins; the last two are larger than 4 GB
-
-# Pillow warns of images from half the size on that it refuses. What is read here needs no warning, and what is refused gets a
-# message. (Appended: whoever has said what becomes of such warnings is still obeyed.)
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
 class UnreadableImageError(ValueError):
@@ -192,13 +189,15 @@ def opened(path: Path, *, tiff: bool = False) -> Iterator[Image.Image]:
         tiff: whether it is known to be a TIFF file that Pillow reads well.
 
     Raises:
-        UnreadableImageError: missing, truncated, or not an image.
+        UnreadableImageError: missing, truncated, not an image, or larger than what is read.
         OtherNameError: it is a TIFF file.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.format == "TIFF" and not tiff:
                 raise OtherNameError
+            if wrong := too_large(image.height, image.width):
+                raise UnreadableImageError(f"{path} {wrong}")
             yield image
     except (UnreadableImageError, OtherNameError):
         raise
@@ -209,25 +208,8 @@ def opened(path: Path, *, tiff: bool = False) -> Iterator[Image.Image]:
             raise OtherNameError from error
         why = why_no_image(path, f"its content is none of {', '.join(FORMATS)}")
         raise UnreadableImageError(f"{path} cannot be read as an image: {why}") from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"{path} {_too_large(str(error))}") from error
     except DAMAGED as error:
         raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
-
-
-def most_pixels() -> float:
-    """Above so many Pillow decodes no image."""
-    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
-
-
-def _too_large(said: str) -> str:
-    """What is wrong with a huge image; Pillow, which calls every one an attack, says first how many pixels it has."""
-    found = re.search(r"\d+", said)
-    size = f"of {int(found[0]) / 1e6:,.0f} megapixels " if found else ""
-    return (
-        f"is an image {size}by its header, and of this kind at most {most_pixels() / 1e6:,.0f} megapixels are read; cut it "
-        "into tiles, or save it as a tiled TIFF in grey or RGB"
-    )
 
 
 def why_no_image(path: Path, otherwise: str) -> str:

@@ -16,6 +16,7 @@ from protoseg.data.check import read_pair
 from protoseg.data.images import ImageArray, ImageKind, missing_pixels
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UInt8Array
+from protoseg.data.tiff_rows import ImageRows
 from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import IoU, count_pairs
 from protoseg.engine.tally import Tally, make_tally
@@ -67,7 +68,7 @@ def predict_image(
 
 
 def predict_strips(
-    network: nn.Module, image: ImageArray, normalization: Normalization, inference: Inference = WHOLE
+    network: nn.Module, image: ImageRows, normalization: Normalization, inference: Inference = WHOLE
 ) -> Iterator[Prediction]:
     """`predict_image`, a few rows at a time from above, for images that may be larger than what memory holds."""
     device = next(network.parameters()).device

@@ -105,9 +105,10 @@ class Inference:
         """
         views = list(product(self.scales, (False, True) if self.flip else (False,)))
         logits = [self._logits(network, image, size, scale, mirrored) for scale, mirrored in views]
-        step = max(1, _STRIP // size[1])
-        for top in range(0, size[0], step):
-            bottom = min(top + step, size[0])
+        cuts = {*range(0, size[0], max(1, _STRIP // size[1])), size[0]}
+        if self.window is not None:  # a strip over such an edge would hold the rows of windows above and below it
+            cuts.update(starts(size[0], self.window, self._stride))
+        for top, bottom in pairwise(sorted(cuts)):
             total: Tensor | None = None
             for of_view in logits:
                 probability = of_view(top, bottom).softmax(dim=1)[0]
@@ -167,13 +168,13 @@ class _Windows:
         for first, end in self._between(top, bottom):
             block = self.blocks[first]
             rows = block[..., max(top - first, 0) : min(bottom, end) - first, :]
-            parts.append(rows / (self.times[first] * self.columns.to(block.device)))
+            parts.append(rows / (self.times[first] * self.columns))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def _see(self, top: int) -> None:
         """Add a row of windows."""
         image = self.image(top, top + self.height)
-        num = self.batch or _num_windows(self.height * self.width, image.device)
+        num = self.batch or num_windows(self.height * self.width, image.device)
         blocks = list(self._between(top, top + self.height))
         for first, _ in blocks:
             self.times[first] = self.times.get(first, 0) + 1
@@ -181,6 +182,7 @@ class _Windows:
             lefts = self.lefts[i : i + num]
             windows = torch.cat([image[..., left : left + self.width] for left in lefts])
             answers = _answer(self.network, windows)  # (B, C, h, w)
+            self.columns = self.columns.to(answers.device)
             for first, end in blocks:
                 if first not in self.blocks:
                     self.blocks[first] = answers.new_zeros(1, answers.shape[1], end - first, len(self.columns))
@@ -198,7 +200,8 @@ def _answer(network: nn.Module, image: Tensor) -> Tensor:
     return out.logits.float()
 
 
-def _num_windows(pixels: int, device: torch.device) -> int:
+def num_windows(pixels: int, device: torch.device) -> int:
+    """How many windows of so many pixels a network sees at a time."""
     return max(1, min(_MOST_WINDOWS, _AT_ONCE.get(device.type, _AT_ONCE["cpu"]) // pixels))
 
 

@@ -13,6 +13,7 @@ from protoseg.data.index import ClassTable
 from protoseg.data.io import UInt8Array
 from protoseg.files import replacing
 
+_ROWS = 256  # that are blended at a time
 _INK, _PAPER, _IGNORED = (30, 30, 30), (255, 255, 255), (0, 0, 0)
 
 
@@ -25,8 +26,11 @@ def colorize(label: UInt8Array, classes: ClassTable) -> UInt8Array:
 
 def overlay(image: UInt8Array, label: UInt8Array, classes: ClassTable, *, opacity: float = 0.5) -> UInt8Array:
     """Blend class colours over an image: (H, W, 3) and (H, W) to (H, W, 3)."""
-    mixed = (1 - opacity) * image + opacity * colorize(label, classes)
-    return mixed.round().astype(np.uint8)
+    mixed = np.empty_like(image)
+    for top in range(0, len(image), _ROWS):  # a large image in floats would fill the memory
+        rows = slice(top, top + _ROWS)
+        mixed[rows] = ((1 - opacity) * image[rows] + opacity * colorize(label[rows], classes)).round()
+    return mixed
 
 
 def gray(values: NDArray[np.float32]) -> UInt8Array:

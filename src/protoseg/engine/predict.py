@@ -1,28 +1,52 @@
-"""Predict a folder of images: for each an index PNG, an overlay and a confidence map, at the image's own size."""
+"""Predict a folder of images: for each an index PNG, an overlay and a confidence map, at the image's own size.
+
+While one image is in the network, the next ones are read and the last ones written. Of an image of any size no more is held
+than the decoded image (of a TIFF in tiles or strips a few rows), one row of windows, and a byte each for label and confidence.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
 from protoseg.data.geo import is_georeferenced, write_geo_mask
-from protoseg.data.images import read_image, to_rgb
+from protoseg.data.images import header_size, open_rows, to_rgb
 from protoseg.data.index import ClassTable, Sample
-from protoseg.data.io import UnreadableImageError, write_mask
-from protoseg.engine.evaluate import WHOLE, Normalization, predict_image
+from protoseg.data.io import UInt8Array, UnreadableImageError, write_mask
+from protoseg.data.parallel import WriteBehind, read_ahead
+from protoseg.data.tiff_rows import ImageRows
+from protoseg.engine.evaluate import WHOLE, Normalization, predict_strips
 from protoseg.engine.inference import Inference
 from protoseg.engine.pictures import gray, overlay
+
+LARGE = 16_000_000
+"""Pixels above which an image is seen through windows where nothing else was said."""
+LARGEST_OVERLAY = 16_384
+"""Pixels of an overlay's longer side; that of a larger image is reduced. JPEG itself ends at 65,535."""
+_WINDOW = 1024
+_LOGIT_BYTES = 1 << 31  # of one row of windows, as far as the crop of the training allows
+_ROWS = 1024  # of an image that are reduced at a time
 
 
 class PredictReport(NamedTuple):
     skipped: list[str]  # what was wrong with images that could not be read
     unplaced: int  # georeferenced images whose masks lost their place, because rasterio is not installed
+    windowed: list[int]  # of each large image: the side of the windows through which it was seen unasked
+    reduced: int  # images whose overlay is smaller than they are
+
+
+class _Answer(NamedTuple):
+    label: UInt8Array  # (H, W) class ids
+    confidence: UInt8Array  # (H, W)
 
 
 def predict(
@@ -33,6 +57,7 @@ def predict(
     *,
     out: Path,
     inference: Inference = WHOLE,
+    crop: int | None = None,
     track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
 ) -> PredictReport:
     """Write `NAME.png` (mask values, with a palette), `NAME.overlay.jpg` and `NAME.confidence.png` below `out`.
@@ -46,6 +71,8 @@ def predict(
         normalization: as in training.
         out: folder, made where it is missing.
         inference: how the network sees an image.
+        crop: of the training. Where it is given and `inference` has no window, images of more than `LARGE` pixels are seen
+            through windows, of at least that side; None for whole images of any size.
         track: wraps the list, to show progress.
 
     Returns:
@@ -53,22 +80,88 @@ def predict(
     """
     network.eval()
     can_place = find_spec("rasterio") is not None
-    skipped, unplaced = list[str](), 0
-    for sample in track(samples):
+    report = PredictReport([], 0, [], 0)
+
+    def read(sample: Sample) -> ImageRows | UnreadableImageError:
         try:
-            image = read_image(sample.image, normalization.kind)
+            return open_rows(sample.image, normalization.kind)
         except UnreadableImageError as error:
-            skipped.append(str(error))
-            continue
-        prediction = predict_image(network, image, normalization, inference)
-        label = prediction.label.cpu().numpy().astype(np.uint8)
-        target = out / f"{sample.name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(target, classes.decode(label), classes.palette())
-        if is_georeferenced(sample.image):
-            unplaced += not can_place
-            if can_place:
-                write_geo_mask(target.with_suffix(".tif"), classes.decode(label), sample.image, classes)
-        Image.fromarray(overlay(to_rgb(image), label, classes)).save(target.with_suffix(".overlay.jpg"), quality=92)
-        Image.fromarray(gray(prediction.confidence.cpu().numpy())).save(target.with_suffix(".confidence.png"))
-    return PredictReport(skipped, unplaced)
+            return error
+
+    images = read_ahead(read, samples, alone=lambda sample: _is_large(sample.image))
+    with WriteBehind() as behind, closing(images):
+        for sample in track(samples):
+            image = next(images)
+            if isinstance(image, UnreadableImageError):
+                report.skipped.append(str(image))
+                continue
+            height, width = image.shape[:2]
+            seen = inference
+            if inference.window is None and crop is not None and height * width > LARGE:
+                seen = dataclasses.replace(inference, window=window_for(width, len(classes), crop))
+            try:
+                answer = _answer(network, image, normalization, seen)
+            except UnreadableImageError as error:  # of which rows are read on the way
+                report.skipped.append(str(error))
+                continue
+            lies_somewhere = is_georeferenced(sample.image)
+            report = report._replace(
+                unplaced=report.unplaced + (lies_somewhere and not can_place),
+                reduced=report.reduced + (max(height, width) > LARGEST_OVERLAY),
+            )
+            if seen != inference and seen.window is not None:
+                report.windowed.append(seen.window)
+            place = sample.image if lies_somewhere and can_place else None
+            behind(_write, out / f"{sample.name}.png", image, answer, classes, place)
+            if height * width > LARGE:
+                behind.wait()
+            del image, answer  # or they would be held while the next image is read
+    return report
+
+
+def window_for(width: int, num_classes: int, crop: int) -> int:
+    """Side of the windows of a large image: smaller where many classes on a wide image would fill the memory, but no smaller
+    than what the network was trained on."""
+    fitting = _LOGIT_BYTES // (4 * num_classes * width) // 32 * 32
+    return max(crop, min(_WINDOW, fitting))
+
+
+def _is_large(path: Path) -> bool:
+    try:
+        height, width = header_size(path)
+    except UnreadableImageError:
+        return False
+    return height * width > LARGE
+
+
+def _answer(network: nn.Module, image: ImageRows, normalization: Normalization, inference: Inference) -> _Answer:
+    """Of a network, in a byte each for what it says and how sure it is."""
+    size = image.shape[:2]
+    answer, top = _Answer(np.empty(size, dtype=np.uint8), np.empty(size, dtype=np.uint8)), 0
+    for label, confidence in predict_strips(network, image, normalization, inference):
+        rows = slice(top, top + len(label))
+        answer.label[rows], answer.confidence[rows] = label.cpu().numpy(), gray(confidence.cpu().numpy())
+        top = rows.stop
+    return answer
+
+
+def _write(target: Path, image: ImageRows, answer: _Answer, classes: ClassTable, place: Path | None) -> None:
+    """All files of one image. `place`: the image whose place on earth is that of the mask."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    values = classes.decode(answer.label)
+    write_mask(target, values, classes.palette())
+    if place is not None:
+        write_geo_mask(target.with_suffix(".tif"), values, place, classes)
+    del values
+    Image.fromarray(answer.confidence).save(target.with_suffix(".confidence.png"))
+    step = -(-max(image.shape[:2]) // LARGEST_OVERLAY)
+    shown = overlay(to_rgb(_every(image, step)), answer.label[::step, ::step], classes)
+    Image.fromarray(shown).save(target.with_suffix(".overlay.jpg"), quality=92)
+
+
+def _every(image: ImageRows, step: int) -> NDArray[np.generic]:
+    """Every so many pixels of an image, along both sides."""
+    if isinstance(image, np.ndarray) and step == 1:
+        return image
+    rows = _ROWS // step * step
+    return np.concatenate([image[top : top + rows][::step, ::step] for top in range(0, image.shape[0], rows)])

@@ -1,0 +1,40 @@
+"""How large an image may be that is read at all: `--max-pixels`, one setting of every command.
+
+A file of a few bytes may say that it holds more pixels than any memory, so its size is looked at before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+MAX_PIXELS = "PROTOSEG_MAX_PIXELS"
+"""Environment variable in which a command keeps the setting, for the processes that it starts."""
+DEFAULT = 100_000_000
+
+
+def most_pixels() -> int:
+    """Pixels of the largest image that is read."""
+    return int(os.environ.get(MAX_PIXELS, DEFAULT))
+
+
+def parse_pixels(text: str) -> int:
+    """A number of pixels as it is typed: 400000000 or 400e6.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return max(1, int(float(text)))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"--max-pixels takes a number of pixels such as 400e6; got {text}") from error
+
+
+def too_large(height: int, width: int) -> str:
+    """What is wrong with an image of that size; empty where nothing is."""
+    if height * width <= most_pixels():
+        return ""
+    return (
+        f"is an image of {height * width / 1e6:,.0f} megapixels by its header ({width} x {height}), and at most "
+        f"{most_pixels() / 1e6:,.0f} are read; cut it into tiles, or give --max-pixels {math.ceil(height * width / 1e6)}e6"
+    )
