@@ -69,7 +69,7 @@ class Near(nn.Module):
 
 def make_model(around: int = 0, inference: Inference | None = None) -> TrainedModel:
     normalization = Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    return TrainedModel(Near(around).eval(), CLASSES, normalization, inference or Inference(), {})
+    return TrainedModel(Near(around).eval(), CLASSES, normalization, inference or Inference(), crop=32, header={})
 
 
 def make_head() -> PrototypeHead:
