@@ -19,8 +19,7 @@ class ModelConfig:
         encoder: of smp, tu-NAME of timm, or dinov2_small, dinov3_base, ... (dino_dpt)
         weights: of the encoder: FILE, imagenet or none
         mean, std: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
-        freeze_bn: keep the encoder's BatchNorm statistics
-        freeze_encoder: train the rest of the network only
+        freeze_bn, freeze_encoder: what of the encoder does not learn: BatchNorm's statistics; anything
         auxiliary: second head (paper_deeplabv3plus only)
         width: channels of the first level (small_unet only)
         features: channels of the features (small_unet and dino_dpt)
