@@ -76,6 +76,14 @@ class TestPhotographs:
         assert picture.orientation == (ROTATED if turns else 1)
         assert np.abs(picture.image - np.rot90(stored, -turns).astype(int)).mean() < 10
 
+    def test_a_palette_with_transparency(self, tmp_path: Path) -> None:
+        image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8))
+        image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+        image.save(tmp_path / "x.png", transparency=bytes([0, 128, 255]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert read_image(tmp_path / "x.png").tolist() == [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
+
     def test_png_is_read_to_the_digit(self, tmp_path: Path) -> None:
         image, _ = draw_shapes(np.random.default_rng(0))
         assert (read_image(write_image(tmp_path / "x.png", image)) == image).all()
@@ -191,6 +199,21 @@ class TestOtherImages:
         image = RNG.integers(0, 65536, (40, 30, 5), dtype=np.uint16)
         path = tiff(tmp_path / "x.tif", image, photometric="minisblack", planarconfig="contig", compression=compression)
         assert (read_image(path) == image).all()
+
+    @pytest.mark.parametrize(
+        ("photometric", "compression"),
+        [(kind, coding) for coding in ("jpeg2000", "jpegxl", "png") for kind in ("minisblack", "rgb")] + [("rgb", "webp")],
+    )
+    def test_photographs_in_codings_that_pillow_does_not_know(
+        self, tmp_path: Path, photometric: str, compression: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        image = np.full((32, 48, 3 if photometric == "rgb" else 1), 90, dtype=np.uint8)
+        image[..., 0] = 200
+        path = tiff(tmp_path / "x.tif", image.squeeze(), photometric=photometric, compression=compression)
+        read = read_image(path)
+        assert kind_of(read) == PHOTOGRAPH
+        assert np.abs(read.astype(int) - image).max() <= 3
+        assert capfd.readouterr().err == ""
 
     def test_a_stack_of_images_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UnreadableImageError, match=r"x\.tif is a stack of images"):

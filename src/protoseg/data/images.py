@@ -45,7 +45,8 @@ _LIKELY_BYTES, _MOST_COMPRESSED = 1 << 28, 2000  # deflate packs 1,032 equal byt
 _NODATA = 42113  # the tag in which GDAL writes the value of pixels without one
 # tifffile reads the tag more strictly, and would warn of every file; here it is read by `_nodata`.
 logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
-_LOSSY = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+_LOSSY = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "WEBP"))
+_OF_PILLOW = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000))  # TIFF's codings that every build of it knows
 BLURS = "which blurs class numbers; export the mask again without loss, as PNG"
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
 
@@ -169,6 +170,8 @@ def _bands(image: Image.Image, path: Path) -> ImageArray:
         bands = _without_transparency(np.asarray(image))
         if bands.shape[2] in {2, 4}:
             return np.ascontiguousarray(bands)
+    if image.mode == "P":
+        image.info.pop("transparency", None)  # Pillow would warn of leaving it out
     if image.mode in {"I", "F"} or ";16" in image.mode:
         values = np.asarray(image)[..., None]
         if image.mode == "I" and values.min() >= 0 and values.max() < 1 << 16:
@@ -198,7 +201,7 @@ def _read_tiff(path: Path) -> Picture:
     with _open_tiff(path) as file:
         if not _is_photograph(file):
             image = _plain(_from_dark_to_bright(_stored(file, path), file), path)
-        elif _is_large(file):
+        elif not _is_for_pillow(file):
             image = _as_photograph(_from_dark_to_bright(_stored(file, path), file))
         else:
             image = _read(path, tiff=True).image  # Pillow also knows palettes, CMYK and JPEG inside
@@ -240,7 +243,8 @@ def read_tiff(path: Path) -> TiffPage:
         if _num_images(file) > 1:
             raise UnreadableImageError(f"{path} holds {_num_images(file)} images; store one in a file")
         if file.pages.first.compression in _LOSSY:
-            raise UnreadableImageError(f"{path} is compressed as JPEG, {BLURS}")
+            coding = tifffile.COMPRESSION(file.pages.first.compression).name
+            raise UnreadableImageError(f"{path} is compressed as {coding}, {BLURS}")
         meaning = tifffile.PHOTOMETRIC(file.pages.first.photometric).name
         # A mask's numbers are all meant: one for no data is a class or an ignored value like any other.
         return TiffPage(_stored(file, path, holes=False), meaning, _colormap(file))
@@ -375,12 +379,13 @@ def _num_colors(file: tifffile.TiffFile) -> int:
     return 4 if kind == kinds.SEPARATED else 3
 
 
-def _is_large(file: tifffile.TiffFile) -> bool:
-    """Whether it is plain grey or RGB, and larger than what Pillow decodes."""
+def _is_for_pillow(file: tifffile.TiffFile) -> bool:
+    """Whether a photograph is no plain grey or RGB, which Pillow alone turns into it; or of a size and coding that it knows."""
     page, kinds = file.pages.first, tifffile.PHOTOMETRIC
     plain = page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB}
     plain |= page.photometric == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # which becomes RGB in decoding
-    return plain and page.bitspersample == 8 and page.imagelength * page.imagewidth > most_pixels()
+    is_known = page.compression in _OF_PILLOW and page.imagelength * page.imagewidth <= most_pixels()
+    return is_known or not plain or page.bitspersample != 8
 
 
 def _as_photograph(image: NDArray[Any]) -> UInt8Array:
