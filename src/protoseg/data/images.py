@@ -43,8 +43,10 @@ _TURNED = {  # EXIF orientation -> (transpose first, then flip rows, flip column
 _MOST_BYTES = 1 << 33
 _LIKELY_BYTES, _MOST_COMPRESSED = 1 << 28, 2000  # deflate packs 1,032 equal bytes into one, LZW not many more
 _NODATA = 42113  # the tag in which GDAL writes the value of pixels without one
-# tifffile reads the tag more strictly, and would warn of every file; here it is read by `_nodata`.
+# tifffile reads the tag more strictly, and would warn of every file; here it is read by `_nodata`. What else it has to say of
+# odd tags goes to those who listen, not to everybody's screen: what cannot be read gets a message.
 logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _LOSSY = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "WEBP"))
 _OF_PILLOW = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000))  # TIFF's codings that every build of it knows
 BLURS = "which blurs class numbers; export the mask again without loss, as PNG"

@@ -43,9 +43,10 @@ DAMAGED = (
 _POINTER = b"version https://git-lfs"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such a file begins; the last two are larger than 4 GB
 
-# Pillow warns of images from half the size on that it refuses. What is read here needs no warning, and what is refused gets a
-# message. (Appended: whoever has said what becomes of such warnings is still obeyed.)
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+# Pillow warns of images from half the size on that it refuses, and of odd EXIF, without a file's name. What is read here needs
+# no warning, and what is refused gets a message. (Appended: whoever has said what becomes of such warnings is still obeyed.)
+for _kind in (Image.DecompressionBombWarning, UserWarning):
+    warnings.filterwarnings("ignore", category=_kind, module=r"PIL\.", append=True)
 
 
 class UnreadableImageError(ValueError):
