@@ -219,6 +219,19 @@ class TestOtherImages:
         with pytest.raises(UnreadableImageError, match=r"x\.tif is a stack of images"):
             read_image(tiff(tmp_path / "x.tif", np.zeros((4, 6, 9, 3), dtype=np.uint16), photometric="rgb"))
 
+    @pytest.mark.parametrize(
+        ("axes", "shape", "is_fine"),
+        [("CYX", (3, 6, 9), True), ("ZYX", (3, 6, 9), True), ("TYX", (3, 6, 9), False), ("TZYX", (3, 2, 6, 9), False)],
+    )
+    def test_pages_that_are_times_are_no_bands(self, tmp_path: Path, axes: str, shape: tuple[int, ...], is_fine: bool) -> None:
+        """Three of them would be taken for a photograph."""
+        path = tiff(tmp_path / "x.tif", np.zeros(shape, dtype=np.uint8), imagej=True, metadata={"axes": axes})
+        if is_fine:
+            assert read_image(path).shape == (6, 9, 3)
+        else:
+            with pytest.raises(UnreadableImageError, match=rf"x\.tif is a stack of images \({axes}"):
+                read_image(path)
+
     @pytest.mark.parametrize("suffix", [".png", ".webp"])
     def test_an_animation_is_refused(self, tmp_path: Path, suffix: str) -> None:
         frames = [Image.new("RGB", (9, 6), color) for color in ("red", "green", "blue")]

@@ -50,6 +50,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _LOSSY = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "WEBP"))
 _OF_PILLOW = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000))  # TIFF's codings that every build of it knows
 BLURS = "which blurs class numbers; export the mask again without loss, as PNG"
+_TIME = "T"  # an axis that is certainly no bands; a Z may be: ImageJ calls the bands of an image from elsewhere slices
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
 
 
@@ -280,7 +281,7 @@ def _stored(file: tifffile.TiffFile, path: Path, *, holes: bool = True) -> NDArr
     images = [series for series in file.series if not _is_companion(series.keyframe)]
     series = images[0]
     bands = [axis for axis in range(series.ndim) if series.axes[axis] not in "YX"]
-    if len(bands) > 1 or len(images) > 1:
+    if len(bands) > 1 or len(images) > 1 or _TIME in series.axes:
         raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
     array = series.asarray()
     image = np.moveaxis(array, bands[0], -1) if bands else array[..., None]
