@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "methods": ("types", "functional", "nn", "methods"),
     "data": ("types", "words", "functional", "data"),
     "engine": ("types", "files", "functional", "data", "engine", "methods.base"),
-    "report": ("data", "engine", "report"),
+    "report": ("words", "data", "engine", "report"),
     "settings": (),
     "launch": (),
     "versions": (),
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "summary": ("settings", "types", "words", "data", "engine", "config"),
     "trained": ("settings", "types", "files", "words", "nn", "data", "engine", "report", "config", "summary"),
     "atlas": ("types", "files", "functional", "nn", "data", "engine", "report", "trained", "atlas"),
-    "rescore": ("data", "engine", "report", "trained"),
+    "rescore": ("words", "data", "engine", "report", "trained"),
     "stage": ("settings", "launch", "types", "files", "versions", "methods", "data", "engine", "report", "config", "trained"),
     "self_training": ("settings", "files", "methods", "data", "engine", "config", "trained", "stage"),
     "run": (
