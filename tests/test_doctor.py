@@ -175,6 +175,16 @@ def nothing_but_ignored(data: Path) -> Path:
     return Path()
 
 
+def largest_value(data: Path) -> Path:
+    """-1 in 16 bits."""
+    (data / "classes.txt").unlink()
+    for path in (data / "masks").rglob("*.png"):
+        mask = read_mask(path).astype(np.uint16)
+        mask[:4] = 65535
+        Image.fromarray(mask).save(path)
+    return Path()
+
+
 def image_to_score_on_without_mask(data: Path) -> Path:
     (data / "masks/test/test_01.png").unlink()
     return data / "images/test/test_01.png"
@@ -210,6 +220,7 @@ CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (copy_of_a_labelled_one, "note", "1 unlabelled image is the same picture as a labelled one"),
     (rare_class, "warning", "disc is rare: 0.00 % of the labelled pixels, in 1 of 6 images"),
     (stray_value, "warning", "the mask value 254 is probably an error"),
+    (largest_value, "warning", "the mask value 65535 is a class of its own, in 6.2 % of the labelled pixels"),
     (mostly_ignored, "warning", "of the labelled pixels are ignored"),
     (small_images, "note", "1 of 12 training images is smaller than the crop (40 < 64 px)"),
     (darker, "warning", "unlabelled images look different"),

@@ -142,6 +142,7 @@ FAULTS: list[tuple[str, str, Change, str]] = [
     ("coco", "another size than the image's", put("images", 0, "width", 47), "is 47x40 but its image"),
     ("coco", "a segmentation that is none", put("annotations", 0, "segmentation", 5), "neither polygons nor"),
     ("coco", "half a point", put("annotations", 0, "segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "annotation 1: a polygon is"),
+    ("coco", "points in pairs", put("annotations", 0, "segmentation", [[[1, 1], [9, 1], [9, 9]]]), "1: a polygon is a list"),
     ("coco", "a run without end", put("annotations", 0, "segmentation", "counts", "o" * 400_000 + "0"), "longer than any"),
     ("coco", "half a box", put("annotations", 0, {
         "id": 5, "image_id": 0, "category_id": 7, "bbox": [1, 2]}), "annotation 5: a box is"),

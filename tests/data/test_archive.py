@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from protoseg.data.archive import unpack
+from protoseg.data.formats import open_dataset
 
 
 @pytest.fixture
@@ -51,6 +52,14 @@ def test_the_only_folder_in_the_only_folder_is_the_data_set(tmp_path: Path, cach
     assert sorted(p.name for p in unpack(path).iterdir()) == ["c.txt", "images"]
     path = write_zip(tmp_path / "y.zip", {"data/images/b.txt": b"one"})
     assert unpack(path).name == "data"  # images/ is what a data set consists of
+
+
+@pytest.mark.parametrize("above", ["", "data/"])
+def test_a_folder_of_evaluation_images_keeps_its_name(tmp_path: Path, cache: Path, above: str) -> None:
+    path = write_zip(tmp_path / "x.zip", {f"{above}Test/images/a.png": b"", f"{above}Test/masks/a.png": b""})
+    assert [sample.split for sample in open_dataset(path, for_training=False).samples] == ["test"]
+    path = write_zip(tmp_path / "y.zip", {f"{above}train/images/a.png": b"", f"{above}train/masks/a.png": b""})
+    assert [sample.split for sample in open_dataset(path).samples] == ["train"]
 
 
 def test_names_with_backslashes_are_paths(tmp_path: Path, cache: Path) -> None:

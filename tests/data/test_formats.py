@@ -127,7 +127,9 @@ def test_two_files_of_one_name_in_voc(tmp_path: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-@pytest.mark.parametrize("line", ["{}", "{} 1", "/JPEGImages/{}.jpg /SegmentationClass/{}.png", "JPEGImages\\{}.jpg"])
+@pytest.mark.parametrize(
+    "line", ["{}", "{} 1", "/JPEGImages/{}.jpg /SegmentationClass/{}.png", "JPEGImages\\{}.JPG", "{}.jpeg"]
+)
 def test_lines_of_a_list_of_voc(tmp_path: Path, line: str, form: str) -> None:
     write_image(tmp_path / "JPEGImages/Größe.jpg", draw_shapes(_rng())[0])
     write_image(tmp_path / "JPEGImages/other.jpg", draw_shapes(_rng())[0])
@@ -139,6 +141,21 @@ def test_lines_of_a_list_of_voc(tmp_path: Path, line: str, form: str) -> None:
     (unlisted,) = index.left_out
     assert unlisted.files == (tmp_path / "JPEGImages/other.jpg",)
     assert f"--unlabeled {tmp_path / 'JPEGImages'}" in unlisted.advice
+
+
+def test_lines_of_a_list_of_voc_with_blanks(tmp_path: Path) -> None:
+    for name in ("my scene 1", "my scene 1 b", "my"):
+        write_image(tmp_path / f"JPEGImages/{name}.png", draw_shapes(_rng())[0])
+        write_index(tmp_path / f"SegmentationClass/{name}.png", draw_shapes(_rng())[1])
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    path = tmp_path / "ImageSets/Segmentation/train.txt"
+    path.write_text("JPEGImages/my scene 1.png SegmentationClass/my scene 1.png\nmy scene 1 b 1\n")
+    assert names(open_dataset(tmp_path), "train") == ["my scene 1", "my scene 1 b"]
+    path.write_text("my scenes 1\n")
+    assert names(open_dataset(tmp_path), "train") == ["my"]
+    path.write_text("JPEGImages/lost.png SegmentationClass/lost.png\n")
+    with pytest.raises(FileNotFoundError, match=r"lists JPEGImages/lost\.png, or has a mask of it, but"):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -75,6 +77,14 @@ class TestPhotographs:
         picture = read_picture(tmp_path / f"x{suffix}")
         assert picture.orientation == (ROTATED if turns else 1)
         assert np.abs(picture.image - np.rot90(stored, -turns).astype(int)).mean() < 10
+
+    def test_a_palette_with_transparency(self, tmp_path: Path) -> None:
+        image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8))
+        image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+        image.save(tmp_path / "x.png", transparency=bytes([0, 128, 255]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert read_image(tmp_path / "x.png").tolist() == [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
 
     def test_png_is_read_to_the_digit(self, tmp_path: Path) -> None:
         image, _ = draw_shapes(np.random.default_rng(0))
@@ -192,9 +202,37 @@ class TestOtherImages:
         path = tiff(tmp_path / "x.tif", image, photometric="minisblack", planarconfig="contig", compression=compression)
         assert (read_image(path) == image).all()
 
+    @pytest.mark.parametrize(
+        ("photometric", "compression"),
+        [(kind, coding) for coding in ("jpeg2000", "jpegxl", "png") for kind in ("minisblack", "rgb")] + [("rgb", "webp")],
+    )
+    def test_photographs_in_codings_that_pillow_does_not_know(
+        self, tmp_path: Path, photometric: str, compression: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        image = np.full((32, 48, 3 if photometric == "rgb" else 1), 90, dtype=np.uint8)
+        image[..., 0] = 200
+        path = tiff(tmp_path / "x.tif", image.squeeze(), photometric=photometric, compression=compression)
+        read = read_image(path)
+        assert kind_of(read) == PHOTOGRAPH
+        assert np.abs(read.astype(int) - image).max() <= 3
+        assert capfd.readouterr().err == ""
+
     def test_a_stack_of_images_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UnreadableImageError, match=r"x\.tif is a stack of images"):
             read_image(tiff(tmp_path / "x.tif", np.zeros((4, 6, 9, 3), dtype=np.uint16), photometric="rgb"))
+
+    @pytest.mark.parametrize(
+        ("axes", "shape", "is_fine"),
+        [("CYX", (3, 6, 9), True), ("ZYX", (3, 6, 9), True), ("TYX", (3, 6, 9), False), ("TZYX", (3, 2, 6, 9), False)],
+    )
+    def test_pages_that_are_times_are_no_bands(self, tmp_path: Path, axes: str, shape: tuple[int, ...], is_fine: bool) -> None:
+        """Three of them would be taken for a photograph."""
+        path = tiff(tmp_path / "x.tif", np.zeros(shape, dtype=np.uint8), imagej=True, metadata={"axes": axes})
+        if is_fine:
+            assert read_image(path).shape == (6, 9, 3)
+        else:
+            with pytest.raises(UnreadableImageError, match=rf"x\.tif is a stack of images \({axes}"):
+                read_image(path)
 
     @pytest.mark.parametrize("suffix", [".png", ".webp"])
     def test_an_animation_is_refused(self, tmp_path: Path, suffix: str) -> None:
@@ -409,6 +447,27 @@ class TestToRgb:
         assert shown.dtype == np.uint8
         assert (shown[1].max(), shown[-1].min()) <= (30, 255)
         assert shown[-1].min() > 225
+
+
+def test_what_is_read_is_read_without_a_word_of_the_libraries(tmp_path: Path) -> None:
+    """In a process of its own: pytest has its own mind about warnings. Before, each of the files had one printed."""
+    grey = Image.new("L", (1000, 1000))
+    grey.save(tmp_path / "large.png")  # Pillow warns from half of the size on that it refuses
+    grey.save(tmp_path / "two orientations.jpg", exif=make_exif((274, 3, 2, b"\6\0\1\0")))
+    path = tiff(
+        tmp_path / "a tag beyond the end.tif", np.zeros((1000, 1000), np.uint8), extratags=[(51123, "s", 0, "{}" * 9, True)]
+    )
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages.first.tags[51123]
+    content = bytearray(path.read_bytes())
+    content[tag.offset + 8 : tag.offset + 12] = b"\xff\xff\xff\x7f"
+    path.write_bytes(content)
+    code = (
+        "import sys, pathlib; from PIL import Image; from protoseg.data.images import read_image; Image.MAX_IMAGE_PIXELS = 6e5;"
+        "print([read_image(path).shape for path in sorted(pathlib.Path(sys.argv[1]).iterdir())])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{[(1000, 1000, 3)] * 3}\n", "")
 
 
 @pytest.mark.parametrize("stored", [0, 9, (6, 1)])

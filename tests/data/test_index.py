@@ -18,10 +18,26 @@ def test_encode_and_decode() -> None:
     assert TABLE.decode(label).tolist() == [[7, 0, 200], [255, 255, 7]]
 
 
-def test_a_name_that_is_no_text_is_refused() -> None:
-    """As a YAML file or the words of a command line may hold it; no page or file of results could."""
-    with pytest.raises(ValueError, match=r"the class name 'a\\udcff' is no text in UTF-8.*correct it"):
-        table_from_names(["b", "a\udcff"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a\udcff", r"'a\\udcff' is no text in UTF-8"),
+        ("", "'' is empty"),
+        (" \t", r"' \\t' is empty"),
+        ("a\nb", r"'a\\nb' holds a line break or another control letter"),
+        ("a\u2028b", "holds a line break"),
+        ("\x1b[31ma", r"'\\x1b\[31ma' holds .* another control letter"),
+    ],
+)
+def test_a_name_that_no_list_could_hold_is_refused(name: str, why: str) -> None:
+    """As JSON, YAML or the words of a command line may hold it."""
+    with pytest.raises(ValueError, match=f"the class name {why}" if why.startswith("'") else why):
+        table_from_names(["b", name])
+
+
+@pytest.mark.parametrize("name", ["traffic\tlight", "家", "👨‍👩‍👧", "a\u00a0b", "[/b] <i>"])
+def test_any_other_name_is_fine(name: str) -> None:
+    assert table_from_names(["b", name]).names == ("b", name)
 
 
 def test_palette_belongs_to_the_values() -> None:

@@ -125,9 +125,10 @@ class TestNumbers:
         with pytest.raises(UnreadableImageError, match=rf"mask\{suffix} is a {kind} image, which blurs.*as PNG"):
             read_mask(tmp_path / f"mask{suffix}")
 
-    def test_a_tiff_that_is_stored_with_loss_is_refused(self, tmp_path: Path) -> None:
-        tifffile.imwrite(tmp_path / "mask.tif", np.zeros((16, 16), dtype=np.uint8), compression="jpeg")
-        with pytest.raises(UnreadableImageError, match=r"mask\.tif is compressed as JPEG, which blurs"):
+    @pytest.mark.parametrize("coding", ["JPEG", "WEBP"])
+    def test_a_tiff_that_is_stored_with_loss_is_refused(self, tmp_path: Path, coding: str) -> None:
+        tifffile.imwrite(tmp_path / "mask.tif", np.zeros((16, 16, 3), dtype=np.uint8), compression=coding, photometric="rgb")
+        with pytest.raises(UnreadableImageError, match=rf"mask\.tif is compressed as {coding}, which blurs"):
             read_mask(tmp_path / "mask.tif")
 
     def test_a_mask_with_overviews(self, tmp_path: Path) -> None:

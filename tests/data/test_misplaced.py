@@ -37,6 +37,15 @@ def test_a_folder_around_a_zip_file(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_two_archives_that_were_unpacked_into_a_folder_each(tmp_path: Path) -> None:
+    first, second = "leftImg8bit_trainvaltest/leftImg8bit", "gtFine_trainvaltest/gtFine"
+    for folder in (first, second):
+        write_image(tmp_path / folder / "train/bonn/a.png", np.zeros((9, 9, 3), dtype=np.uint8))
+    expected = f"{tmp_path} holds {tmp_path}/{first} and {tmp_path}/{second}; move both into one folder, and give that"
+    with pytest.raises(FileNotFoundError, match=re.escape(expected)):
+        open_dataset(tmp_path)
+
+
 @pytest.mark.parametrize(("image", "mask"), [("a.jpg", "a.png"), ("a.png", "a_mask.png"), ("a b.JPG", "a b-Labels.PNG")])
 def test_masks_beside_their_images(tmp_path: Path, image: str, mask: str) -> None:
     for i, name in enumerate(("0.jpg", image, mask)):

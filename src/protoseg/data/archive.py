@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from protoseg.data.index import named_split
+
 if sys.platform != "win32":
     import fcntl
 
@@ -124,7 +126,11 @@ def _held(cache: Path) -> Iterator[bool]:
 def _top(folder: Path) -> Path:
     """The data set's folder: the only one that was packed, or the only one in that, and so on; or all of it."""
     inside = [path for path in folder.iterdir() if path.name != "__MACOSX" and not path.name.startswith(".")]
-    return _top(inside[0]) if len(inside) == 1 and inside[0].is_dir() and inside[0].name != "images" else folder
+    if len(inside) != 1 or not inside[0].is_dir() or inside[0].name == "images":
+        return folder
+    # The name of a folder of evaluation images says what they are for.
+    is_part = named_split(inside[0].name) in {"val", "test"} and (inside[0] / "images").is_dir()
+    return folder if is_part else _top(inside[0])
 
 
 def _extract(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:

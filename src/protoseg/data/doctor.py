@@ -28,6 +28,7 @@ FEW_IMAGES, FEW_SHARE = 3, 0.05  # a class in fewer images is rare too, unless i
 STRAY_SHARE, STRAY_PIXELS = 0.0005, 20  # of all labelled pixels, and in each mask that holds the value
 IGNORED_SHARE = 0.5
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
+_LARGEST = 65535  # of a mask: GDAL's and NumPy's -1 in 16 bits
 _SAME_COLOR = 0.02  # of the scale: images of one colour have no deviation to measure by
 
 
@@ -79,6 +80,7 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
             *_values(facts, classes),
             *_few(facts, classes),
             *_stray(facts, classes),
+            *_largest(facts, classes),
             *_rare(facts, classes),
             *_ignored(facts, classes),
             *_table(facts, classes),
@@ -365,6 +367,22 @@ def _stray(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
             _masks(f for f, _ in held),
             tuple(f"{f.sample.mask}: {value} in {counted(n, 'pixel')}" for f, n in held),
         )
+
+
+def _largest(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    """The largest number of 16 bits as a class that nobody has named."""
+    if unnamed(_LARGEST) not in classes.names:
+        return
+    c = classes.names.index(unnamed(_LARGEST))
+    labeled = [fact for fact in facts if fact.role == "labeled" and fact.values]
+    pixels = class_pixels(labeled, classes)
+    yield Finding(
+        "warning",
+        f"the mask value {_LARGEST} is a class of its own, in {100 * pixels[c] / pixels.sum():.1f} % of the labelled pixels; "
+        "in masks of 16 bits it often means 'not labelled'",
+        f"if so here: --classes.ignore '[{unnamed(_LARGEST)}]'; if it is a class, name all classes in classes.txt",
+        _masks(fact for fact in labeled if _LARGEST in fact.values),
+    )
 
 
 def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:

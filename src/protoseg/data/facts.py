@@ -142,13 +142,12 @@ def examine(
 def _examine(part: Part) -> Facts:
     sample, role = part
     try:
-        picture = read_picture(sample.image)
+        facts = facts_of(sample, role, read_picture(sample.image), None, thorough=True)
     except ValueError as error:
         return Facts(sample, role, fault=str(error))
     if role == "unlabeled" or sample.mask is None:  # a mask that is not used is never opened
-        return facts_of(sample, role, picture, None, thorough=True)
+        return facts
     try:
-        mask = read_with_palette(sample.mask)
+        return with_mask(facts, read_with_palette(sample.mask))
     except ValueError as error:
-        return replace(facts_of(sample, role, picture, None, thorough=True), mask_fault=str(error))
-    return facts_of(sample, role, picture, mask, thorough=True)
+        return replace(facts, mask_fault=str(error))

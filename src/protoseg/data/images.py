@@ -37,10 +37,14 @@ _LARGE = 1 << 26  # pixels of an image of which Pillow's copy beside ours would 
 _MOST_BYTES = 1 << 33
 _LIKELY_BYTES, _MOST_COMPRESSED = 1 << 28, 2000  # deflate packs 1,032 equal bytes into one, LZW not many more
 _NODATA = 42113  # the tag in which GDAL writes the value of pixels without one
-# tifffile reads the tag more strictly, and would warn of every file; here it is read by `_nodata`.
+# tifffile reads the tag more strictly, and would warn of every file; here it is read by `_nodata`. What else it has to say of
+# odd tags goes to those who listen, not to everybody's screen: what cannot be read gets a message.
 logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
-_LOSSY = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.JPEG_LOSSY)
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+_LOSSY = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "WEBP"))
+_OF_PILLOW = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000))  # TIFF's codings that every build of it knows
 BLURS = "which blurs class numbers; export the mask again without loss, as PNG"
+_TIME = "T"  # an axis that is certainly no bands; a Z may be: ImageJ calls the bands of an image from elsewhere slices
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
 
 
@@ -181,6 +185,8 @@ def _bands(image: Image.Image, path: Path) -> ImageArray:
         bands = _without_transparency(np.asarray(image))
         if bands.shape[2] in {2, 4}:
             return np.ascontiguousarray(bands)
+    if image.mode == "P":
+        image.info.pop("transparency", None)  # Pillow would warn of leaving it out
     if image.mode in {"I", "F"} or ";16" in image.mode:
         values = np.asarray(image)[..., None]
         if image.mode == "I" and values.min() >= 0 and values.max() < 1 << 16:
@@ -221,7 +227,7 @@ def _read_tiff(path: Path) -> Picture:
     with _open_tiff(path) as file:
         if not _is_photograph(file):
             image = _plain(_from_dark_to_bright(_stored(file, path), file), path)
-        elif _is_large(file):
+        elif not _is_for_pillow(file):
             image = _as_photograph(_from_dark_to_bright(_stored(file, path), file))
         else:
             image = _read(path, tiff=True).image  # Pillow also knows palettes, CMYK and JPEG inside
@@ -263,7 +269,8 @@ def read_tiff(path: Path) -> TiffPage:
         if _num_images(file) > 1:
             raise UnreadableImageError(f"{path} holds {_num_images(file)} images; store one in a file")
         if file.pages.first.compression in _LOSSY:
-            raise UnreadableImageError(f"{path} is compressed as JPEG, {BLURS}")
+            coding = tifffile.COMPRESSION(file.pages.first.compression).name
+            raise UnreadableImageError(f"{path} is compressed as {coding}, {BLURS}")
         meaning = tifffile.PHOTOMETRIC(file.pages.first.photometric).name
         # A mask's numbers are all meant: one for no data is a class or an ignored value like any other.
         return TiffPage(_stored(file, path, holes=False), meaning, _colormap(file))
@@ -299,7 +306,7 @@ def _stored(file: tifffile.TiffFile, path: Path, *, holes: bool = True) -> NDArr
     images = [series for series in file.series if not _is_companion(series.keyframe)]
     series = images[0]
     bands = [axis for axis in range(series.ndim) if series.axes[axis] not in "YX"]
-    if len(bands) > 1 or len(images) > 1:
+    if len(bands) > 1 or len(images) > 1 or _TIME in series.axes:
         raise UnreadableImageError(f"{path} is a stack of images ({series.axes}, {series.shape}); store one in a file")
     array = series.asarray()
     image = np.moveaxis(array, bands[0], -1) if bands else array[..., None]
@@ -402,14 +409,6 @@ def _num_colors(file: tifffile.TiffFile) -> int:
     return 4 if kind == kinds.SEPARATED else 3
 
 
-def _is_large(file: tifffile.TiffFile) -> bool:
-    """Whether it is plain grey or RGB, so that there is a way past Pillow, and large."""
-    page, kinds = file.pages.first, tifffile.PHOTOMETRIC
-    plain = page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB}
-    plain |= page.photometric == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # which becomes RGB in decoding
-    return plain and page.bitspersample == 8 and page.imagelength * page.imagewidth > _LARGE
-
-
 def _has_rows(file: tifffile.TiffFile) -> bool:
     """Whether it is large, and any rows of it can be made of its tiles or strips alone, as `_read_tiff` makes the whole."""
     page, kinds = file.pages.first, tifffile.PHOTOMETRIC
@@ -442,6 +441,15 @@ def _finish(file: tifffile.TiffFile, path: Path) -> Callable[[NDArray[Any]], Ima
         return _as_photograph(image) if photograph else _plain(image, path)
 
     return finish
+
+
+def _is_for_pillow(file: tifffile.TiffFile) -> bool:
+    """Whether a photograph is no plain grey or RGB, which Pillow alone turns into it; or of a size and coding that it knows."""
+    page, kinds = file.pages.first, tifffile.PHOTOMETRIC
+    plain = page.photometric in {kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB}
+    plain |= page.photometric == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG  # which becomes RGB in decoding
+    is_known = page.compression in _OF_PILLOW and page.imagelength * page.imagewidth <= _LARGE
+    return is_known or not plain or page.bitspersample != 8
 
 
 def _as_photograph(image: NDArray[Any]) -> UInt8Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -76,8 +77,9 @@ class ClassTable:
             raise ValueError(f"{len(self.names)} names, {len(self.values)} values and {len(self.colors)} colours do not match")
         if repeated := next((name for name in self.names if self.names.count(name) > 1), None):
             raise ValueError(f"two classes are called {repeated!r}")
-        if broken := next((name for name in self.names if not is_text(name)), None):
-            raise ValueError(f"the class name {broken!a} is no text in UTF-8, so it cannot be printed or stored; correct it")
+        for name in self.names:
+            if fault := _fault_of_name(name):
+                raise ValueError(f"the class name {name!a} {fault}; correct it in the data or in the list of classes")
         if len(self.names) > IGNORE_INDEX:
             raise ValueError(f"there can be at most {IGNORE_INDEX} classes, got {len(self.names)}")
 
@@ -125,6 +127,16 @@ class ClassTable:
         return dict(zip(self.written, self.colors, strict=True))
 
 
+def _fault_of_name(name: str) -> str:
+    """Why a list, a table or a page could not hold a name; empty where all can."""
+    if not is_text(name):
+        return "is no text in UTF-8"
+    if not name.strip():
+        return "is empty"
+    return "holds a line break or another control letter" if _CONTROL.search(name) else ""
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # without the tab, which lists put between words
 _UNKNOWN = -1
 
 

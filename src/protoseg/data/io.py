@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,10 @@ DAMAGED = (
 """What Pillow raises of a damaged file: it checks few of the numbers and types that it reads."""
 _POINTER = b"version https://git-lfs"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such a file begins; the last two are larger than 4 GB
+
+# Pillow warns of odd EXIF without a file's name. What is read here needs no warning, and what is refused gets a message.
+# (Appended: whoever has said what becomes of such warnings is still obeyed.)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
 
 
 class UnreadableImageError(ValueError):

@@ -25,6 +25,15 @@ def no_masks_folder(root: Path) -> str:
     return f"{what}; put masks of a few images there, as PNG under the images' names, to learn from"
 
 
+def apart(root: Path, names: tuple[str, str]) -> str:
+    """What to do about two folders that belong together and lie in two others, as each archive of a download makes one for
+    itself; empty where that is not so."""
+    found = [next(iter(sorted(root.glob(f"*/{name}"))), None) for name in names]
+    if None in found:
+        return ""
+    return f"{root} holds {found[0]} and {found[1]}; move both into one folder, and give that"
+
+
 def _mask_beside_its_image(folder: Path) -> tuple[Path, Path] | None:
     """A file that is called like an image in the same folder, or so and `_mask`, and that image; None where there is none."""
     files = [path for path in walk(folder) if path.suffix.lower() in IMAGE_SUFFIXES]

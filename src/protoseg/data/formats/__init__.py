@@ -14,7 +14,7 @@ from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
 from protoseg.data.io import check_names
 from protoseg.data.left_out import unread_images
-from protoseg.data.misplaced import no_images_folder
+from protoseg.data.misplaced import apart, no_images_folder
 from protoseg.words import counted
 
 
@@ -166,6 +166,8 @@ def _recognise(root: Path) -> str:
         return found[0] if found else "folder"
     if near := _near(root):
         raise FileNotFoundError(f"{root} is no data set, but {near} looks like one; give that folder")
+    if advice := apart(root, cityscapes.FOLDERS):
+        raise FileNotFoundError(advice)
     known = "; ".join(f"{layout.NEEDS} ({name})" for name, layout in FORMATS.items())
     raise FileNotFoundError(f"{no_images_folder(root)}. Or give a folder with {known}")
 

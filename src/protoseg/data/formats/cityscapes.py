@@ -11,7 +11,8 @@ from pathlib import Path
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split
 from protoseg.data.masks import Color, MaskFile
 
-NEEDS = "leftImg8bit/ and gtFine/"
+FOLDERS = ("leftImg8bit", "gtFine")
+NEEDS = f"{FOLDERS[0]}/ and {FOLDERS[1]}/"
 _CLASSES: tuple[tuple[str, int, Color], ...] = (  # name, id, colour; in the order of the train ids
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -46,7 +47,7 @@ _FOLDERS: dict[str, Split] = {"train": "train", "train_extra": "train", "val": "
 
 
 def matches(root: Path) -> bool:
-    return (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir()
+    return all((root / folder).is_dir() for folder in FOLDERS)
 
 
 def read(root: Path) -> DataIndex:

@@ -129,7 +129,12 @@ def _outline(annotation: Any) -> Any:
     code = annotation.get("segmentation")
     if not isinstance(code, list):
         return code
-    return [ring for ring in code if not (isinstance(ring, list) and len(ring) < _TRIANGLE)]
+    return [ring for ring in code if not _is_short(ring)]
+
+
+def _is_short(ring: Any) -> bool:
+    """Whether it is a polygon of fewer than three corners; anything else that is none gets a message, once it is drawn."""
+    return isinstance(ring, list) and len(ring) < _TRIANGLE and all(type(x) in (int, float) for x in ring)
 
 
 def _box(annotation: Any, where: str) -> Shape | None:

@@ -94,7 +94,17 @@ def _by_id(folder: Path) -> dict[str, Path]:
 
 
 def _ids(path: Path, images: Container[str]) -> list[str]:
-    """Image ids of a list: each line, or its first word (`name flag`, `JPEGImages/name.jpg SegmentationClass/name.png`)."""
-    lines = [listed_path(line.strip()) for line in read_lines(path) if line.strip()]
-    words = [line if line in images else line.split()[0] for line in lines]
-    return [w if w in images else w.removeprefix("JPEGImages/").removesuffix(".jpg") for w in words]
+    """Image ids of a list: each line, or its beginning (`name flag`, `JPEGImages/name.jpg SegmentationClass/name.png`)."""
+    return [_id_in(listed_path(line.strip()), images) for line in read_lines(path) if line.strip()]
+
+
+def _id_in(line: str, images: Container[str]) -> str:
+    """The longest beginning of a line that names an image, because a name may hold blanks; where none does, its first word."""
+    text = line
+    while text:
+        path = text.removeprefix("JPEGImages/")
+        for name in (text, path, str(Path(path).with_suffix("")) if Path(path).suffix.lower() in IMAGE_SUFFIXES else path):
+            if name in images:
+                return name
+        text = "".join(text.rsplit(maxsplit=1)[:-1])
+    return line.split()[0]
