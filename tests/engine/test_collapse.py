@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from make_folder import TINY, make_folder
 from protoseg.cli import main
 from protoseg.engine import health
 from protoseg.engine.checkpoint import load_model_file
-from protoseg.engine.collapse import WayBack
+from protoseg.engine.collapse import Collapse, WayBack, roll_back
 from protoseg.engine.health import LASTING, Alarm, Health, HealthMonitor
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import load_state, save_state
@@ -286,6 +286,33 @@ def test_the_way_back_leads_to_the_newest_checkpoint_that_is_vouched_for(tmp_pat
                 assert back_to("loss") == written[-1][1]
     assert len(found) > 3
     assert {path.name for path in tmp_path.iterdir()} <= {"last.ckpt", "previous.ckpt", "waiting.ckpt"}
+
+
+@pytest.mark.parametrize(
+    ("remedy", "threshold", "changed"),
+    [
+        ("threshold", 0.8, {"threshold": pytest.approx(0.9)}),
+        ("threshold", 0.98, {"lr_factor": 0.5}),  # nothing would be left to teach
+        ("threshold", None, {"lr_factor": 0.5}),  # CorrMatch moves its own
+        ("learning rate", 0.8, {"lr_factor": 0.5}),
+    ],
+)
+def test_what_is_changed_for_the_next_try(
+    tmp_path: Path, remedy: Literal["learning rate", "threshold"], threshold: float | None, changed: dict[str, float]
+) -> None:
+    optimizer = {"param_groups": [{"lr": 0.2}, {"lr": 2.0}]}
+    own = {"events": [{"step": 1, "alarm": "dropped"}]}
+    save_state(
+        {"state_dict": {}, "global_step": 4, "optimizer_states": [optimizer], "protoseg": own}, tmp_path / "previous.ckpt"
+    )
+    way_back = WayBack(tmp_path, HealthMonitor(["a", "b"], [1, 1]))
+    event = roll_back(way_back, Collapse(Alarm("swallowed", "told", remedy), 9), threshold=threshold)
+    assert event == {"step": 9, "alarm": "told", "back_to": 4, **changed}
+    for path in (way_back.previous, way_back.last):
+        state = load_state(path)
+        assert state["protoseg"]["events"] == [*own["events"], event]
+        factor = changed.get("lr_factor", 1.0)
+        assert [group["lr"] for group in state["optimizer_states"][0]["param_groups"]] == [factor * 0.2, factor * 2.0]
 
 
 def test_stops_where_it_is_told_to(  # type: ignore[no-untyped-def]

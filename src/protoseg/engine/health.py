@@ -185,8 +185,8 @@ class HealthMonitor:
     def vouches_for(self, written: float) -> bool:
         """Whether the readings say that a checkpoint is healthy.
 
-        A reading looks back: a class that is gone at once still keeps GONE of its share after LASTING images, in a mean that
-        forgets over HORIZON. So one without doubts says nothing yet of the last LASTING images, and all of what was before.
+        A reading looks back: in a mean that forgets over HORIZON, a class that is gone at once is below GONE of its share
+        within LASTING images, and not much sooner. So a reading without doubts says nothing yet of the last LASTING images.
         """
         return written <= self.clear - LASTING
 
