@@ -40,7 +40,7 @@ from protoseg.engine.evaluate import Normalization
 from protoseg.engine.inference import Inference, num_windows, starts
 from protoseg.engine.predict import predict
 from protoseg.nn.segmenter import create_segmenter
-from protoseg.nn.small_unet import SmallUnet
+from protoseg.nn.small_unet import SmallUNet
 from protoseg.versions import commit
 
 RESULTS = Path(__file__).with_name("results") / "predict.jsonl"
@@ -153,7 +153,7 @@ def memory(options: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any
 
 def grown(image: Path, num_classes: int, crop: int) -> dict[str, Any]:
     """By how many bytes this process has grown at its peak when an image has been predicted."""
-    network, table = SmallUnet(num_classes, width=4).eval(), table_from_values(list(range(num_classes)))
+    network, table = SmallUNet(num_classes, width=4).eval(), table_from_values(list(range(num_classes)))
     before, start = _resident(), time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
         report = predict(network, [Sample("x", image, None, "test")], table, NORMALIZATION, out=Path(out), crop=crop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,7 +83,7 @@ def load_model(path: Path) -> TrainedModel:
         normalization = Normalization(mean, std, stored["dtype"])
         model = _model_from(header["config"]["model"], file.tensors)
         inference = build_inference(InferenceConfig(**header["config"].get("inference", {})))
-        crop = int(header["crop"])
+        crop = operator.index(header["crop"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
     try:

@@ -1,14 +1,78 @@
-"""Reading ahead and writing behind: in order, few at a time, and no error is lost."""
+"""Several files at a time, read ahead or written behind: answers stay in order, no fault is lost, progress sees every item."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 
 import pytest
 
-from protoseg.data.parallel import WriteBehind, read_ahead
+from protoseg.data.parallel import WriteBehind, in_threads, read_ahead
+
+
+@pytest.fixture(autouse=True)
+def _four_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+
+
+def test_no_more_threads_than_processors_that_may_be_used() -> None:
+    """A cluster lends a few of a node's 64."""
+    running, most = list[int](), list[int]()
+
+    def look(item: int) -> None:
+        running.append(item)
+        time.sleep(0.02)
+        most.append(len(running))
+        running.remove(item)
+
+    in_threads(look, range(16))
+    assert max(most) <= 4
+
+
+def test_answers_are_in_the_order_of_the_items_whichever_comes_first() -> None:
+    def slowest_first(item: int) -> int:
+        time.sleep(0.02 * (4 - item))
+        return item**2
+
+    assert in_threads(slowest_first, range(4)) == [0, 1, 4, 9]
+    assert in_threads(slowest_first, ()) == []
+
+
+def test_they_are_looked_at_together() -> None:
+    together = threading.Barrier(4)
+    assert len(set(in_threads(lambda _: together.wait(timeout=10), range(4)))) == 4
+
+
+def test_a_fault_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda item: 1 / item, [1, 0, 1])
+
+
+def test_progress_sees_every_item() -> None:
+    seen = list[int]()
+
+    def track(items: Sequence[int]) -> Iterable[int]:
+        for item in items:
+            yield item
+            seen.append(item)
+
+    assert in_threads(str, range(5), track=track) == ["0", "1", "2", "3", "4"]
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def assert_becomes(found: list[int], expected: list[int]) -> None:
+    """And stays: nothing more comes soon after."""
+    end = time.monotonic() + 60
+    while found != expected and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert found == expected
 
 
 class TestReadAhead:
@@ -17,19 +81,15 @@ class TestReadAhead:
         assert list(read_ahead(lambda item: item, [])) == []
 
     def test_the_next_few_are_read_while_one_is_used(self) -> None:
-        begun, second = list[int](), threading.Event()
+        begun = list[int]()
 
         def read(item: int) -> int:
             begun.append(item)
-            if item == 2:
-                second.set()
             return item
 
         with closing(read_ahead(read, range(9), most=2)) as items:
             assert next(items) == 0
-            assert second.wait(60)  # though nobody has asked for it
-            time.sleep(0.1)
-            assert begun == [0, 1, 2]  # and no more than two
+            assert_becomes(begun, [0, 1, 2])  # though nobody has asked for them
 
     def test_what_takes_much_memory_is_read_alone(self) -> None:
         begun = list[int]()
@@ -41,8 +101,7 @@ class TestReadAhead:
         with closing(read_ahead(read, [0, 1, 50, 2, 3], alone=lambda item: item > 9)) as items:
             for expected in ([0, 1], [0, 1], [0, 1, 50], [0, 1, 50, 2, 3], [0, 1, 50, 2, 3]):
                 next(items)
-                time.sleep(0.1)
-                assert begun == expected
+                assert_becomes(begun, expected)
 
     def test_an_error_is_raised_when_its_item_is_due(self) -> None:
         items = read_ahead(lambda item: 1 // item, [1, 1, 0, 1])

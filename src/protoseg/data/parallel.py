@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ def in_threads(
 
 def read_ahead(
     read: Callable[[Item], Result], items: Iterable[Item], *, most: int = 2, alone: Callable[[Item], bool] = lambda item: False
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """What a function returns for each item, in their order; while one is used, the next few are read in a thread.
 
     Args:

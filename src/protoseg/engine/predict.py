@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,7 +159,7 @@ def _write(target: Path, image: ImageRows, answer: _Answer, classes: ClassTable,
     Image.fromarray(shown).save(target.with_suffix(".overlay.jpg"), quality=92)
 
 
-def _every(image: ImageRows, step: int) -> NDArray[np.generic]:
+def _every(image: ImageRows, step: int) -> NDArray[Any]:
     """Every so many pixels of an image, along both sides."""
     if isinstance(image, np.ndarray) and step == 1:
         return image
