@@ -96,7 +96,6 @@ function choose(id) {
   document.title = `${entry.name}: protoseg app`;
   by("photo").alt = entry.name;
   clear();
-  by("bands").hidden = true; // until it is known how many channels there are
   showPhoto();
   markCurrent();
   const current = document.querySelector("#list [aria-current=true]");
@@ -106,7 +105,7 @@ function choose(id) {
 function clear() {
   look = null;
   place = null;
-  by("key").hidden = by("tip").hidden = by("mark").hidden = true;
+  by("key").hidden = by("tip").hidden = by("mark").hidden = by("bands").hidden = true; // of these channels nothing is known yet
   by("over").width = 0;
   by("readout").textContent = "";
   by("notes").replaceChildren();
@@ -296,7 +295,11 @@ by("model").addEventListener("input", () => { if (image) ask(); });
 by("zoom").addEventListener("input", fit);
 by("opacity").addEventListener("input", () => { by("over").style.opacity = by("opacity").value / 100; });
 for (const radio of all("[name=layer]")) radio.addEventListener("input", () => { only = null; if (look) paint(); });
-for (const [i, select] of all(".band").entries()) select.addEventListener("input", () => { bands[look.channels][i] = Number(select.value); showPhoto(); });
+for (const [i, select] of all(".band").entries()) select.addEventListener("input", () => {
+  if (by("bands").hidden) return;
+  bands[look.channels][i] = Number(select.value);
+  showPhoto();
+});
 by("find").addEventListener("input", list);
 by("before").addEventListener("click", () => step(-1));
 by("after").addEventListener("click", () => step(1));
