@@ -20,6 +20,7 @@ FAULTS = [
     ("classes.txt", "1 sky\n1 road\n", "gives the mask value 1 twice"),
     ("classes.txt", "1 sky\n70000 road\n", "mask value 70000"),
     ("classes.txt", "1 255 0 0 sky\n", "line 1: .* begins with four numbers"),
+    ("classes.txt", "['sky', 'road']\n", r"holds one line, .*; write one class name a line, without"),
     ("classes.csv", "", "is empty"),
     ("classes.csv", "name,r,g,b\n", "is empty"),
     ("classes.csv", "klasse,r,g,b\nsky,1,2,3\n", "columns klasse, r, g, b"),

@@ -428,6 +428,22 @@ class TestLeftOut:
         write_index(root / "test/masks/other.png", draw_shapes(_rng())[1])
         assert [o.files[0].name for o in open_dataset(root).left_out] == ["img_99.png", "img_04.webp", "other.png"]
 
+    @pytest.mark.parametrize("name", ["labels.txt", "Classes.json", "_classes.csv"])
+    def test_class_lists_by_other_names(self, tmp_path: Path, name: str) -> None:
+        root = make_folder(tmp_path, classes=("ground", "square", "disc"))
+        (root / name).write_text("ground\nsquare\ndisc\n")
+        assert self.of(root) == {}  # beside one that is read they are copies
+        (root / "classes.txt").unlink()
+        assert self.of(root) == {"files may list the classes and are not read": [name]}
+
+    def test_files_of_the_system_are_no_data(self, tmp_path: Path) -> None:
+        """Synology writes a smaller copy of every image into such a folder beside it."""
+        root = make_folder(tmp_path)
+        for folder in ("images/@eaDir/img_00.png", "masks/@eaDir/img_00.png", "images/__MACOSX"):
+            write_image(root / folder / "SYNOFILE_THUMB_M.png", draw_shapes(_rng())[0])
+        assert len(open_dataset(root).samples) == 6
+        assert self.of(root) == {}
+
     def test_images_of_other_kinds(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path)
         for name in ("images/x.GIF", "images/scans/y.jp2"):

@@ -44,6 +44,8 @@ def read_class_list(root: Path) -> ClassTable | None:
         raise ValueError(f"{path} is empty; write one class name a line, in the order of the mask values 0, 1, 2, ...")
     names, colors = [name for name, _ in lines], [color for _, color in lines if color is not None]
     numbers, names = _numbers(path, names) if kind == "classes.txt" else (None, names)
+    if len(names) == 1 and "," in names[0]:
+        raise ValueError(f"{path} holds one line, {names[0][:40]!r}; write one class name a line, without commas or brackets")
     _once(path, names)
     _once(path, colors)
     if colors and len(colors) < len(names):

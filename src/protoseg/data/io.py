@@ -59,7 +59,8 @@ class UnreadableImageError(ValueError):
 
 
 def walk(root: Path) -> list[Path]:
-    """All files below a folder, sorted; linked folders included, each folder once, hidden files and folders left out.
+    """All files below a folder, sorted; linked folders included, each folder once, hidden files and folders and those of
+    the system left out.
 
     Raises:
         ValueError: a name that is no UTF-8 or holds a line break, so that no list or result could hold it.
@@ -73,9 +74,16 @@ def walk(root: Path) -> list[Path]:
             continue
         seen.add(place)
         paths += [Path(folder, file) for file in files]
-    found = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    found = sorted(path for path in paths if not any(map(_is_hidden, path.relative_to(root).parts)))
     check_names(found)
     return found
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part in _OF_SYSTEMS
+
+
+_OF_SYSTEMS = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN"})  # of Synology (thumbnails of every image), macOS, Windows
 
 
 def check_names(paths: Iterable[Path]) -> None:

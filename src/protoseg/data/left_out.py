@@ -41,6 +41,23 @@ def unused_masks(folder: Path, samples: Sequence[Sample]) -> list[LeftOut]:
     )
 
 
+def unread_class_lists(root: Path) -> list[LeftOut]:
+    """Files that list the classes under another name than is looked for. Without a list classes have no names, and no order."""
+    return _some(
+        sorted(path for path in root.iterdir() if path.name.lower() in _OTHER_LISTS and path.is_file()),
+        "file may list the classes and is not read",
+        "files may list the classes and are not read",
+        "write the names into classes.txt, one a line, in the order of the mask values 0, 1, 2, ...",
+    )
+
+
+_OTHER_LISTS = frozenset(
+    f"{name}{suffix}"
+    for name in ("classes", "_classes", "class_names", "classnames", "labels", "label_names", "names", "categories")
+    for suffix in (".txt", ".csv", ".json", ".yaml", ".yml", ".names")
+)
+
+
 def _unread(files: Iterable[Path], one: str, many: str, advice: str, suffixes: Collection[str]) -> list[LeftOut]:
     return _some([path for path in files if path.suffix.lower() in suffixes and path.is_file()], one, many, advice)
 

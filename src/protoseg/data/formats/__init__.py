@@ -13,7 +13,7 @@ from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
 from protoseg.data.io import check_names
-from protoseg.data.left_out import unread_images
+from protoseg.data.left_out import unread_class_lists, unread_images
 from protoseg.data.misplaced import apart, no_images_folder
 from protoseg.words import counted
 
@@ -116,7 +116,8 @@ def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_trainin
         more = [sample for sample in found if sample.image.resolve() not in listed]
     samples = (*index.samples, *more)
     check_names(sample.image for sample in samples)
-    return dataclasses.replace(index, samples=samples, left_out=(*index.left_out, *unread_images(samples)))
+    lists = unread_class_lists(root) if index.classes is None else ()
+    return dataclasses.replace(index, samples=samples, left_out=(*index.left_out, *unread_images(samples), *lists))
 
 
 def _lacking(index: DataIndex, needs: str) -> str:
