@@ -9,7 +9,7 @@ I channels · C classes · H W image · B windows at a time · h w window
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -104,8 +104,11 @@ class Inference:
             (C, rows, W) float32 probabilities, all rows together H.
         """
         views = list(product(self.scales, (False, True) if self.flip else (False,)))
-        logits = [self._logits(network, image, size, scale, mirrored) for scale, mirrored in views]
-        cuts = {*range(0, size[0], max(1, _STRIP // size[1])), size[0]}
+        logits: Iterable[Rows] = (self._logits(network, image, size, scale, mirrored) for scale, mirrored in views)
+        cuts = {0, size[0]}
+        if self.window is not None or len(views) == 1:  # else one view after the other: all their logits might fill the memory
+            logits = list(logits)
+            cuts.update(range(0, size[0], max(1, _STRIP // size[1])))
         if self.window is not None:  # a strip over such an edge would hold the rows of windows above and below it
             cuts.update(starts(size[0], self.window, self._stride))
         for top, bottom in pairwise(sorted(cuts)):
