@@ -167,12 +167,13 @@ def picture(image: ImageArray, bands: Sequence[int] | None = None, *, longest: i
     Raises:
         ValueError: it has no such channel.
     """
-    rows, columns = shown_size(*image.shape[:2], longest)
+    rows, columns = shown_size(image.shape[0], image.shape[1], longest)
     if bands is not None:
         if len(bands) != 3 or not all(0 <= band < image.shape[2] for band in bands):
             raise ValueError(f"there are channels 0 to {image.shape[2] - 1}; choose three of them")
         # As floats what is no photograph is spread from dark to bright, whichever bands are chosen.
-        image = image[..., list(bands)].astype(image.dtype if kind_of(image).is_photograph else np.float32)
+        chosen = image[..., list(bands)]
+        image = chosen if kind_of(image).is_photograph else chosen.astype(np.float32)
     return resized(to_rgb(image), rows, columns)
 
 
