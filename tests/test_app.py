@@ -655,8 +655,10 @@ class TestServer:
             {"Host": "evil.example"},
             {"Host": "evil.example:{port}"},
             {"Host": "127.0.0.1.evil.example:{port}"},
-            {"Host": "localhost"},
-            {"Host": "127.0.0.1:1"},
+            {"Host": "localhost.evil.example"},
+            {"Host": "user@evil.example"},
+            {"Host": "localhost@evil.example:{port}"},
+            {"Host": "[::1"},
             {"Host": ""},
             {"Sec_Fetch_Site": "cross-site"},
             {"Sec_Fetch_Site": "same-site"},
@@ -672,9 +674,19 @@ class TestServer:
         assert status == 403
         assert b"f0" not in content
 
-    @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "127.0.0.2"])
-    def test_names_of_this_machine(self, server: Server, name: str) -> None:
-        assert ask(server, "/state", Host=f"{name}:{server.server_address[1]}")[0] == 200
+    @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "127.0.0.2", "localhost:9000", "[::1]:9000"])
+    def test_names_of_this_machine_also_through_a_tunnel(self, server: Server, name: str) -> None:
+        assert ask(server, "/state", Host=name)[0] == 200
+
+    def test_a_link_may_open_the_page_and_nothing_else(self, server: Server) -> None:
+        click = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+        assert ask(server, "/", **click)[0] == 200
+        assert ask(server, "/picture?image=f0", **click)[0] == 403
+
+    def test_pictures_that_a_browser_keeps_are_of_one_start(self, desk: Desk) -> None:
+        sessions = {Desk(desk.models, desk.gallery).state()["session"] for _ in range(3)}
+        assert len(sessions) == 3
+        assert desk.state()["session"] == desk.state()["session"]
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
     def test_other_methods(self, server: Server, method: str) -> None:

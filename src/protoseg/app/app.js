@@ -65,7 +65,7 @@ function found() {
 function list() {
   const entries = found(), shown = entries.slice(0, LISTED);
   by("list").replaceChildren(...shown.map((entry) => {
-    const picture = made("img", [], { src: `/thumb?image=${entry.id}`, alt: "", loading: "lazy", width: 64, height: 48 });
+    const picture = made("img", [], { src: `/thumb?image=${entry.id}&session=${state.session}`, alt: "", loading: "lazy", width: 64, height: 48 });
     const words = made("span", [made("span", entry.name, { className: "name" }), ...(entry.role ? [made("small", entry.role)] : [])]);
     const button = made("button", [picture, words], { type: "button", title: entry.name, onclick: () => choose(entry.id) });
     button.dataset.id = entry.id;
@@ -112,7 +112,7 @@ function clear() {
 }
 function showPhoto() {
   const chosen = look && bands[look.channels];
-  const address = `/picture?image=${image}` + (chosen ? `&bands=${chosen.join(",")}` : "");
+  const address = `/picture?image=${image}&session=${state.session}` + (chosen ? `&bands=${chosen.join(",")}` : "");
   if (by("photo").getAttribute("src") !== address) by("photo").src = address;
 }
 async function ask() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -57,6 +58,7 @@ class Desk:
         self._images: Recent[ImageArray] = Recent(_MOST_IMAGES)
         self._looks: Recent[Shown] = Recent(_MOST_LOOKS)
         self._thumbs: Recent[Bytes] = Recent(_MOST_THUMBS)
+        self._session = secrets.token_hex(4)
         self._looking = threading.Lock()
         self._done: tuple[tuple[int, str], int, int] | None = None
 
@@ -64,6 +66,7 @@ class Desk:
         """What can be chosen."""
         shelf = self.gallery.shelf
         return {
+            "session": self._session,  # a browser keeps pictures, and f0 is another image the next time
             "models": [choice.name for choice in self.models.choices],
             "folder": str(shelf.root) if shelf else "",
             "note": left_out_note(shelf) if shelf else "",

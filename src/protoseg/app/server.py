@@ -113,9 +113,11 @@ class Handler(BaseHTTPRequestHandler):
     def _check_asker(self) -> None:
         """Refuse what no page of this server can have sent."""
         host = self.headers.get("Host", "")
-        if self.server.local and not _names_this_machine(host, self.server.server_address[1]):
+        if self.server.local and not _names_this_machine(host):
             self._refuse(HTTPStatus.FORBIDDEN, f"the app answers at {self.server.address} only")
-        if self.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+        # A link on another page may open the app in a window of its own, where that page cannot look in.
+        opens = self.headers.get("Sec-Fetch-Mode") == "navigate" and urlsplit(self.path).path == "/"
+        if self.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"} and not opens:
             self._refuse(HTTPStatus.FORBIDDEN, "another page may not ask the app")
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{host}":
@@ -247,10 +249,15 @@ def is_local(host: str) -> bool:
         return False
 
 
-def _names_this_machine(host: str, port: int) -> bool:
-    """Whether a Host header is one that a browser sends to this machine, and not another name that leads to it."""
-    name, _, given = host.rpartition(":")
-    return given == str(port) and is_local(name.strip("[]"))
+def _names_this_machine(host: str) -> bool:
+    """Whether a Host header is one that a browser sends to this machine, and not another name that leads to it.
+
+    At any port: whoever works on another machine reaches the app through a tunnel, `ssh -L 9000:localhost:8765`.
+    """
+    try:
+        return is_local(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
 
 
 def _is_number(text: str) -> bool:
