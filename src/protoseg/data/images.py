@@ -48,7 +48,7 @@ _NODATA = 42113  # the tag in which GDAL writes the value of pixels without one
 logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _LOSSY = tuple(tifffile.COMPRESSION[name] for name in ("OJPEG", "JPEG", "JPEG_LOSSY", "WEBP"))
-_OF_PILLOW = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000))  # TIFF's codings that every build of it knows
+_OF_PILLOW = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000))  # TIFF's codings that its wheels know
 BLURS = "which blurs class numbers; export the mask again without loss, as PNG"
 _TIME = "T"  # an axis that is certainly no bands; a Z may be: ImageJ calls the bands of an image from elsewhere slices
 _EXTRA_SAMPLES, _UNSPECIFIED = 338, 0  # a fourth band of unspecified meaning is a band, else it is transparency
@@ -288,9 +288,8 @@ def _stored(file: tifffile.TiffFile, path: Path, *, holes: bool = True) -> NDArr
     if image.ndim != 3 or 0 in image.shape:  # a damaged header
         raise UnreadableImageError(f"{path} holds an image of the shape {series.shape}")
     nodata = _nodata(file)
-    if (
-        holes and nodata is not None and image.dtype.kind in "if" and image.dtype.itemsize > 1
-    ):  # these become floats, which have holes
+    becomes_float = image.dtype.kind in "if" and image.dtype.itemsize > 1
+    if holes and nodata is not None and becomes_float:
         image = np.where(_equals(image, nodata), np.nan, image.astype(np.promote_types(image.dtype, np.float32)))
     return turn(image, _tiff_orientation(file))
 
