@@ -259,7 +259,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     data = make_folder(folder / "data", train=12, labeled=5, test=4, size=(41, 57), classes=("ground", "square", "disc"))
     capture = pytest.MonkeyPatch()
     console = Console(record=True, width=200)
-    capture.setattr("rich.console.Console", lambda **_: console)
+    capture.setattr("protoseg.console.Console", lambda **_: console)
     assert main(["train", str(data), *SETTINGS, "--baseline", "--out", str(folder / "out")]) == 0
     capture.undo()
     return Run(data, folder / "out", console.export_text())

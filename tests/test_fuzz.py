@@ -189,7 +189,8 @@ def test_tags_of_pictures(tmp_path: Path, suffix: str, entries: Any, code: int, 
     path, turned = tmp_path / f"x{suffix}", (274, 3, 1, struct.pack("<H", code))
     Image.new("RGB", (7, 5)).save(path, exif=make_exif(turned, *entries) + rest)
     assert read_image(path).shape in {(5, 7, 3), (7, 5, 3)}
-    assert read_mask(path).shape == read_image(path).shape[:2]
+    if suffix == ".png":  # the others blur the numbers of classes, and are no masks
+        assert read_mask(path).shape == read_image(path).shape[:2]
 
 
 @given(data=st.data())
