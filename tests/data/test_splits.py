@@ -311,6 +311,22 @@ class TestHoldout:
         assert names(partition.evaluation) == ["a1", "a3"]
         assert_disjoint(partition)
 
+    @pytest.mark.parametrize(
+        ("kept", "said"),
+        [
+            (["a1"], "1 of the 3 images of --labels is held out by --holdout {} and not trained on"),
+            (["a0", "a1", "a3"], "2 of the 3 images of --labels are held out by --holdout {} and not trained on"),
+            (["a0", "a4"], None),
+        ],
+    )
+    def test_lists_that_overlap_are_said(self, kept: list[str], said: str | None, tmp_path: Path) -> None:
+        labels, holdout = tmp_path / "labels.txt", tmp_path / "holdout.txt"
+        labels.write_text("a1\na2\na3\n")
+        holdout.write_text("\n".join(kept))
+        partition = make_partition(TEN, labels=str(labels), holdout=str(holdout))
+        assert partition.notes == (() if said is None else (said.format(holdout),))
+        assert names(partition.labeled) == [name for name in ("a1", "a2", "a3") if name not in kept]
+
     def test_comes_out_of_a_list_of_labels(self, listed) -> None:  # type: ignore[no-untyped-def]
         partition = make_partition(TEN, labels=listed("a1", "a2", "a3"), holdout="1")
         assert sorted(names(partition.evaluation) + names(partition.labeled)) == ["a1", "a2", "a3"]

@@ -94,6 +94,9 @@ def make_partition(
     kept: list[Sample] = []
     if is_list(holdout):
         kept = _from_list(Path(holdout), index, "--holdout", notes)
+    if listed is not None and (out := len(listed) - len(_without(listed, kept))):
+        one, many = (f"of the {len(listed)} images of --labels {verb}" for verb in ("is", "are"))
+        notes.append(f"{counted(out, one, many)} held out by --holdout {holdout} and not trained on")
     stock = _without(masked if listed is None else listed, kept)
     num_kept = 0 if holdout is None or kept else _amount(holdout, len(stock), "--holdout")
     if labels is not None and listed is None:
