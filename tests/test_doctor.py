@@ -99,6 +99,32 @@ def copy_of_a_labelled_one(data: Path) -> Path:
     return data / "images/img_07.png"
 
 
+def saved_again(data: Path) -> Path:
+    """Or the next frame: the perceptual hash cannot tell."""
+    (data / "images/img_07.png").unlink()
+    Image.open(data / "images/img_00.png").save(data / "images/img_07.jpg", quality=60)
+    return data / "images/img_07.jpg"
+
+
+def nearly_twice_labeled(data: Path) -> Path:
+    pixels = np.array(Image.open(data / "images/img_00.png"))
+    pixels[0, 0] ^= 1
+    return write_image(data / "images/img_05.png", pixels)
+
+
+def picture_of_a_mask_with_white(data: Path) -> Path:
+    (data / "classes.txt").unlink()
+    for path in (data / "masks").rglob("*.png"):
+        write_index(path, np.array([0, 128, 255], dtype=np.uint8)[read_mask(path)])
+    return Path()
+
+
+def nothing_to_score_on(data: Path) -> Path:
+    for kind in ("images", "masks"):
+        shutil.rmtree(data / kind / "test")
+    return Path()
+
+
 def rare_class(data: Path) -> Path:
     for path in (data / "masks").glob("*.png"):
         write_index(path, np.minimum(read_mask(path), 1))
@@ -218,6 +244,10 @@ CASES: list[tuple[Callable[[Path], Path], str, str]] = [
     (leak, "warning", "1 of 3 evaluation images looks nearly the same"),
     (twice_labeled, "note", "1 pair of labelled images is the same picture"),
     (copy_of_a_labelled_one, "note", "1 unlabelled image is the same picture as a labelled one"),
+    (saved_again, "note", "1 unlabelled image looks nearly the same as a labelled one"),
+    (nearly_twice_labeled, "note", "1 pair of labelled images looks nearly the same"),
+    (picture_of_a_mask_with_white, "warning", "the mask values 0, 128 and 255 are far apart, as in pictures of masks, and 255"),
+    (nothing_to_score_on, "note", "there is no image to score on"),
     (rare_class, "warning", "disc is rare: 0.00 % of the labelled pixels, in 1 of 6 images"),
     (stray_value, "warning", "the mask value 254 is probably an error"),
     (largest_value, "warning", "the mask value 65535 is a class of its own, in 6.2 % of the labelled pixels"),
@@ -280,11 +310,12 @@ def test_every_copy_of_a_labelled_image_is_counted(data: Path) -> None:
     for i in (7, 8, 9):
         (data / f"images/img_0{i}.png").unlink()
         Image.open(data / "images/img_00.png").save(data / f"images/img_0{i}.jpg", quality=60)
-    (found,) = [f for f in examine(data) if "same picture as a labelled one" in f["title"]]
+    (found,) = [f for f in examine(data) if "look nearly the same as a labelled one" in f["title"]]
     copies = [str(data / f"images/img_0{i}.jpg") for i in (7, 8, 9)]
     original = str(data / "images/img_00.png")
     assert found["files"] == [copies[0], original, *copies[1:]]
-    assert found["details"] == [f"{copy} = {original}" for copy in copies]
+    assert found["details"] == [f"{copy} ~ {original}" for copy in copies]
+    assert "remove" not in found["advice"]
 
 
 @pytest.mark.parametrize("spoil", [leak, twice_labeled, copy_of_a_labelled_one])
@@ -296,6 +327,77 @@ def test_of_pictures_that_stand_twice_both_are_named(data: Path, spoil: Callable
     assert detail.split(" = ") == found[0]["files"]
     assert len(found[0]["files"]) == 2
     assert changed in found[0]["files"]
+
+
+def test_of_looking_alike_nothing_is_called_the_same_picture(data: Path) -> None:
+    saved_again(data)
+    nearly_twice_labeled(data)
+    assert not [f for f in examine(data) if "the same picture" in f["title"]]
+
+
+def test_many_rare_classes_are_one_finding(data: Path) -> None:
+    (data / "classes.txt").write_text("ground\nsquare\ndisc\n" + "".join(f"c{i}\n" for i in range(23)))
+    for count, titles in ((3, ["c0 is rare", "c1 is rare", "c2 is rare"]), (23, ["23 of 26 classes are rare"])):
+        mask = read_mask(data / "masks/img_01.png").copy()
+        mask[0] = 0
+        mask[0, :count] = np.arange(3, 3 + count)
+        write_index(data / "masks/img_01.png", mask)
+        found = [f for f in examine(data) if " rare" in f["title"]]
+        assert [f["title"][: len(t)] for f, t in zip(found, titles, strict=True)] == titles
+    assert "images of 6): c0 0.00 % in 1, c1 0.00 % in 1, " in found[0]["title"]
+    assert found[0]["title"].endswith("c19 0.00 % in 1 and 3 more")
+    assert found[0]["files"] == [str(data / "images/img_01.png")]
+    assert found[0]["details"] == [f"c{i} 0.00 % in 1" for i in range(23)]
+
+
+def test_no_doubt_about_what_the_settings_ignore(data: Path) -> None:
+    def said(*words: str) -> list[str]:
+        return [f["title"] for f in examine(data, *words) if "labelled pixels are ignored" in f["title"]]
+
+    assert said("--classes.ignore", "[disc]") == said() == []
+    path = data / "masks/img_01.png"
+    mask = read_mask(path).copy()
+    mask[:32] = 255
+    write_index(path, mask)
+    assert said() == ["8.3 % of the labelled pixels are ignored"]  # half of one mask of six
+    assert said("--classes.ignore", "[disc]") == ["8.3 % of the labelled pixels are ignored besides what the settings ignore"]
+
+
+def test_nor_about_a_background_that_the_settings_ignore(data: Path) -> None:
+    (data / "classes.txt").write_text("background\nsquare\ndisc\n")
+    titles = [f["title"] for f in examine(data, "--classes.background", "ignore")]
+    assert not [title for title in titles if "labelled pixels are ignored" in title]
+
+
+def test_greys_of_a_picture_are_doubted_only_without_names(data: Path) -> None:
+    picture_of_a_mask_with_white(data)
+    named = ("--classes.names", "[a, b]", "--classes.ids", "[0, 128]")
+    assert not [f for f in examine(data, *named) if "far apart" in f["title"]]
+    for path in (data / "masks").rglob("*.png"):  # VOC's numbers of background and person, as a few of its masks hold them
+        mask = read_mask(path).copy()
+        mask[mask == 128] = 15
+        write_index(path, mask)
+    assert not [f for f in examine(data) if "far apart" in f["title"]]
+
+
+def test_the_headline_counts_as_the_table_does(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examine(data)
+    assert "6 labelled, 6 unlabelled, 3 evaluation images\n" in capsys.readouterr().out
+    for kind in ("images", "masks"):
+        (data / kind / "val").mkdir()
+        shutil.copy(data / kind / "test/test_00.png", data / kind / "val/val_00.png")
+    examine(data)
+    said = "4 evaluation images (3 test + 1 val; training scores on test)"
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_train_says_before_it_that_nothing_is_scored(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(data), *TINY_MODEL, "--steps", "2", "--batch", "2", "--crop", "32", "--workers", "0", "--dry-run"]
+    assert main(["train", *words]) == 0
+    assert "no image to score on" not in capsys.readouterr().out
+    nothing_to_score_on(data)
+    assert main(["train", *words]) == 0
+    assert "there is no image to score on, so the training will end without mIoU" in capsys.readouterr().out
 
 
 def test_a_class_that_fills_much_of_few_images_is_not_rare(data: Path) -> None:

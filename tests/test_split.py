@@ -227,6 +227,14 @@ class TestDuplicates:
         twice = find_doubles(labeled=looks, unlabeled={}, evaluation={}).labeled
         assert twice == [("b", "a", 0), ("c", "a", 0)]
 
+    def test_only_equal_pixels_are_a_copy(self) -> None:
+        """Frames of a camera that stands still often have one hash."""
+        labeled = {"a": Look(b"0", 5), "b": Look(b"1", 2**63), "c": Look(b"2", 5)}
+        unlabeled = {"copy": Look(b"1", 2**63), "frame": Look(b"3", 4), "other": Look(b"4", 2**33 - 1)}
+        found = find_doubles(labeled=labeled, unlabeled=unlabeled, evaluation={})
+        assert (found.labeled, found.alike_labeled) == ([], [("c", "a", 0)])
+        assert (found.unlabeled, found.alike_unlabeled) == ([("copy", "b", 0)], [("frame", "a", 1)])
+
     def test_unreadable_pictures_are_left_out(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path, train=3, labeled=1)
         (root / "images/img_02.png").write_text("no image")
@@ -340,6 +348,13 @@ class TestDuplicates:
         assert "the same picture" not in capsys.readouterr().out
         split(root, "--labels", "2", "--out", str(tmp_path / "b.txt"), "--unlabeled", str(tmp_path / "more"))
         printed = capsys.readouterr().out
-        assert "1 unlabelled image is the same picture as a labelled one" in printed
+        assert "1 unlabelled image looks nearly the same as a labelled one (neighbouring frames, or a saved copy" in printed
+        assert "the same picture" not in printed
         assert "again.jpg" in printed
         assert "img_00.png" in printed
+        Image.fromarray(photo(0)).save(tmp_path / "more/again.png")
+        (tmp_path / "more/again.jpg").unlink()
+        split(root, "--labels", "2", "--out", str(tmp_path / "c.txt"), "--unlabeled", str(tmp_path / "more"))
+        printed = capsys.readouterr().out
+        assert "1 unlabelled image is the same picture as a labelled one" in printed
+        assert "nearly the same" not in printed

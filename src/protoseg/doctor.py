@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,17 @@ from protoseg.config import (
     method_class,
 )
 from protoseg.data.check import channel_statistics, class_table
-from protoseg.data.doctor import Finding, Severity, class_rows, diagnose, gravest_first, ignored_shares, left_out, unscored
+from protoseg.data.doctor import (
+    Finding,
+    Severity,
+    class_rows,
+    diagnose,
+    gravest_first,
+    ignored_shares,
+    left_out,
+    nothing_to_score_on,
+    unscored,
+)
 from protoseg.data.facts import Facts, Part, examine
 from protoseg.data.images import PHOTOGRAPH, ImageKind
 from protoseg.data.index import ClassTable, DataIndex
@@ -88,7 +99,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     scored = [fact for fact in facts if fact.role == "evaluation" and fact.is_readable]
     findings, classes = _classes(config, index, labeled, scored)
     crop = config.crop or (default_crop(fact.size for fact in labeled) if labeled else None)
-    findings += [*left_out(index), *unscored(index), *_nothing_unlabeled(config, partition)]
+    findings += [*left_out(index), *unscored(index), *nothing_to_score_on(partition), *_nothing_unlabeled(config, partition)]
     findings += diagnose(facts, classes, crop=crop)
     if classes is not None and crop is not None and not _has_error(findings):
         findings.append(_memory(config, len(classes), labeled[0].kind or PHOTOGRAPH, crop))
@@ -325,7 +336,7 @@ def _print(
 ) -> None:
     console.print(
         f"{config.data} ({index.format}): {len(partition.labeled)} labelled, {len(partition.unlabeled)} unlabelled, "
-        f"{counted(len(partition.evaluation), 'evaluation image')}"
+        f"{_evaluation_images(partition, facts)}"
     )
     if classes is not None:
         table = Table("class", "labelled pixels", "labelled images", "evaluation images")
@@ -335,6 +346,17 @@ def _print(
             column.justify = "right"
         console.print(table)
     _print_findings(findings, console)
+
+
+def _evaluation_images(partition: Partition, facts: Sequence[Facts]) -> str:
+    """How many evaluation images were read, as the table and the findings count them; and which of them are scored."""
+    scored = {sample.name for sample in partition.evaluation}
+    others = Counter(fact.sample.split for fact in facts if fact.role == "evaluation" and fact.sample.name not in scored)
+    said = counted(len(scored) + others.total(), "evaluation image")
+    if not others:
+        return said
+    parts = [f"{len(scored)} {partition.evaluation_name}", *(f"{count} {split}" for split, count in sorted(others.items()))]
+    return f"{said} ({' + '.join(parts)}; training scores on {partition.evaluation_name})"
 
 
 def _print_findings(findings: Sequence[Finding], console: Console) -> None:

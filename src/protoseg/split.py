@@ -129,6 +129,12 @@ def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> 
     if copies := doubles.unlabeled:
         what = counted(len(copies), "unlabelled image is", "unlabelled images are")
         console.print(f"note: {what} the same picture as a labelled one: {examples(copies)}")
+    if alike := doubles.alike_unlabeled:
+        what = counted(len(alike), "unlabelled image looks", "unlabelled images look")
+        console.print(
+            f"note: {what} nearly the same as a labelled one (neighbouring frames, or a saved copy; look at them): "
+            f"{examples(alike)}"
+        )
 
 
 def _warn_of_names(train: Sequence[Sample], evaluation: Sequence[Sample], looks: dict[str, Look], console: Console) -> None:

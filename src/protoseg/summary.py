@@ -11,7 +11,7 @@ from rich.table import Table
 
 from protoseg.config import OWN_NETWORKS, note_on_batch
 from protoseg.data.check import CheckedData
-from protoseg.data.doctor import diagnose, left_out
+from protoseg.data.doctor import diagnose, left_out, nothing_to_score_on
 from protoseg.engine.metrics import IoU
 from protoseg.settings import TrainConfig
 from protoseg.words import counted
@@ -21,7 +21,8 @@ def describe_data(config: TrainConfig, data: CheckedData) -> dict[str, Any]:
     """What a run starts from, for its folder: images, classes, and what may go wrong with them."""
     partition, report = data.partition, data.report
     share = report.pixels / report.pixels.sum()
-    findings = [*left_out(data.index), *diagnose(report.facts, data.classes, crop=config.crop)]
+    findings = diagnose(report.facts, data.classes, crop=config.crop)
+    findings = [*left_out(data.index), *nothing_to_score_on(partition), *findings]
     return {
         "folder": config.data,
         "format": data.index.format,

@@ -124,15 +124,15 @@ class ClassRules:
 
         values: dict[str, tuple[int, ...]] = {}
         colors: dict[str, Color] = {}
-        ignored = table.ignored
+        by_rule: tuple[int, ...] = ()
         for name, own, color in zip(table.names, table.values, table.colors, strict=True):
             new = target.get(name, name)
             if new is None:
-                ignored += own
+                by_rule += own
             else:
                 values[new] = values.get(new, ()) + own
                 colors.setdefault(new, color)
-        return ClassTable(tuple(values), tuple(values.values()), tuple(colors.values()), ignored)
+        return ClassTable(tuple(values), tuple(values.values()), tuple(colors.values()), table.ignored + by_rule, by_rule)
 
     def _with_background(self, table: ClassTable, *, strict: bool) -> tuple[dict[str, Sequence[str]], list[str]]:
         """`merge` and `ignore` with what the rule for the background adds to them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,20 +14,24 @@ from protoseg.data.duplicates import Look, Pair, find_doubles
 from protoseg.data.facts import Facts, Role, class_pixels
 from protoseg.data.images import PHOTOGRAPH
 from protoseg.data.index import ClassTable, DataIndex, unnamed
-from protoseg.data.masks import describe
+from protoseg.data.masks import describe, pack
+from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
 from protoseg.words import counted
 
 Severity = Literal["error", "warning", "note"]
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
-_NAMED_CLASSES = 5  # in one sentence
+_NAMED_CLASSES, _NAMED_RARE = 5, 20  # in one sentence
+_SEPARATE = 3  # findings of one kind; more of them are told in one, because nobody reads twenty
 # Where a finding begins. Rules of thumb, not results.
 RARE_SHARE = 0.002
 FEW_IMAGES, FEW_SHARE = 3, 0.05  # a class in fewer images is rare too, unless it fills much of them
 STRAY_SHARE, STRAY_PIXELS = 0.0005, 20  # of all labelled pixels, and in each mask that holds the value
 IGNORED_SHARE = 0.5
 COLOR_DISTANCE = 1.5  # in standard deviations of the images' mean colours
+GREY_STEP = 32  # between the greys of a picture of a mask; VOC's 0, 15 and 255 of a few masks are numbers
+_WHITE = frozenset({IGNORE_INDEX, pack((255, 255, 255))})
 _LARGEST = 65535  # of a mask: GDAL's and NumPy's -1 in 16 bits
 _SAME_COLOR = 0.02  # of the scale: images of one colour have no deviation to measure by
 
@@ -110,6 +114,20 @@ def unscored(index: DataIndex) -> list[Finding]:
             f"e.g. {bare[0].image}",
             "give them masks, or keep some labelled images back with --holdout 1/5",
             tuple(str(sample.image) for sample in bare),
+        )
+    ]
+
+
+def nothing_to_score_on(partition: Partition) -> list[Finding]:
+    """No evaluation images at all: known before the training, not after it."""
+    if partition.evaluation:
+        return []
+    return [
+        Finding(
+            "note",
+            "there is no image to score on, so the training will end without mIoU",
+            "keep some labelled images back with --holdout 1/5",
+            no_files="none is there",
         )
     ]
 
@@ -256,7 +274,7 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
     for fact in facts:
         if fact.look is not None:
             looks[fact.role][fact.sample.name] = fact.look
-    leaks, twice, copies = find_doubles(**looks)
+    leaks, twice, copies, alike_labeled, alike_unlabeled = find_doubles(**looks)
     of = f"of {counted(len(looks['evaluation']), 'evaluation image')}"
     if leaks:
         yield Finding(
@@ -282,12 +300,31 @@ def _duplicates(facts: Sequence[Facts]) -> Iterator[Finding]:
             "a copy teaches nothing new; remove it",
             *_both(copies, image_of),
         )
+    if alike_labeled:
+        yield Finding(
+            "note",
+            f"{counted(len(alike_labeled), 'pair of labelled images looks', 'pairs of labelled images look')} nearly the same, "
+            f"e.g. {image_of[alike_labeled[0].second]} and {image_of[alike_labeled[0].first]}",
+            f"look at them: {_FRAMES_OR_COPIES}",
+            *_both(alike_labeled, image_of, "~"),
+        )
+    if alike_unlabeled:
+        yield Finding(
+            "note",
+            f"{counted(len(alike_unlabeled), 'unlabelled image looks', 'unlabelled images look')} nearly the same as a "
+            f"labelled one, e.g. {image_of[alike_unlabeled[0].first]} and {image_of[alike_unlabeled[0].second]}",
+            f"look at them: {_FRAMES_OR_COPIES}",
+            *_both(alike_unlabeled, image_of, "~"),
+        )
 
 
-def _both(pairs: Sequence[Pair], image_of: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+_FRAMES_OR_COPIES = "neighbouring frames of a video are worth keeping, a copy that was saved again teaches nothing new"
+
+
+def _both(pairs: Sequence[Pair], image_of: Mapping[str, str], sign: str = "=") -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Files and details of a finding on pairs: every file once, and which belongs to which."""
     named = [(image_of[pair.first], image_of[pair.second]) for pair in pairs]
-    return tuple(dict.fromkeys(file for pair in named for file in pair)), tuple(f"{one} = {two}" for one, two in named)
+    return tuple(dict.fromkeys(file for pair in named for file in pair)), tuple(f"{one} {sign} {two}" for one, two in named)
 
 
 def _colors(facts: Sequence[Facts]) -> Iterator[Finding]:
@@ -388,6 +425,7 @@ def _largest(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
 def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
     labeled = [fact for fact in facts if fact.role == "labeled" and fact.values]
     absent, stray = list[str](), _stray_classes(facts, classes)
+    rare = list[tuple[int, float, int]]()  # class id, share, images
     for c, (name, share, images, scored) in enumerate(class_rows(facts, classes)):
         if images == 0 and not scored:
             absent.append(name)
@@ -401,12 +439,8 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
                 holding,
             )
         elif c not in stray and share < (FEW_SHARE if images < min(FEW_IMAGES, len(labeled)) else RARE_SHARE):
-            yield Finding(
-                "warning",
-                f"{name} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of {counted(len(labeled), 'image')}",
-                "draw labels with protoseg split --balanced, label more images that show it, or merge it with another class",
-                _files(fact for fact in labeled if c in fact.pixels(classes)),
-            )
+            rare.append((c, share, images))
+    yield from _rare_ones(rare, labeled, classes)
     if absent:
         more = f" and {len(absent) - _NAMED_CLASSES} more" if len(absent) > _NAMED_CLASSES else ""
         yield Finding(
@@ -417,15 +451,51 @@ def _rare(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
         )
 
 
+def _rare_ones(rare: Sequence[tuple[int, float, int]], labeled: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
+    """One finding for each rare class; one for all of them where they are many.
+
+    Args:
+        rare: class id, share of the labelled pixels, and labelled images that hold it.
+        labeled: facts about all labelled images.
+        classes: of the masks.
+    """
+    of = counted(len(labeled), "image")
+    holding = {c: [fact for fact in labeled if c in fact.pixels(classes)] for c, _, _ in rare}
+    said = [f"{classes.names[c]} {100 * share:.2f} % in {images}" for c, share, images in rare]
+    advice = "draw labels with protoseg split --balanced, label more images that show {0}, or merge {0} with {1}"
+    if len(rare) > _SEPARATE:
+        more = f" and {len(rare) - _NAMED_RARE} more" if len(rare) > _NAMED_RARE else ""
+        files = dict.fromkeys(file for facts in holding.values() for file in _files(facts))
+        yield Finding(
+            "warning",
+            f"{len(rare)} of {len(classes)} classes are rare (share of the labelled pixels, and images of {len(labeled)}): "
+            f"{', '.join(said[:_NAMED_RARE])}{more}",
+            advice.format("them", "others"),
+            tuple(files),
+            tuple(said),
+        )
+        return
+    for c, share, images in rare:
+        yield Finding(
+            "warning",
+            f"{classes.names[c]} is rare: {100 * share:.2f} % of the labelled pixels, in {images} of {of}",
+            advice.format("it", "another class"),
+            _files(holding[c]),
+        )
+
+
 def _ignored(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
     labeled = [fact for fact in facts if fact.role == "labeled" and fact.values]
-    share, _ = ignored_shares(labeled, classes)
+    # What the settings ignore is meant, and needs no doubt.
+    kept = replace(classes, ignored=tuple(value for value in classes.ignored if value not in classes.ignored_by_rule))
+    share, _ = ignored_shares(labeled, kept)
+    beside = " besides what the settings ignore" if classes.ignored_by_rule else ""
     if share:
         yield Finding(
             "warning" if share > IGNORED_SHARE else "note",
-            f"{100 * share:.1f} % of the labelled pixels are ignored",
+            f"{100 * share:.1f} % of the labelled pixels are ignored{beside}",
             "look whether 'ignored' is meant: background is a class of its own unless it is really unknown",
-            _masks(fact for fact in labeled if fact.ignored(classes)),
+            _masks(fact for fact in labeled if fact.ignored(kept)),
         )
     if empty := [fact for fact in labeled if not fact.pixels(classes)]:
         what = f"{counted(len(empty), 'labelled mask is', 'labelled masks are')} ignored everywhere"
@@ -455,15 +525,40 @@ def _table(facts: Sequence[Facts], classes: ClassTable) -> Iterator[Finding]:
             "0 is often the background: a class of its own, if it is known to be nothing else",
             _masks(fact for fact in labeled if 0 in fact.values),
         )
+    white = _masks(fact for fact in labeled if not _WHITE.isdisjoint(fact.values))
+    if white and (grey := _below_white(classes)):
+        yield Finding(
+            "warning",
+            f"the mask values {', '.join(map(str, grey))} and 255 are far apart, as in pictures of masks, and 255 counts as "
+            "'not labelled'",
+            f"if 255 is a class, name all with --classes.names and --classes.ids '{[*grey, IGNORE_INDEX]}'; if it is not, the "
+            f"others with --classes.ids '{grey}'",
+            white,
+        )
+        return
     numbers = [value for value in first if value < 256]
     holding = _masks(fact for fact in facts if not fact.values.keys().isdisjoint(numbers))
-    if len(numbers) >= 3 and len(numbers) == len(first) and min(np.diff(sorted(numbers))) > 10 and holding:
+    far = len(numbers) >= 3 and len(numbers) == len(first) and min(np.diff(sorted(numbers))) > 10
+    if far and holding and _is_unnamed(classes):
         yield Finding(
             "warning",
             f"the mask values {', '.join(map(str, sorted(numbers)))} are far apart, as in pictures of masks",
             "if they come from a picture for the eye, export class numbers instead; if they are meant, name the classes",
             holding,
         )
+
+
+def _is_unnamed(classes: ClassTable) -> bool:
+    """Whether nobody has named any class."""
+    return all(name == unnamed(values[0]) for name, values in zip(classes.names, classes.values, strict=True))
+
+
+def _below_white(classes: ClassTable) -> list[int]:
+    """The mask values of unnamed classes, where they and 255, which is ignored, are as far apart as the greys of a picture."""
+    numbers = sorted(values[0] for values in classes.values)
+    if IGNORE_INDEX not in classes.ignored or len(numbers) < 2 or numbers[-1] > IGNORE_INDEX or not _is_unnamed(classes):
+        return []
+    return numbers if min(np.diff([*numbers, IGNORE_INDEX])) >= GREY_STEP else []
 
 
 def _crop(facts: Sequence[Facts], crop: int) -> Iterator[Finding]:

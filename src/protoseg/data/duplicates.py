@@ -1,4 +1,6 @@
-"""Images that are the same picture under two names: by content a copy, by perceptual hash a re-saved one or the next frame.
+"""Images that are the same picture under two names, by their content, or look nearly so, by perceptual hash: a copy that was
+saved again, or the next frame of a camera that stands still. Which of the two it is the hash cannot tell, so none is called the
+same picture for it.
 
 Of pictures that do not change from left to right (black frames, plain gradients) only exact copies are found: what would tell
 a re-saved copy is as alike in two dark frames of different nights, and a false alarm costs more trust than a missed copy.
@@ -28,7 +30,7 @@ ALIKE = 16
 """Bits that two pictures of one name may differ by and still be versions of one: cut out, turned brighter, drawn over."""
 
 RESAVED = 2
-"""Bits that a re-saved copy may differ by, rather than the next frame of a video."""
+"""Bits that a re-saved copy may differ by; frames of a camera that stands still often differ by no more."""
 
 _SIDE = 8
 _FLAT = 3  # grey levels: a difference below it is noise, and a picture of such differences alone has no hash
@@ -51,8 +53,10 @@ class Doubles(NamedTuple):
     """Pictures that stand twice in a data set. Nearest pairs first."""
 
     leaks: list[Pair]  # an evaluation image, and a training image nearly the same
-    labeled: list[Pair]  # two labelled images that are one picture
-    unlabeled: list[Pair]  # an unlabelled image, and the labelled one that it is a copy of
+    labeled: list[Pair]  # two labelled images with the same pixels
+    unlabeled: list[Pair]  # an unlabelled image, and the labelled one that has the same pixels
+    alike_labeled: list[Pair]  # two labelled images that look nearly the same
+    alike_unlabeled: list[Pair]  # an unlabelled image, and the labelled one that looks nearly the same
 
 
 def look_at(image: ImageArray) -> Look:
@@ -105,7 +109,19 @@ def find_doubles(*, labeled: dict[str, Look], unlabeled: dict[str, Look], evalua
         labeled, unlabeled, evaluation: name -> look.
     """
     twice = [pair for pair in near_pairs(labeled, labeled, near=0) if pair.second < pair.first]
-    return Doubles(near_pairs(evaluation, labeled | unlabeled), twice, near_pairs(unlabeled, labeled, near=RESAVED))
+    unlabeled_pairs = near_pairs(unlabeled, labeled, near=RESAVED)
+    looks = labeled | unlabeled
+
+    def is_copy(pair: Pair) -> bool:
+        return looks[pair.first].content == looks[pair.second].content
+
+    return Doubles(
+        near_pairs(evaluation, looks),
+        labeled=[pair for pair in twice if is_copy(pair)],
+        unlabeled=[pair for pair in unlabeled_pairs if is_copy(pair)],
+        alike_labeled=[pair for pair in twice if not is_copy(pair)],
+        alike_unlabeled=[pair for pair in unlabeled_pairs if not is_copy(pair)],
+    )
 
 
 def bits_between(first: Look, second: Look) -> int | None:

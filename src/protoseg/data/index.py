@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -65,12 +65,14 @@ class ClassTable:
         values: the mask values of each class, at least one: numbers, or packed colours (`data.masks.pack`).
         colors: RGB of each class, for pictures.
         ignored: mask values that mean "not labelled".
+        ignored_by_rule: those of them that are a class which the settings ignore.
     """
 
     names: tuple[str, ...]
     values: tuple[tuple[int, ...], ...]
     colors: tuple[Color, ...]
     ignored: tuple[int, ...] = (IGNORE_INDEX,)
+    ignored_by_rule: tuple[int, ...] = field(default=(), compare=False)  # it changes no label
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.values) == len(self.colors):
