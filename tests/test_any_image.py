@@ -17,6 +17,7 @@ from protoseg.config import build_network
 from protoseg.data.batch import BatchViews
 from protoseg.data.images import read_image
 from protoseg.data.loader import Geometry
+from protoseg.data.masks import read_mask
 from protoseg.engine.checkpoint import load_model_file
 from protoseg.settings import ModelConfig
 from protoseg.trained import load_model
@@ -66,6 +67,34 @@ def test_statistics_are_those_of_the_pixels(tmp_path: Path, capsys: pytest.Captu
     stored = load_model_file(tmp_path / "run").header["normalization"]
     assert stored["mean"] == pytest.approx(np.nanmean(pixels, axis=0).tolist(), rel=1e-4)
     assert stored["std"] == pytest.approx(np.nanstd(pixels, axis=0).tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_areas_without_data_have_no_class(tmp_path: Path, taken: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless the number for it is a class of the model. Single bands without a number are no holes."""
+    data, run = convert(make_folder(tmp_path / "data"), "float32", 2), tmp_path / "run"
+    if taken:
+        (data / "classes.txt").write_text("0 ground\n1 square\n2 disc\n255 sky\n")
+    assert main(["train", str(data), *TINY, "--out", str(run)]) == 0, capsys.readouterr().err
+    image = read_image(data / "images/img_00.tif")
+    image[5:9, 3:] = np.nan
+    image[20] = np.nan
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images/x.tif", image, photometric="minisblack", planarconfig="contig")
+    capsys.readouterr()
+    assert main(["predict", str(run), str(tmp_path / "images"), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    mask, confidence = read_mask(tmp_path / "out/x.png"), np.asarray(Image.open(tmp_path / "out/x.confidence.png"))
+    missing = np.isnan(image).all(axis=2)
+    assert missing.any()
+    assert np.isnan(image[~missing]).any()
+    if taken:
+        assert "note: 1 image has areas without data; 255 is a class of this model" in said
+        assert (confidence > 0).all()
+    else:
+        assert "note: 1 image has areas without data, where masks are 255 and the confidence is 0" in said
+        assert ((mask == 255) == missing).all()
+        assert ((confidence == 0) == missing).all()
 
 
 def test_an_image_of_another_kind_is_named_when_predicting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -820,7 +820,7 @@ class TestCommand:
         ("arguments", "message"),
         [
             (["{run}", "{missing}"], "neither a run nor a folder"),
-            (["{missing}"], "no model file"),
+            (["{missing}"], "no run in"),
             (["{run}", "--images", "{missing}"], "no folder"),
             (["{run}", "--port", "70000"], "65535"),
             (["{run}", "--images", "{run}", "--format", "voc"], "voc"),

@@ -29,6 +29,7 @@ from protoseg import stage
 from protoseg.arguments import parse_train
 from protoseg.cli import main
 from protoseg.config import METHODS
+from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import open_dataset
 from protoseg.data.images import read_image
 from protoseg.data.limit import MAX_PIXELS
@@ -609,6 +610,25 @@ class TestEvaluate:
         assert "note: classes are matched by name; in these masks 'ground' is 1, which was 0 in training" in printed
         assert evaluate_run(tmp_path / "run", data, split="test", console=Console(quiet=True)).mean == score
 
+    def test_a_class_that_the_model_does_not_know(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data = make_folder(tmp_path / "data", train=3, labeled=3, classes=("ground", "cat", "disc"), seed=5)
+        assert main(["evaluate", str(run.out), str(data), "--no-report"]) == 2
+        said = capsys.readouterr().err
+        assert f"the class 'cat' of {data} is unknown to the model, which has ground, square, disc" in said
+        assert re.search(r"img_0\d.png: value 1 \(\d+ pixels?\) is not in the class list of this model", said)
+
+    def test_it_says_how_far_it_is_where_there_is_no_bar(
+        self, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["evaluate", str(run.out), str(run.data), "--no-report"]
+        assert main(words) == 0
+        assert "scoring" not in capsys.readouterr().out
+        monkeypatch.setattr("protoseg.trained._SILENCE", 0.0)
+        assert main(words) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("scoring")] == [
+            f"scoring {done}/4" for done in range(4)
+        ]
+
     def test_palettes_are_compared(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """With the colours of the data set's class list; without such a list, with each other."""
         data = make_folder(tmp_path / "data", train=3, labeled=3, seed=5)
@@ -679,7 +699,8 @@ class TestPredict:
         assert main(["predict", str(run.out), str(images), "-o", str(tmp_path / "out")]) == 0
         names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
         stems = ("wide", "deep/er/tall", "tiny")
-        assert names == {f"{stem}{end}" for stem in stems for end in (".png", ".overlay.jpg", ".confidence.png")}
+        files = {f"{stem}{end}" for stem in stems for end in (".png", ".overlay.jpg", ".confidence.png")}
+        assert names == files | {"classes.csv"}
         colors = load_model(run.out).classes.colors
         for stem, size in zip(stems, [(71, 33), (19, 65), (7, 5)], strict=True):
             with Image.open(tmp_path / "out" / f"{stem}.png") as mask:
@@ -712,7 +733,53 @@ class TestPredict:
 
     def test_one_file(self, run: Run, images: Path, tmp_path: Path) -> None:
         assert main(["predict", str(run.out), str(images / "wide.jpg"), "-o", str(tmp_path / "out")]) == 0
-        assert {path.name for path in (tmp_path / "out").iterdir()} == {"wide.png", "wide.overlay.jpg", "wide.confidence.png"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {
+            *("wide.png", "wide.overlay.jpg", "wide.confidence.png", "classes.csv")
+        }
+
+    def test_its_class_list_is_that_of_the_masks(self, run: Run, images: Path, tmp_path: Path) -> None:
+        assert main(["predict", str(run.out), str(images), "-o", str(tmp_path / "out")]) == 0
+        listed, classes = read_class_list(tmp_path / "out"), load_model(run.out).classes
+        assert listed is not None
+        assert (listed.names, listed.colors, listed.written) == (classes.names, classes.colors, classes.written)
+
+    def test_of_a_data_set_the_images_alone(
+        self, run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Until nothing in it is a mask: then a folder `images` is one like any other."""
+        data = make_folder(tmp_path / "data", train=3, labeled=2, test=1)
+        (data / "notes.json").write_text("{")
+        assert main(["predict", str(run.out), str(data), "-o", str(tmp_path / "out")]) == 0
+        assert f"{data} is a data set (folder): its 4 images, without its masks" in capsys.readouterr().out
+        masks = [path for path in (tmp_path / "out").rglob("*.png") if not path.name.endswith(".confidence.png")]
+        expected = {"img_00.png", "img_01.png", "img_02.png", "test/test_00.png"}
+        assert {path.relative_to(tmp_path / "out").as_posix() for path in masks} == expected
+        shutil.rmtree(data / "masks")
+        assert main(["predict", str(run.out), str(data), "-o", str(tmp_path / "plain")]) == 0
+        assert "is a data set" not in capsys.readouterr().out
+        assert (tmp_path / "plain/images/img_00.png").is_file()
+
+    def test_many_images_with_one_fault_take_two_lines(
+        self, run: Run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for i in range(9):
+            Image.new("I;16", (9, 9)).save(tmp_path / f"deep_{i}.png")
+        (tmp_path / "empty.png").touch()
+        write_image(tmp_path / "good.png", read_image(images / "tiny.png"))
+        assert main(["predict", str(run.out), str(tmp_path), "-o", str(tmp_path / "out"), "--quiet"]) == 0
+        first, rest, other, last = capsys.readouterr().out.splitlines()
+        assert first.startswith(f"warning: skipped, {tmp_path / 'deep_0.png'} has 1 channel of uint16")
+        assert rest == (
+            f"warning: skipped for the same reason: 8 more, from {tmp_path / 'deep_1.png'} to {tmp_path / 'deep_8.png'}"
+        )
+        assert other == f"warning: skipped, {tmp_path / 'empty.png'} cannot be read as an image: it is empty"
+        assert last.startswith(f"predictions: {tmp_path / 'out'}, mask, overlay and confidence of 1 image;")
+
+    def test_a_run_that_is_not_there(self, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["predict", str(tmp_path / "nope"), str(images), "-o", str(tmp_path / "out")]) == 2
+        assert f"there is no run in {tmp_path / 'nope'}: give a run folder" in capsys.readouterr().err
+        assert main(["predict", str(tmp_path / "no.safetensors"), str(images), "-o", str(tmp_path / "out")]) == 2
+        assert f"there is no model file {tmp_path / 'no.safetensors'}: give a run folder" in capsys.readouterr().err
 
     def test_a_colon_in_the_folder_name(self, run: Run, images: Path, tmp_path: Path) -> None:
         folder = tmp_path / "12:30"
@@ -764,7 +831,7 @@ class TestShards:
         started = [subprocess.Popen([*command, part]) for part in ("1/2", "2/2")]
         assert [process.wait() for process in started] == [0, 0]
         assert (files := contents(tmp_path / "whole")) == contents(tmp_path / "parts")
-        assert len(files) == 9
+        assert len(files) == 10
         capsys.readouterr()
         assert main([*words, str(tmp_path / "parts"), "--shard", "2/2"]) == 2
         assert "tiny.png exists; give another folder with -o" in capsys.readouterr().err
@@ -1032,11 +1099,25 @@ class TestQuiet:
         assert main(["train", "--quiet", str(data), *TINY, "--out", str(out)]) == 0
         assert capsys.readouterr().out == f"report: {out / 'report.html'}\n"
 
+    def test_a_score_alone(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["evaluate", str(run.out), str(run.data), "--no-report", "--quiet"]) == 0
+        assert capsys.readouterr().out == f"mIoU: {100 * run.result['miou']:.1f}\n"
+
+    def test_the_doctor_says_what_to_try(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data, out = make_folder(tmp_path / "data", test=2), tmp_path / "doctor.json"
+        (data / "images" / "img_05.png").write_bytes(b"no image")
+        assert main(["doctor", str(data), *TINY, "--out", str(out), "--quiet"]) in {0, 1}
+        found = [f for f in json.loads(out.read_text())["findings"] if f["severity"] != "note"]
+        assert found
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1] == f"findings: {out}, with all files"
+        assert [line.split(":")[0] for line in lines[:-1]] == [w for f in found for w in (f["severity"], "    try")]
+
     def test_the_next_command_speaks_again(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         data = make_folder(tmp_path / "data", test=2)
         words = ["split", str(data), "--labels", "2", "--out"]
         assert main([*words, str(tmp_path / "a.txt"), "--quiet"]) == 0
-        assert capsys.readouterr().out == ""
+        assert re.fullmatch(rf"list: {tmp_path / 'a.txt'}, hash .*\n", capsys.readouterr().out)
         assert main([*words, str(tmp_path / "b.txt")]) == 0
         assert capsys.readouterr().out != ""
 

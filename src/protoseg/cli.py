@@ -39,7 +39,7 @@ protoseg: semantic segmentation from a few masks and many images.
   protoseg predict runs/NAME images/ -o out        masks, overlays and confidence for any images
 
 protoseg COMMAND --help tells more. Every command takes --max-pixels N: larger images are refused (default 100 megapixels); and
---quiet, with which it prints warnings and where the result is, nothing else.
+--quiet, with which it prints warnings and the result (a path, or the mIoU), nothing else.
 """
 
 _QUIET = "--quiet"

@@ -6,15 +6,16 @@ from typing import Any
 
 from rich.console import Console
 
-_SAID = ("warning:", "error:", "failed:", "report:", "atlas:")
-"""How lines begin that somebody needs who does not watch: what went wrong, and where the result is."""
+_WRONG = ("warning:", "error:", "failed:")
+_RESULTS = ("report:", "atlas:", "predictions:", "list:", "findings:", "mIoU:", "protoseg app:")
+"""How lines begin that somebody needs who does not watch: what went wrong; and the result, or where it is."""
 
 
 def make_console(*, quiet: bool = False) -> Console:
     """Class names and paths are printed as they are: brackets are no markup, and no line is broken inside a path.
 
     Args:
-        quiet: print what went wrong and where the result is, nothing else.
+        quiet: print what went wrong and the result or where it is, nothing else.
     """
     return _Quiet() if quiet else Console(markup=False, soft_wrap=True)
 
@@ -24,5 +25,5 @@ class _Quiet(Console):
         super().__init__(markup=False, soft_wrap=True, force_terminal=False)  # no progress bars
 
     def print(self, *objects: Any, **options: Any) -> None:
-        if objects and str(objects[0]).startswith(_SAID):
+        if objects and str(objects[0]).startswith(_WRONG + _RESULTS):
             super().print(*objects, **options)

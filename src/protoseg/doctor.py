@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from protoseg.config import (
@@ -109,7 +110,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
     _print(config, index, partition, facts, classes, findings, console)
     if out is not None:
         out.write_text(json.dumps(_as_json(index, partition, facts, classes, findings), indent=2) + "\n")
-        console.print(f"all findings with all files: {out}")
+        console.print(f"findings: {out}, with all files")
     return findings
 
 
@@ -362,8 +363,8 @@ def _evaluation_images(partition: Partition, facts: Sequence[Facts]) -> str:
 def _print_findings(findings: Sequence[Finding], console: Console) -> None:
     """Every finding, and the verdict."""
     for finding in findings:
-        console.print(f"{finding.severity}: {finding.title}{_files_of(finding)}", style=_GRAVE[finding.severity])
-        console.print(f"    try: {finding.advice}")
+        title = (f"{finding.severity}: {finding.title}{_files_of(finding)}", _GRAVE[finding.severity])
+        console.print(Text.assemble(title, f"\n    try: {finding.advice}"))  # one piece: --quiet prints both or none
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _GRAVE}
     verdict = (
         "not ready to train" if counts["error"] else "ready to train, with doubts" if counts["warning"] else "ready to train"

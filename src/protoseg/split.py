@@ -83,7 +83,7 @@ def split_data(
                 f"note: this draw of {counted(len(chosen), 'image')} does not hold every class; missing: "
                 f"{_names(missing, index.classes)}. Take more --labels, or another --seed"
             )
-    console.print(f"{target}, hash {partition.hash}: protoseg train {root} --labels {target}")
+    console.print(f"list: {target}, hash {partition.hash}: protoseg train {root} --labels {target}")
     _warn_of_leaks(index, partition, console)
     return target
 

@@ -44,6 +44,7 @@ from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, SHEET
 from protoseg.settings import TrainConfig
 from protoseg.trained import load_model, progress
+from protoseg.types import IGNORE_INDEX
 from protoseg.versions import package_versions
 
 _SHEET_ROWS = 6
@@ -283,12 +284,13 @@ def _write_sheet(
     partition, classes = data.partition, data.classes
     scored = bool(partition.evaluation)
     samples = partition.evaluation or partition.unlabeled or partition.labeled
-    rows = []
+    rows, void = [], False
     for sample in samples[:: max(1, len(samples) // _SHEET_ROWS)]:
         truth = []
         if scored:
             image, mask = read_pair(sample, normalization.kind)
-            truth = [colorize(classes.encode(mask), classes)]
+            label = classes.encode(mask)
+            truth, void = [colorize(label, classes)], void or bool((label == IGNORE_INDEX).any())  # which truth alone holds
         else:
             try:
                 image = read_image(sample.image, normalization.kind)
@@ -301,4 +303,4 @@ def _write_sheet(
             break
     if rows:
         titles = networks if len(networks) > 1 else ("prediction",)
-        sheet(out / SHEET, rows, ["image", *(["truth"] if scored else []), *titles], classes)
+        sheet(out / SHEET, rows, ["image", *(["truth"] if scored else []), *titles], classes, void=void)

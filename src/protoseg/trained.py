@@ -7,7 +7,7 @@ import json
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -19,8 +19,9 @@ from rich.progress import track as rich_track
 from torch import nn
 
 from protoseg.config import build_class_rules, build_inference, build_network
-from protoseg.data.formats import folder, open_dataset
-from protoseg.data.index import ClassTable, DataIndex, Sample, Split, is_binary, unnamed
+from protoseg.data.class_list import as_csv
+from protoseg.data.formats import folder, open_dataset, with_mask_files
+from protoseg.data.index import ClassTable, DataIndex, Sample, Split, UnknownValueError, is_binary, unnamed
 from protoseg.data.io import check_names
 from protoseg.data.masks import describe
 from protoseg.data.palettes import check_palettes, mask_facts
@@ -32,7 +33,7 @@ from protoseg.engine.machine import machine
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import LARGE, LARGEST_OVERLAY, PredictReport, predict
 from protoseg.engine.tally import TALLY
-from protoseg.files import LOCK
+from protoseg.files import LOCK, write_text
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.prototype_predictor import PrototypePredictor
 from protoseg.report.gather import RESULT
@@ -45,6 +46,8 @@ from protoseg.words import counted
 Head = Literal["linear", "prototype", "mean"]
 CONFIG, SPLIT = "config.yaml", "split.json"
 """Files of a run folder: its settings, and which image stood where."""
+CLASSES = "classes.csv"
+"""File of a folder of predictions: what the numbers in the masks mean."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,17 @@ def evaluate_run(
     network = model.network.to(device()).to(memory_format=torch.channels_last)
     seen = dataclasses.replace(model.inference, **(inference or {}))
     start = time.perf_counter()
-    scored = tally(network, samples, classes, model.normalization, inference=seen, track=progress("scoring", console))
+    try:
+        scored = tally(network, samples, classes, model.normalization, inference=seen, track=progress("scoring", console))
+    except UnknownValueError as error:
+        label = here.class_of.get(error.value, IGNORE_INDEX) if here else IGNORE_INDEX
+        if here is None or label == IGNORE_INDEX:
+            raise
+        raise ValueError(
+            f"the class {here.names[label]!r} of {root} is unknown to the model, which has {', '.join(classes.names)}: if it "
+            f"is one of these under another name, change it in the data's list; if not, write 255 into the masks there "
+            f"({error})"
+        ) from error
     seconds = time.perf_counter() - start
     score = scored.iou
     if moved := _moved(model.classes, classes):
@@ -210,6 +223,7 @@ def evaluate_run(
     console.print(f"{counted(len(samples), where.replace('images', 'image', 1), where)} of {root} ({index.format})")
     console.print(f"predictor {head} of {run}; {seen}")
     console.print(iou_table(classes.names, {"IoU": score}))
+    console.print(f"mIoU: {100 * score.mean:.1f}")
     if out is not None:
         scored.save(out / TALLY)
         write_examples(
@@ -359,8 +373,8 @@ def predict_run(
 
     Args:
         run: run folder or model file.
-        images: folder or file.
-        out: folder for the pictures.
+        images: folder or file. Of a data set with masks, its images alone.
+        out: folder for the pictures, and for `classes.csv`, which says what the numbers of the masks mean.
         console: for everything that is printed.
         inference: fields of `Inference` that differ from what the model was trained with. Without a window among them, large
             images are seen through windows.
@@ -376,6 +390,9 @@ def predict_run(
     check_names([images])
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]
+    elif (index := with_mask_files(images)) is not None:
+        samples = sorted((*index.samples, *index.spare), key=lambda sample: sample.name)
+        console.print(f"{images} is a data set ({index.format}): its {counted(len(samples), 'image')}, without its masks")
     else:
         found = folder.read_images(images, "prediction")
         samples = [Sample(s.image.relative_to(images).with_suffix("").as_posix(), s.image, None, "test") for s in found]
@@ -399,16 +416,28 @@ def predict_run(
         crop=None if "window" in (inference or {}) else model.crop,
         track=progress("predicting", console),
     )
-    for line in _notes(report):
+    for line in _notes(report, model.classes):
         console.print(line)
     if samples and len(report.skipped) == len(samples):
         raise ValueError(f"none of {counted(len(samples), 'image')} in {images} could be read")
-    console.print(f"{counted(len(samples) - len(report.skipped), 'image')}: mask, overlay and confidence of each in {out}")
+    if shard is None or shard[0] == 1:  # one of the processes
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / CLASSES, as_csv(model.classes))
+    number = counted(len(samples) - len(report.skipped), "image")
+    console.print(f"predictions: {out}, mask, overlay and confidence of {number}; {CLASSES} names the masks' numbers")
 
 
-def _notes(report: PredictReport) -> list[str]:
+def _notes(report: PredictReport, classes: ClassTable) -> list[str]:
     """What is to be said of predictions."""
-    notes = [f"warning: skipped, {error}" for error in report.skipped]
+    notes = _skipped(report.skipped)
+    if report.holes:
+        areas = f"note: {counted(report.holes, 'image has', 'images have')} areas without data"
+        taken = IGNORE_INDEX in classes.written
+        notes.append(
+            f"{areas}; {IGNORE_INDEX} is a class of this model, so the masks hold what the network says there"
+            if taken
+            else f"{areas}, where masks are {IGNORE_INDEX} and the confidence is 0"
+        )
     if report.unplaced:
         notes.append(
             f"note: {counted(report.unplaced, 'image is', 'images are')} georeferenced; pip install 'protoseg[geo]' writes "
@@ -426,6 +455,23 @@ def _notes(report: PredictReport) -> list[str]:
     return notes
 
 
+def _skipped(skipped: Sequence[tuple[Path, str]]) -> list[str]:
+    """One line for each image; for many with the same fault, the first line and their number."""
+    alike: dict[str, list[tuple[Path, str]]] = {}
+    for path, error in skipped:
+        alike.setdefault(error.replace(str(path), ""), []).append((path, error))
+    lines = []
+    for images in alike.values():
+        listed = images if len(images) <= _LISTED else images[:1]
+        lines += [f"warning: skipped, {error}" for _, error in listed]
+        if rest := images[len(listed) :]:
+            lines.append(f"warning: skipped for the same reason: {len(rest)} more, from {rest[0][0]} to {rest[-1][0]}")
+    return lines
+
+
+_LISTED = 3  # images with the same fault that are all named
+
+
 def require_empty(out: Path, option: str) -> None:
     """Stop where a folder for results holds something."""
     if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
@@ -435,10 +481,22 @@ def require_empty(out: Path, option: str) -> None:
 
 
 def progress(text: str, console: Console) -> Callable[[Sequence[Sample]], Iterable[Sample]]:
-    """A progress bar for scoring and predicting; on anything but a terminal, nothing."""
+    """A progress bar for scoring and predicting; on anything but a terminal, a line now and then."""
     if not console.is_terminal:
-        return iter
+        return lambda samples: _now_and_then(text, samples, console)
     return lambda samples: rich_track(samples, description=text, console=console, transient=True)
+
+
+def _now_and_then(text: str, samples: Sequence[Sample], console: Console) -> Iterator[Sample]:
+    said = time.monotonic()
+    for done, sample in enumerate(samples):
+        if time.monotonic() - said >= _SILENCE:
+            said = time.monotonic()
+            console.print(f"{text} {done}/{len(samples)}", highlight=False)
+        yield sample
+
+
+_SILENCE = 30.0  # seconds
 
 
 def _model_from(stored: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> ModelConfig:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from protoseg.data.class_list import read_class_list
+from protoseg.data.class_list import as_csv, read_class_list
+from protoseg.data.index import ClassTable
 
 FAULTS = [
     ("classes.txt", "", "is empty"),
@@ -26,6 +27,9 @@ FAULTS = [
     ("classes.csv", "klasse,r,g,b\nsky,1,2,3\n", "columns klasse, r, g, b"),
     ("classes.csv", "name,r,g,b\nsky,1,2\n", "row 2 has 3 columns"),
     ("classes.csv", "name,r,g,b\nsky,1,2,x\n", "row 2.*0 to 255"),
+    ("classes.csv", "value,name\n0,sky\nx,road\n", "row 3: 'x' is no mask value"),
+    ("classes.csv", "value,name\n0,sky\n0,road\n", "gives the mask value 0 twice"),
+    ("classes.csv", "value,name\n70000,sky\n", "mask value 70000"),
     ("labelmap.txt", "# label:color_rgb:parts:actions\n", "is empty"),
     ("labelmap.txt", "sky:1,2::\n", "line 1.*0 to 255"),
     ("labelmap.txt", "sky\n", "line 1.*0 to 255"),
@@ -65,6 +69,20 @@ def test_comments_and_numbers(tmp_path: Path, text: str, names: tuple[str, ...],
     assert table is not None
     assert (table.names, table.written) == (names, values)
     assert not set(table.ignored) & set(values)
+
+
+@pytest.mark.parametrize("colors", [((1, 2, 3), (0, 0, 0), (255, 255, 255)), ((1, 2, 3), (0, 0, 0), (0, 0, 0))])
+@pytest.mark.parametrize("values", [((7,), (0, 9), (255,)), ((1 << 24,), (4,), (5,))])
+def test_what_is_written_is_read_again(
+    tmp_path: Path, values: tuple[tuple[int, ...], ...], colors: tuple[tuple[int, int, int], ...]
+) -> None:
+    classes = ClassTable(("a, b", 'c "d"', "road"), values, colors, ignored=())
+    (tmp_path / "classes.csv").write_text(as_csv(classes), encoding="utf-8")
+    table = read_class_list(tmp_path)
+    assert table is not None
+    assert (table.names, table.written) == (classes.names, classes.written)
+    assert (table.colors == colors) == (len(set(colors)) == 3)
+    assert (255 in table.ignored) == (255 not in classes.written)
 
 
 def test_no_list(tmp_path: Path) -> None:

@@ -9,14 +9,32 @@ import pytest
 from PIL import Image
 
 from protoseg.data.index import ClassTable, table_from_names
-from protoseg.engine.pictures import colorize, gray, overlay, sheet
+from protoseg.engine.pictures import colorize, gray, overlay, sheet, void_color
 
 CLASSES = ClassTable(("a", "b"), ((4,), (9,)), ((200, 100, 0), (0, 50, 250)))
 LABEL = np.array([[0, 1], [255, 1]], dtype=np.uint8)
 
 
-def test_colorize_goes_by_class_id_and_leaves_ignored_black() -> None:
-    assert colorize(LABEL, CLASSES).tolist() == [[[200, 100, 0], [0, 50, 250]], [[0, 0, 0], [0, 50, 250]]]
+def test_colorize_goes_by_class_id_and_leaves_ignored_white() -> None:
+    assert colorize(LABEL, CLASSES).tolist() == [[[200, 100, 0], [0, 50, 250]], [[255, 255, 255], [0, 50, 250]]]
+
+
+def test_no_class_is_painted_like_what_is_not_labelled() -> None:
+    colors = ((255, 255, 255), (128, 128, 128), (0, 0, 0), (7, 8, 9))
+    for number in range(1, 5):
+        classes = ClassTable(tuple("abcd"[:number]), tuple((i,) for i in range(number)), colors[:number])
+        assert void_color(classes) not in classes.colors
+        assert (colorize(LABEL, classes)[1, 0] == void_color(classes)).all()
+    greys = ClassTable(tuple(map(str, range(255))), tuple((i,) for i in range(255)), tuple((i,) * 3 for i in range(1, 256)))
+    assert void_color(greys) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("void", [True, False])
+def test_the_legend_names_what_is_not_labelled_where_it_occurs(tmp_path: Path, void: bool) -> None:
+    classes = ClassTable(("paper",), ((0,),), ((255, 255, 255),))
+    sheet(tmp_path / "sheet.png", [[np.zeros((9, 9, 3), dtype=np.uint8)]], ["image"], classes, cell_width=300, void=void)
+    legend = np.asarray(Image.open(tmp_path / "sheet.png"))[-28:]
+    assert bool((legend == void_color(classes)).all(axis=2).sum() > 100) == void
 
 
 @pytest.mark.parametrize(("opacity", "expected"), [(0.5, [150, 100, 50]), (0.0, [100, 100, 100]), (1.0, [200, 100, 0])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from protoseg.data.io import read_lines
 from protoseg.data.masks import Color
 
 FILES = ("classes.txt", "classes.csv", "class_dict.csv", "labelmap.txt")
+_VALUE = "value"  # the column of a table with the numbers in the masks
 _GAP = r"[\s,;]+"
 _NUMBERED = re.compile(r"(?P<number>\d{1,6})(?:[:=,;)]|\.(?=\s)|\s)\s*(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;]\s*(?P<number>\d{1,6})")
@@ -26,7 +28,8 @@ def read_class_list(root: Path) -> ClassTable | None:
 
     `classes.txt`: one class a line, `name`, `name R G B`, `name #RRGGBB` or `R G B name`; `# ` begins a comment. Where all
     names begin with a number (`1 cat`), or end with one after a colon or comma (`cat: 1`), it is their mask value.
-    `classes.csv`, `class_dict.csv`: columns name, r, g, b, with commas, semicolons or tabs between.
+    `classes.csv`, `class_dict.csv`: columns name, r, g, b, with commas, semicolons or tabs between; a column `value` holds the
+    mask values.
     `labelmap.txt`: CVAT's `name:R,G,B::`. Without numbers, the order is that of 0, 1, ... in index masks.
 
     Raises:
@@ -39,11 +42,16 @@ def read_class_list(root: Path) -> ClassTable | None:
         return None
     path = found[0]
     kind = path.name.lower()
-    lines = _csv(path) if kind.endswith(".csv") else _labelmap(path) if kind == "labelmap.txt" else _text(path)
+    numbers: list[int] | None = None
+    if kind.endswith(".csv"):
+        lines, numbers = _csv(path)
+    else:
+        lines = _labelmap(path) if kind == "labelmap.txt" else _text(path)
     if not lines:
         raise ValueError(f"{path} is empty; write one class name a line, in the order of the mask values 0, 1, 2, ...")
     names, colors = [name for name, _ in lines], [color for _, color in lines if color is not None]
-    numbers, names = _numbers(path, names) if kind == "classes.txt" else (None, names)
+    if kind == "classes.txt":
+        numbers, names = _numbers(path, names)
     if len(names) == 1 and "," in names[0]:
         raise ValueError(f"{path} holds one line, {names[0][:40]!r}; write one class name a line, without commas or brackets")
     _once(path, names)
@@ -52,6 +60,20 @@ def read_class_list(root: Path) -> ClassTable | None:
         bare = next(name for name, color in lines if color is None)
         raise ValueError(f"{path} gives {len(colors)} of {len(names)} classes a colour, but {bare!r} none; give all or none")
     return table_from_names(names, colors or None, numbers=numbers)
+
+
+def as_csv(classes: ClassTable) -> str:
+    """What the numbers of written index masks mean: a `classes.csv` that `read_class_list` reads.
+
+    Colours are left out where two classes share one, which a list is refused for.
+    """
+    colored = len(set(classes.colors)) == len(classes)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([_VALUE, "name", *("rgb" if colored else "")])
+    for value, name, color in zip(classes.written, classes.names, classes.colors, strict=True):
+        rows.writerow([value, name, *(color if colored else ())])
+    return text.getvalue()
 
 
 def _numbers(path: Path, names: list[str]) -> tuple[list[int] | None, list[str]]:
@@ -65,10 +87,7 @@ def _numbers(path: Path, names: list[str]) -> tuple[list[int] | None, list[str]]
         matches = [match for match in found if match and not match["name"].isdigit()]
         if len(matches) == len(names):
             numbers = [int(match["number"]) for match in matches]
-            if twice := next((number for number in numbers if numbers.count(number) > 1), None):
-                raise ValueError(f"{path} gives the mask value {twice} twice")
-            if max(numbers) >= 1 << 16:
-                raise ValueError(f"{path} gives the mask value {max(numbers)}; it takes numbers from 0 to 65535")
+            _check_numbers(path, numbers)
             return numbers, [match["name"].strip() for match in matches]
         if len(matches) > 1 and 2 * len(matches) >= len(names):
             bare = next(name for name, match in zip(names, found, strict=True) if match not in matches)
@@ -77,6 +96,13 @@ def _numbers(path: Path, names: list[str]) -> tuple[list[int] | None, list[str]]
                 "mask value (`1 cat`) or none"
             )
     return None, names
+
+
+def _check_numbers(path: Path, numbers: list[int]) -> None:
+    if (twice := next((number for number in numbers if numbers.count(number) > 1), None)) is not None:
+        raise ValueError(f"{path} gives the mask value {twice} twice")
+    if max(numbers, default=0) >= 1 << 16:
+        raise ValueError(f"{path} gives the mask value {max(numbers)}; it takes numbers from 0 to 65535")
 
 
 def _text(path: Path) -> list[tuple[str, Color | None]]:
@@ -100,7 +126,8 @@ def _text(path: Path) -> list[tuple[str, Color | None]]:
     return lines
 
 
-def _csv(path: Path) -> list[tuple[str, Color | None]]:
+def _csv(path: Path) -> tuple[list[tuple[str, Color | None]], list[int] | None]:
+    """Names and colours, and the mask values where there is a column of them."""
     text = read_lines(path)
     # Spreadsheets write semicolons where the comma is in numbers.
     separator = max(",;\t", key=text[0].count) if text else ","
@@ -114,13 +141,20 @@ def _csv(path: Path) -> list[tuple[str, Color | None]]:
         raise ValueError(f"{path} has the columns {', '.join(rows[0])}; it needs name, or name, r, g and b, in its first line")
     colored = {"r", "g", "b"} <= set(header)
     lines: list[tuple[str, Color | None]] = []
+    values: list[int] | None = [] if _VALUE in header else None
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise ValueError(f"{path}, row {number} has {len(row)} columns, the first has {len(header)}")
         cells = dict(zip(header, row, strict=True))
         color = _color([cells[c] for c in "rgb"], f"{path}, row {number}") if colored else None
         lines.append((cells["name"], color))
-    return lines
+        if values is not None:
+            if not re.fullmatch(r"[0-9]{1,6}", cells[_VALUE]):
+                raise ValueError(f"{path}, row {number}: {cells[_VALUE]!r} is no mask value; it takes a number from 0 to 65535")
+            values.append(int(cells[_VALUE]))
+    if values is not None:
+        _check_numbers(path, values)
+    return lines, values
 
 
 def _labelmap(path: Path) -> list[tuple[str, Color | None]]:

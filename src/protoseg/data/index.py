@@ -109,13 +109,13 @@ class ClassTable:
         """Mask values to class ids 0..C-1, IGNORE_INDEX for the ignored ones.
 
         Raises:
-            ValueError: the mask holds a value that is not in the table.
+            UnknownValueError: the mask holds a value that is not in the table.
         """
         first = COLOR if mask.dtype == np.int32 else 0
         label = _lookup(self, first)[mask - first]
         if (label == _UNKNOWN).any():
             value, count = next(iter(self.unknown(mask).items()))
-            raise ValueError(f"value {describe(value)} ({counted(count, 'pixel')}) is not in the class list")
+            raise UnknownValueError(f"value {describe(value)} ({counted(count, 'pixel')}) is not in the class list", value)
         return label.astype(np.uint8)
 
     def decode(self, label: UInt8Array) -> UInt8Array:
@@ -127,6 +127,18 @@ class ClassTable:
     def palette(self) -> dict[int, Color]:
         """Colour of each number in a written index mask."""
         return dict(zip(self.written, self.colors, strict=True))
+
+
+class UnknownValueError(ValueError):
+    """A mask holds a value that is no class.
+
+    Attributes:
+        value: the first such value.
+    """
+
+    def __init__(self, message: str, value: int = -1) -> None:  # a DataLoader makes it anew of the message alone
+        super().__init__(message)
+        self.value = value
 
 
 def _fault_of_name(name: str) -> str:

@@ -64,8 +64,12 @@ def load_header(path: Path) -> dict[str, Any]:
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
-        hint = "the run has not finished; go on with protoseg train --resume" if path.is_dir() else "give a run folder"
-        raise FileNotFoundError(f"there is no model file {file}: {hint}")
+        if path.is_dir():
+            raise FileNotFoundError(
+                f"there is no model file {file}: the run has not finished; go on with protoseg train --resume"
+            )
+        what = f"model file {file}" if file.suffix == Path(MODEL).suffix else f"run in {file}"
+        raise FileNotFoundError(f"there is no {what}: give a run folder, or the {MODEL} in it")
     if file.suffix in {".ckpt", ".yaml", ".json", ".csv", ".pt", ".pth"}:
         raise ValueError(f"{file} is no model file: give the run folder, or the {MODEL} in it")
     try:

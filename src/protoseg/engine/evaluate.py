@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from protoseg.data.check import read_pair
 from protoseg.data.images import ImageArray, ImageKind, missing_pixels
-from protoseg.data.index import ClassTable, Sample
+from protoseg.data.index import ClassTable, Sample, UnknownValueError
 from protoseg.data.io import UInt8Array
 from protoseg.data.tiff_rows import ImageRows
 from protoseg.engine.inference import Inference
@@ -138,12 +138,13 @@ def read_labeled(sample: Sample, classes: ClassTable, normalization: Normalizati
     """An image and its class ids (H, W), IGNORE_INDEX where nothing is known.
 
     Raises:
-        ValueError: see `read_pair`; or the mask holds a value that is no class.
+        UnknownValueError: the mask holds a value that is no class.
+        ValueError: see `read_pair`.
     """
     image, mask = read_pair(sample, normalization.kind)
     try:
         label = classes.encode(mask)
-    except ValueError as error:
-        raise ValueError(f"{sample.mask}: {error} of this model") from error
+    except UnknownValueError as error:
+        raise UnknownValueError(f"{sample.mask}: {error} of this model", error.value) from error
     label[missing_pixels(image)] = IGNORE_INDEX
     return image, label

@@ -11,15 +11,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from protoseg.data.index import ClassTable
 from protoseg.data.io import UInt8Array
+from protoseg.data.masks import Color
 from protoseg.files import replacing
 
 _ROWS = 256  # that are blended at a time
-_INK, _PAPER, _IGNORED = (30, 30, 30), (255, 255, 255), (0, 0, 0)
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+
+
+def void_color(classes: ClassTable) -> Color:
+    """What pixels without a class are painted in: white, or another grey where that is the colour of a class."""
+    greys = ((level, level, level) for level in (255, 128, 0, *range(256)))  # there are at most 255 classes
+    return next(grey for grey in greys if grey not in classes.colors)
 
 
 def colorize(label: UInt8Array, classes: ClassTable) -> UInt8Array:
-    """Class ids (H, W) to RGB (H, W, 3); ignored pixels are black."""
-    table = np.zeros((256, 3), dtype=np.uint8)
+    """Class ids (H, W) to RGB (H, W, 3); ignored pixels in the void colour."""
+    table = np.full((256, 3), void_color(classes), dtype=np.uint8)
     table[: len(classes)] = classes.colors
     return table[label]
 
@@ -45,6 +52,7 @@ def sheet(
     classes: ClassTable,
     *,
     cell_width: int = 240,
+    void: bool = True,
 ) -> None:
     """Write a sheet of pictures with column titles and a legend.
 
@@ -54,12 +62,13 @@ def sheet(
         titles: of the columns.
         classes: for the legend.
         cell_width: of a picture in pixels.
+        void: whether pixels without a class are among them, for the legend.
     """
     font = ImageFont.load_default(size=15)
     gap, title_height = 6, 26
     heights = [round(cell_width * row[0].shape[0] / row[0].shape[1]) for row in rows]
     width = len(titles) * (cell_width + gap) + gap
-    legend = _legend(classes, width, font)
+    legend = _legend(classes, width, font, void=void)
     canvas = Image.new("RGB", (width, title_height + sum(heights) + gap * len(rows) + legend.height), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
@@ -76,10 +85,11 @@ def sheet(
         canvas.save(partial, format="PNG")
 
 
-def _legend(classes: ClassTable, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+def _legend(classes: ClassTable, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, *, void: bool) -> Image.Image:
     line, swatch, margin = 24, 14, 6
     x, y, places = margin, 4, []
-    for name, color in [*zip(classes.names, classes.colors, strict=True), ("not labelled", _IGNORED)]:
+    named = list(zip(classes.names, classes.colors, strict=True))
+    for name, color in [*named, *([("not labelled", void_color(classes))] if void else [])]:
         needed = swatch + 5 + round(font.getlength(name)) + 14
         if x + needed > width and x > margin:
             x, y = margin, y + line

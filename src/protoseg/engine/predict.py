@@ -19,14 +19,15 @@ from PIL import Image
 from torch import nn
 
 from protoseg.data.geo import is_georeferenced, write_geo_mask
-from protoseg.data.images import header_size, open_rows, to_rgb
+from protoseg.data.images import header_size, missing_pixels, open_rows, to_rgb
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UInt8Array, UnreadableImageError, write_mask
 from protoseg.data.parallel import WriteBehind, read_ahead
 from protoseg.data.tiff_rows import ImageRows
 from protoseg.engine.evaluate import WHOLE, Normalization, predict_strips
 from protoseg.engine.inference import Inference
-from protoseg.engine.pictures import gray, overlay
+from protoseg.engine.pictures import gray, overlay, void_color
+from protoseg.types import IGNORE_INDEX
 
 LARGE = 16_000_000
 """Pixels above which an image is seen through windows where nothing else was said."""
@@ -38,15 +39,17 @@ _ROWS = 1024  # of an image that are reduced at a time
 
 
 class PredictReport(NamedTuple):
-    skipped: list[str]  # what was wrong with images that could not be read
+    skipped: list[tuple[Path, str]]  # images that could not be read, and what was wrong with each
     unplaced: int  # georeferenced images whose masks lost their place, because rasterio is not installed
     windowed: list[int]  # of each large image: the side of the windows through which it was seen unasked
     reduced: int  # images whose overlay is smaller than they are
+    holes: int  # images with pixels of no data
 
 
 class _Answer(NamedTuple):
-    label: UInt8Array  # (H, W) class ids
-    confidence: UInt8Array  # (H, W)
+    label: UInt8Array  # (H, W) class ids, IGNORE_INDEX for no data
+    confidence: UInt8Array  # (H, W), 0 for no data
+    holes: bool
 
 
 def predict(
@@ -62,7 +65,9 @@ def predict(
 ) -> PredictReport:
     """Write `NAME.png` (mask values, with a palette), `NAME.overlay.jpg` and `NAME.confidence.png` below `out`.
 
-    A georeferenced image also gets `NAME.tif`, which lies where the image does.
+    Pixels without data get the ignored value and no confidence, as they have no label in training; only where a class of the
+    model has that value in masks they keep what the network says. A georeferenced image also gets `NAME.tif`, which lies where
+    the image does.
 
     Args:
         network: in any mode; put into eval mode.
@@ -80,7 +85,7 @@ def predict(
     """
     network.eval()
     can_place = find_spec("rasterio") is not None
-    report = PredictReport([], 0, [], 0)
+    report = PredictReport([], 0, [], 0, 0)
 
     def read(sample: Sample) -> ImageRows | UnreadableImageError:
         try:
@@ -93,21 +98,22 @@ def predict(
         for sample in track(samples):
             image = next(images)
             if isinstance(image, UnreadableImageError):
-                report.skipped.append(str(image))
+                report.skipped.append((sample.image, str(image)))
                 continue
             height, width = image.shape[:2]
             seen = inference
             if inference.window is None and crop is not None and height * width > LARGE:
                 seen = dataclasses.replace(inference, window=window_for(width, len(classes), crop))
             try:
-                answer = _answer(network, image, normalization, seen)
+                answer = _answer(network, image, normalization, seen, marks_holes=IGNORE_INDEX not in classes.written)
             except UnreadableImageError as error:  # of which rows are read on the way
-                report.skipped.append(str(error))
+                report.skipped.append((sample.image, str(error)))
                 continue
             lies_somewhere = is_georeferenced(sample.image)
             report = report._replace(
                 unplaced=report.unplaced + (lies_somewhere and not can_place),
                 reduced=report.reduced + (max(height, width) > LARGEST_OVERLAY),
+                holes=report.holes + answer.holes,
             )
             if seen != inference and seen.window is not None:
                 report.windowed.append(seen.window)
@@ -134,22 +140,33 @@ def _is_large(path: Path) -> bool:
     return height * width > LARGE
 
 
-def _answer(network: nn.Module, image: ImageRows, normalization: Normalization, inference: Inference) -> _Answer:
+def _answer(
+    network: nn.Module, image: ImageRows, normalization: Normalization, inference: Inference, *, marks_holes: bool
+) -> _Answer:
     """Of a network, in a byte each for what it says and how sure it is."""
     size = image.shape[:2]
-    answer, top = _Answer(np.empty(size, dtype=np.uint8), np.empty(size, dtype=np.uint8)), 0
+    answer, top = _Answer(np.empty(size, dtype=np.uint8), np.empty(size, dtype=np.uint8), False), 0
     for label, confidence in predict_strips(network, image, normalization, inference):
         rows = slice(top, top + len(label))
         answer.label[rows], answer.confidence[rows] = label.cpu().numpy(), gray(confidence.cpu().numpy())
         top = rows.stop
-    return answer
+    if normalization.kind.dtype != "float32":  # whole numbers are all data
+        return answer
+    holes = False
+    for top in range(0, size[0], _ROWS):
+        rows = slice(top, min(top + _ROWS, size[0]))
+        missing = missing_pixels(image[rows])
+        holes |= bool(missing.any())
+        if marks_holes:
+            answer.label[rows][missing], answer.confidence[rows][missing] = IGNORE_INDEX, 0
+    return answer._replace(holes=holes)
 
 
 def _write(target: Path, image: ImageRows, answer: _Answer, classes: ClassTable, place: Path | None) -> None:
     """All files of one image. `place`: the image whose place on earth is that of the mask."""
     target.parent.mkdir(parents=True, exist_ok=True)
     values = classes.decode(answer.label)
-    write_mask(target, values, classes.palette())
+    write_mask(target, values, {IGNORE_INDEX: void_color(classes), **classes.palette()})
     if place is not None:
         write_geo_mask(target.with_suffix(".tif"), values, place, classes)
     del values

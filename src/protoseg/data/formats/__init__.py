@@ -14,6 +14,7 @@ from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
 from protoseg.data.io import check_names
 from protoseg.data.left_out import unread_class_lists, unread_images
+from protoseg.data.masks import MaskFile
 from protoseg.data.misplaced import apart, no_images_folder
 from protoseg.words import counted
 
@@ -88,6 +89,22 @@ def open_dataset(
     except (ValueError, FileNotFoundError) as error:  # nobody knows the folder in the cache, and nobody should mend it there
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(str(error).replace(str(unpacked), str(root))) from error
+
+
+def with_mask_files(root: Path) -> DataIndex | None:
+    """The data set that a folder is, where some of the pictures in it are masks; None for any other folder.
+
+    Annotation files are not read: they are no pictures, and predictions do not need them.
+
+    Raises:
+        FileNotFoundError, ValueError: see `open_dataset`.
+    """
+    layouts = (layout for name, layout in FORMATS.items() if name not in _ANNOTATION_FORMATS)
+    is_known = any(layout.matches(root) for layout in layouts)
+    if not is_known and not folder.matches(root):
+        return None
+    index = open_dataset(root, format=None if is_known else "folder", for_training=False)
+    return index if any(isinstance(sample.mask, MaskFile) for sample in (*index.samples, *index.spare)) else None
 
 
 def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_training: bool, is_listed: bool) -> DataIndex:
