@@ -19,6 +19,7 @@ from rich.progress import track as rich_track
 from torch import nn
 
 from protoseg.config import build_class_rules, build_inference, build_network
+from protoseg.data.archive import opened
 from protoseg.data.formats import folder, open_dataset
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, is_binary, unnamed
 from protoseg.data.io import check_names
@@ -359,7 +360,7 @@ def predict_run(
 
     Args:
         run: run folder or model file.
-        images: folder or file.
+        images: folder, zip file of one, or image.
         out: folder for the pictures.
         console: for everything that is printed.
         inference: fields of `Inference` that differ from what the model was trained with. Without a window among them, large
@@ -374,6 +375,7 @@ def predict_run(
     """
     model = _answering(run, head)
     check_names([images])
+    images = opened(images)
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]
     else:
