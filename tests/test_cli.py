@@ -673,7 +673,7 @@ class TestMaxPixels:
         printed = "".join(capsys.readouterr())
         if command == "doctor":
             printed = (tmp_path / "doctor.json").read_text()
-        assert re.search(r"\.png is an image of 0 megapixels by its header \(57 x 41\).*--max-pixels 1e6", printed)
+        assert re.search(r"\.png is an image of 2,337 pixels by its header \(57 x 41\).*--max-pixels 2337", printed)
         assert MAX_PIXELS not in os.environ
 
     def test_a_larger_limit_is_kept_in_the_command(self, run: Run, tmp_path: Path) -> None:
@@ -780,6 +780,13 @@ class TestPredict:
         assert f"there is no run in {tmp_path / 'nope'}: give a run folder" in capsys.readouterr().err
         assert main(["predict", str(tmp_path / "no.safetensors"), str(images), "-o", str(tmp_path / "out")]) == 2
         assert f"there is no model file {tmp_path / 'no.safetensors'}: give a run folder" in capsys.readouterr().err
+
+    def test_a_zip_file(self, run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        packed = shutil.make_archive(str(tmp_path / "images"), "zip", images)
+        assert main(["predict", str(run.out), packed, "-o", str(tmp_path / "out")]) == 0
+        assert {path.name for path in (tmp_path / "out").glob("*.overlay.jpg")} == {"wide.overlay.jpg", "tiny.overlay.jpg"}
+        assert (tmp_path / "out/deep/er/tall.png").is_file()
 
     def test_a_colon_in_the_folder_name(self, run: Run, images: Path, tmp_path: Path) -> None:
         folder = tmp_path / "12:30"

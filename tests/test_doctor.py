@@ -588,6 +588,14 @@ def test_masks_without_a_table_are_a_finding(data: Path) -> None:
     assert found["files"] == [str(data / "masks/img_00.png")]
 
 
+def test_the_files_that_a_sentence_happens_to_name_are_not_counted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for mask in (data / "masks").glob("*.png"):
+        mask.rename(mask.with_name(f"{mask.stem}_mask.png"))
+    (found,) = examine(data, status=1)
+    assert len(found["files"]) == 2  # the first mask, and the image that it may be of; all six are meant
+    assert "files]" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [["nowhere"], ["--stpes", "3"], ["--labels", "no.txt"], ["--unlabeled", "no"]])
 def test_nothing_to_examine(data: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = words if words == ["nowhere"] else [str(data), *words]

@@ -374,6 +374,8 @@ def _print_findings(findings: Sequence[Finding], console: Console) -> None:
 
 def _files_of(finding: Finding) -> str:
     """How many files a finding is about, and the first of them where its sentence names none."""
+    if all(file in finding.title for file in finding.files):  # their number would pass for that of all that it is about
+        return ""
     said = [f"{len(finding.files)} files"] if len(finding.files) > 1 else []
     if finding.files and not any(file in finding.title for file in finding.files):
         said.append(f"{'the first ' if said else ''}{finding.files[0]}")

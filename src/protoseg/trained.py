@@ -19,6 +19,7 @@ from rich.progress import track as rich_track
 from torch import nn
 
 from protoseg.config import build_class_rules, build_inference, build_network
+from protoseg.data.archive import opened
 from protoseg.data.class_list import as_csv
 from protoseg.data.formats import folder, open_dataset, with_mask_files
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split, UnknownValueError, is_binary, unnamed
@@ -373,7 +374,7 @@ def predict_run(
 
     Args:
         run: run folder or model file.
-        images: folder or file. Of a data set with masks, its images alone.
+        images: folder, zip file of one, or image. Of a data set with masks, its images alone.
         out: folder for the pictures, and for `classes.csv`, which says what the numbers of the masks mean.
         console: for everything that is printed.
         inference: fields of `Inference` that differ from what the model was trained with. Without a window among them, large
@@ -388,6 +389,7 @@ def predict_run(
     """
     model = _answering(run, head)
     check_names([images])
+    images = opened(images)
     if images.is_file():
         samples = [Sample(images.stem, images, None, "test")]
     elif (index := with_mask_files(images)) is not None:

@@ -296,3 +296,32 @@ def test_numbers_that_are_none(data: Path, text: str) -> None:
     path.write_text(path.read_text().replace('"imageHeight": 40', f'"imageHeight": {text}'))
     with pytest.raises(ValueError, match=r"scene_1\.json: .*annotation file"):
         open_dataset(data)
+
+
+def test_how_many_images_of_a_coco_file_are_not_there(data: Path) -> None:
+    WRITERS["coco"][1](data, make_pictures())
+    listed = json.loads((data / FILE["coco"]).read_text())["images"]
+    for image in listed[:2]:
+        (data / "train2017" / image["file_name"]).unlink()
+    expected = f"names {listed[0]['file_name']}, but no such image is in {data}: 2 of its {len(listed)} images cannot be found"
+    with pytest.raises(FileNotFoundError, match=expected):
+        open_dataset(data)
+
+
+def test_which_of_several_annotations_of_a_task_counts(data: Path) -> None:
+    WRITERS["label studio"][1](data, make_pictures())
+    path = data / FILE["label studio"]
+    assert not any("several annotations" in note for note in open_dataset(data).notes)  # cancelled ones do not count
+    tasks = json.loads(path.read_text())
+    first, second = tasks[0]["annotations"][0]["result"]
+    tasks[0]["annotations"] = [{"result": [first]}, {"result": [second]}]
+    path.write_text(json.dumps(tasks))
+    index = open_dataset(data)
+    assert any(
+        "1 task in" in note and "several annotations (the first is task 0): of each, the last" in note for note in index.notes
+    )
+    mask = next(sample.mask for sample in index.samples if sample.image.stem == "scene_0")
+    assert mask is not None
+    assert index.classes is not None
+    names = {index.classes.names[value] for value in np.unique(mask.read())}
+    assert names == {"background", *second["value"]["brushlabels"]}

@@ -12,9 +12,11 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+from make_folder import make_folder
 
-from protoseg.data.archive import unpack
+from protoseg.data.archive import opened, unpack
 from protoseg.data.formats import open_dataset
+from protoseg.data.index import EXTRA
 
 
 @pytest.fixture
@@ -259,3 +261,22 @@ def test_a_damaged_file_is_named_and_leaves_nothing(tmp_path: Path, cache: Path,
     with pytest.raises(ValueError, match=r"x\.zip cannot be unpacked"):
         unpack(path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_a_zip_file_of_unlabelled_images(tmp_path: Path, cache: Path) -> None:
+    make_folder(tmp_path / "data")
+    image = (tmp_path / "data/images/img_00.png").read_bytes()
+    path = write_zip(tmp_path / "more.zip", {"x.png": image, "y/z.png": image})
+    for folder in ("here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        path = path.rename(tmp_path / folder / path.name)
+        more = [s for s in open_dataset(tmp_path / "data", unlabeled=path).samples if s.name.startswith(EXTRA)]
+        assert [sample.name for sample in more] == [f"{EXTRA}more/x", f"{EXTRA}more/y/z"]
+        assert all(sample.image.is_relative_to(cache) for sample in more)
+
+
+def test_all_but_a_zip_file_is_where_it_is(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "a.png", tmp_path / "missing.zip"):
+        assert opened(path) == path
+    assert not cache.exists()

@@ -221,3 +221,20 @@ def test_classes_of_a_draw(tmp_path: Path) -> None:
 def test_mask_values_leave_out_255(tmp_path: Path) -> None:
     mask = write_index(tmp_path / "m.png", np.array([[0, 3], [255, 3]], dtype=np.uint8))
     assert mask_values(Sample("m", mask, MaskFile(mask), "train")) == {0, 3}
+
+
+@pytest.mark.parametrize(
+    ("listed", "hint"),
+    [("#b83df4", "; #b83df5 is within 1 step of #b83df4, the colour of 'disc'. Correct"), ("#b83dff", "'ignore' are")],
+)
+def test_a_colour_that_is_nearly_one_of_the_class_list(tmp_path: Path, listed: str, hint: str) -> None:
+    rgb = np.zeros((8, 8, 3), dtype=np.uint8)
+    rgb[2:6] = (0xB8, 0x3D, 0xF5)
+    write_image(tmp_path / "images/a.png", rgb)
+    write_image(tmp_path / "masks/a.png", rgb)
+    (tmp_path / "classes.txt").write_text(f"ground #000000\ndisc {listed}\n")
+    index = open_dataset(tmp_path)
+    with pytest.raises(ValueError, match="holds the value #b83df5 in 32 pixels, which is no class") as caught:
+        check_labels(index, make_partition(index))
+    assert hint in str(caught.value)
+    assert ("within" in str(caught.value)) == (listed == "#b83df4")

@@ -488,3 +488,22 @@ def test_of_a_data_set_as_further_folder_the_training_images_count(tmp_path: Pat
     more = [sample.image for sample in index.samples if sample.name.startswith("unlabeled:")]
     assert more == sorted((tmp_path / "other/images").glob("*.png"))
     assert len(more) == 4
+
+
+@pytest.mark.parametrize("format", ["folder", "camvid"])
+def test_another_layout_than_the_one_that_was_asked_for(tmp_path: Path, format: str) -> None:
+    WRITERS["voc"][1](tmp_path, make_pictures())
+    expected = f"is not laid out as {format}, it looks like voc: leave out --format, or give --format voc"
+    with pytest.raises(FileNotFoundError, match=expected):
+        open_dataset(tmp_path, format=format)
+
+
+def test_cityscapes_without_the_masks_of_class_numbers(tmp_path: Path) -> None:
+    WRITERS["cityscapes"][1](tmp_path, make_pictures())
+    for mask in (tmp_path / "gtFine").rglob("*_labelIds.png"):
+        mask.rename(mask.with_name(mask.name.replace("labelIds", "color")))
+    expected = (
+        r"no \*_gtFine_labelIds\.png and no \*_gtFine_labelTrainIds\.png in .*gtFine, but e\.g\. .*_gtFine_color\.png: make"
+    )
+    with pytest.raises(ValueError, match=expected):
+        open_dataset(tmp_path)

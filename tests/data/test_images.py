@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from protoseg.data.images import (
 )
 from protoseg.data.index import Sample
 from protoseg.data.io import UnreadableImageError
-from protoseg.data.limit import MAX_PIXELS
+from protoseg.data.limit import MAX_PIXELS, too_large
 from protoseg.data.masks import read_mask
 
 ROTATED = 6  # EXIF orientation: turn clockwise by 90 degrees
@@ -324,6 +325,21 @@ class TestHugeSizes:
         path.write_bytes(content)
         with pytest.raises(UnreadableImageError, match=r"x\.png is an image of 1,099,512 megapixels .* at most 100 are read"):
             read_image(path)
+
+    @pytest.mark.parametrize(
+        ("height", "width", "most", "said"),
+        [
+            (120, 160, 1000, "of 19,200 pixels by its header (160 x 120), and at most 1,000 are read; * --max-pixels 19200"),
+            (1200, 1000, 1_100_000, "of 1,200,000 pixels * at most 1,100,000 are read; * --max-pixels 1200000"),
+            (3000, 2000, 1000, "of 6,000,000 pixels * at most 1,000 are read; * --max-pixels 6000000"),
+            (3000, 2000, 4_000_000, "of 6 megapixels * at most 4 are read; * --max-pixels 6e6"),
+        ],
+    )
+    def test_its_numbers_tell_size_and_limit_apart(
+        self, monkeypatch: pytest.MonkeyPatch, height: int, width: int, most: int, said: str
+    ) -> None:
+        monkeypatch.setenv(MAX_PIXELS, str(most))
+        assert re.search(re.escape(said).replace(r"\*", ".*") + "$", too_large(height, width))
 
     @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif"])
     @pytest.mark.filterwarnings("error")

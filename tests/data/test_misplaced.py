@@ -85,3 +85,15 @@ def test_folders_without_pictures_and_evaluation_parts_are_not_proposed(tmp_path
     (root / "images").rename(root / "test")
     with pytest.raises(FileNotFoundError, match=r"has no images/ folder; if gt/ holds the images, rename it"):
         open_dataset(root)
+
+
+def test_masks_beside_their_images_as_roboflow_writes_them(tmp_path: Path) -> None:
+    for i, name in enumerate(("a.jpg", "a_mask.png", "b.jpg", "b_mask.png")):
+        write_image(tmp_path / "train" / name, np.full((9, 9, 3), i, dtype=np.uint8))
+    (tmp_path / "train/_classes.csv").write_text("Pixel Value, Class\n0, background\n1, cat\n")
+    expected = (
+        f"if {tmp_path}/train/a_mask.png is the mask of a.jpg (as Roboflow has them), move the images to {tmp_path}/images "
+        f"and the masks to {tmp_path}/masks, each under its image's name, or export COCO Segmentation instead"
+    )
+    with pytest.raises(FileNotFoundError, match=re.escape(expected)):
+        open_dataset(tmp_path)

@@ -436,3 +436,23 @@ class TestUnlabeledMasksStayShut:
 def assert_disjoint(partition: Partition) -> None:
     every = [*partition.labeled, *partition.unlabeled, *partition.evaluation]
     assert len({s.name for s in every}) == len(every)
+
+
+@pytest.mark.parametrize(
+    ("labels", "meant"),
+    [
+        ("0.25", "1/4"),
+        (".125", "1/8"),
+        ("25%", "1/4"),
+        ("12.5 %", "1/8"),
+        ("1.0", "1/1"),
+        ("1.5", ""),
+        ("0.0", ""),
+        ("0.2a", ""),
+    ],
+)
+def test_a_share_that_is_written_in_another_way(tmp_path: Path, labels: str, meant: str) -> None:
+    make_folder(tmp_path)
+    said = f"there is no such file; for that share of the images, write {meant}$" if meant else r"\(and it is no number"
+    with pytest.raises(FileNotFoundError, match=said):
+        make_partition(open_dataset(tmp_path), labels=labels)

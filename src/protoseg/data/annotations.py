@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from protoseg.data.archive import title
 from protoseg.data.index import BACKGROUND, EXTRA, ClassTable, Split, default_colors, split_among
 from protoseg.data.io import IMAGE_SUFFIXES, composed, is_text, walk
 
@@ -218,7 +219,7 @@ class ImageFinder:
         """Name of a sample: the path below the data set's folder, without suffix; that of a further folder says so."""
         for folder in self.folders:
             if image.is_relative_to(folder) and not image.is_relative_to(self.root):
-                return f"{EXTRA}{folder.name}/{image.relative_to(folder).with_suffix('').as_posix()}"
+                return f"{EXTRA}{title(folder)}/{image.relative_to(folder).with_suffix('').as_posix()}"
         return image.relative_to(self.root).with_suffix("").as_posix()
 
 

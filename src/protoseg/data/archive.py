@@ -26,6 +26,7 @@ if sys.platform != "win32":
 
 _MOST_RATIO, _SMALL = 200, 1 << 26  # photographs hardly shrink and masks do: more than this is a decompression bomb
 _SHOWN = 40  # letters of a name that a message or the name of a folder can hold
+_KEY = 17  # letters behind a file's name: a dash and 16 hex digits
 _KEPT = 30 * 24 * 3600  # seconds
 _ELSEWHERE = "name a folder on another disk in XDG_CACHE_HOME"
 
@@ -45,7 +46,7 @@ def unpack(path: Path) -> Path:
     """
     now = path.stat()
     key = hashlib.sha256(f"{path.resolve()} {now.st_size} {now.st_mtime_ns}".encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "protoseg/unpacked"
+    cache = _cache()
     target = cache / f"{path.stem[:_SHOWN]}-{key}"
     if _take(target):
         return _top(target)
@@ -70,6 +71,20 @@ def unpack(path: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _top(target)
+
+
+def opened(path: Path) -> Path:
+    """Where the files of a path are: for a zip file the folder that it is unpacked into, for all else the path itself."""
+    return unpack(path) if path.suffix.lower() == ".zip" and path.is_file() else path
+
+
+def title(folder: Path) -> str:
+    """A folder's name; of an unpacked zip file the file's, so that names of images in it last when the file is moved."""
+    return folder.name[:-_KEY] if folder.parent == _cache() else folder.name
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "protoseg/unpacked"
 
 
 def _take(folder: Path) -> bool:

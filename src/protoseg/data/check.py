@@ -26,6 +26,8 @@ _MOST_VALUES = 64  # in masks without a class list: more are rather a blurred pi
 
 _DARK, _LIGHT = frozenset({0, pack((0, 0, 0))}), frozenset({IGNORE_INDEX, pack((255, 255, 255))})  # of binary masks
 
+_NEAR = 8  # of 255: a colour that somebody mistyped, or a program rounded
+
 _LOOKED_AT = 32  # unlabelled images whose kind is compared before training
 
 
@@ -142,11 +144,24 @@ def check_labels(
         evaluation.append(facts_of(sample, "evaluation", *_read_pair(sample, kind)))
         _check_values(evaluation[-1], classes, hint)
     notes = index.notes + partition.notes + notes + check_palettes(facts + evaluation, given)
+    notes += say_elsewhere(facts + evaluation)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
             f"{_all_masks(partition.evaluation, 'evaluation', 'is', 'are')} ignored everywhere, so there is nothing to score on"
         )
     return LabelReport(classes, pixels, dict(sizes.most_common()), kind, _statistics(moments), notes, tuple(facts + evaluation))
+
+
+def say_elsewhere(facts: Sequence[Facts]) -> tuple[str, ...]:
+    """What to say about georeferenced masks that lie elsewhere than their images."""
+    found = [fact for fact in facts if fact.elsewhere]
+    if not found:
+        return ()
+    return (
+        f"{counted(len(found), 'mask lies', 'masks lie')} in another place than the image: {found[0].sample.mask} "
+        f"{found[0].elsewhere}; they are paired pixel by pixel all the same, so warp or cut the masks to the images if that "
+        "is wrong",
+    )
 
 
 def check_unlabeled(samples: Sequence[Sample], kind: ImageKind) -> tuple[str, ...]:
@@ -364,8 +379,25 @@ def _check_values(fact: Facts, classes: ClassTable, hint: str) -> None:
         raise ValueError(
             f"{fact.sample.mask} holds the value {describe(value)} in {counted(fact.values[value], 'pixel')}, which is no "
             f"class; the {counted(len(classes), 'class', 'classes')} and 'ignore' are {_accepted(classes, value)}"
-            + (f"; {hint}" if hint else ". Correct the mask, or list every class in classes.txt")
+            + (f"; {hint}" if hint else f"{_nearest(value, classes)}. Correct the mask, or list every class in classes.txt")
         )
+
+
+def _nearest(value: int, classes: ClassTable) -> str:
+    """Which class's colour is nearly this one, mistyped or rounded; empty where none is."""
+    color = unpack(value)
+    if color is None:
+        return ""
+    steps = {
+        (max(abs(a - b) for a, b in zip(color, other, strict=True)), listed)
+        for listed, label in classes.class_of.items()
+        if label != IGNORE_INDEX and (other := unpack(listed)) is not None
+    }
+    step, listed = min(steps, default=(_NEAR + 1, 0))
+    if step > _NEAR:
+        return ""
+    name = classes.names[classes.class_of[listed]]
+    return f"; {describe(value)} is within {counted(step, 'step')} of {describe(listed)}, the colour of {name!r}"
 
 
 def _accepted(classes: ClassTable, like: int) -> str:

@@ -75,6 +75,7 @@ def diagnose(facts: Sequence[Facts], classes: ClassTable | None, *, crop: int | 
         *_kinds(facts),
         *_last_band(facts),
         *_turned(facts),
+        *_elsewhere(facts),
         *_holes(facts),
         *_duplicates(facts),
         *_colors(facts),
@@ -227,6 +228,17 @@ def _turned(facts: Sequence[Facts]) -> Iterator[Finding]:
             "cannot be told from the sizes",
             "look at such an image with its mask; if they do not fit, remove the orientation from the EXIF data",
             _files(doubtful),
+        )
+
+
+def _elsewhere(facts: Sequence[Facts]) -> Iterator[Finding]:
+    if found := [fact for fact in facts if fact.elsewhere]:
+        yield Finding(
+            "warning",
+            f"{counted(len(found), 'mask lies', 'masks lie')} in another place than the image, {found[0].sample.mask} "
+            f"{found[0].elsewhere}",
+            "image and mask are paired pixel by pixel: warp or cut the masks to the images, or correct the places",
+            _masks(found),
         )
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.data.duplicates import Look, look_at
+from protoseg.data.geo import misplaced
 from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, nodata_share, read_picture
 from protoseg.data.index import ClassTable, Sample
-from protoseg.data.masks import Color, PaletteMask, count_values, read_with_palette
+from protoseg.data.masks import Color, MaskFile, PaletteMask, count_values, read_with_palette
 from protoseg.data.parallel import in_threads
 from protoseg.data.splits import Partition
 from protoseg.types import IGNORE_INDEX
@@ -39,6 +40,7 @@ class Facts:
     nodata: tuple[float, float] | None = None  # a declared value for no data that the image's type cannot mark, and its share
     color: tuple[float, ...] = ()  # mean of each channel, where 1.0 is the full scale of the type
     values: dict[int, int] = field(default_factory=dict)  # mask value -> pixels
+    elsewhere: str = ""  # where the mask lies on Earth and where the image, if they differ
     shown: dict[int, Color] = field(default_factory=dict)  # mask value -> its colour, where the mask has a palette
 
     @property
@@ -91,7 +93,7 @@ def facts_of(sample: Sample, role: Role, picture: Picture, mask: PaletteMask | N
         look=look_at(image) if thorough else None,
         color=_mean_color(image) if thorough else (),
     )
-    return facts if mask is None else with_mask(facts, mask)
+    return facts if mask is None else _with_own_mask(facts, mask)
 
 
 def with_mask(facts: Facts, mask: PaletteMask) -> Facts:
@@ -101,6 +103,13 @@ def with_mask(facts: Facts, mask: PaletteMask) -> Facts:
     palette = [] if mask.palette is None else mask.palette.tolist()
     shown = {value: palette[value] for value in values if value < len(palette)}
     return replace(facts, mask_size=(height, width), values=values, shown={v: (r, g, b) for v, (r, g, b) in shown.items()})
+
+
+def _with_own_mask(facts: Facts, mask: PaletteMask) -> Facts:
+    """The same where the image is known to be readable, so that its place can be compared too."""
+    source = facts.sample.mask
+    elsewhere = misplaced(facts.sample.image, source.path) if isinstance(source, MaskFile) else ""
+    return replace(with_mask(facts, mask), elsewhere=elsewhere)
 
 
 def _mean_color(image: ImageArray) -> tuple[float, ...]:
@@ -148,6 +157,6 @@ def _examine(part: Part) -> Facts:
     if role == "unlabeled" or sample.mask is None:  # a mask that is not used is never opened
         return facts
     try:
-        return with_mask(facts, read_with_palette(sample.mask))
+        return _with_own_mask(facts, read_with_palette(sample.mask))
     except ValueError as error:
         return replace(facts, mask_fault=str(error))

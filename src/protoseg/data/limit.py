@@ -32,9 +32,14 @@ def parse_pixels(text: str) -> int:
 
 def too_large(height: int, width: int) -> str:
     """What is wrong with an image of that size; empty where nothing is."""
-    if height * width <= most_pixels():
+    size, most = height * width, most_pixels()
+    if size <= most:
         return ""
+    if round(size / 1e6) > round(most / 1e6) > 0:
+        shown, limit, enough = f"{size / 1e6:,.0f} megapixels", f"{most / 1e6:,.0f}", f"{math.ceil(size / 1e6)}e6"
+    else:  # millions would say 0, or the same number twice
+        shown, limit, enough = f"{size:,} pixels", f"{most:,}", str(size)
     return (
-        f"is an image of {height * width / 1e6:,.0f} megapixels by its header ({width} x {height}), and at most "
-        f"{most_pixels() / 1e6:,.0f} are read; cut it into tiles, or give --max-pixels {math.ceil(height * width / 1e6)}e6"
+        f"is an image of {shown} by its header ({width} x {height}), and at most {limit} are read; cut it into tiles, or give "
+        f"--max-pixels {enough}"
     )

@@ -53,6 +53,12 @@ def no_images_folder(root: Path) -> str:
     others = [name for name in _folders_of_pictures(root) if name != "masks/"]
     if not others and (packed := next(iter(sorted(root.glob("*.zip"))), None)):
         return f"{root} has no images/ folder; if {packed} is the data set, give it itself"
+    if beside := next((found for name in others if (found := _mask_beside_its_image(root / name))), None):
+        mask, image = beside
+        return (
+            f"{root} has no images/ folder; if {mask} is the mask of {image.name} (as Roboflow has them), move the images to "
+            f"{root}/images and the masks to {root}/masks, each under its image's name, or export COCO Segmentation instead"
+        )
     which = f"if {' or '.join(others)} holds the images, rename it to images/" if others else "put the images there"
     said = f"{root} has no images/ folder; {which}; masks of equal names belong into {root}/masks"
     return f"{said}; {foreign}" if (foreign := foreign_annotation(root)) else said

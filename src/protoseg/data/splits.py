@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeGuard
 
@@ -20,6 +21,7 @@ from protoseg.words import counted
 
 _NO_MASK = "give it one where the data set keeps them, or take the line out"
 _BELOW = "path below the data set's folder"  # every layout has its images elsewhere
+_SHARE = re.compile(r"(?P<number>[0-9]*\.[0-9]+|[0-9]+(?=\s*%))\s*(?P<percent>%?)")
 _FLAGS = frozenset({"-1", "0", "1"})  # behind the names in VOC's lists of one class: absent, difficult, present
 
 
@@ -212,6 +214,14 @@ def _amount(text: str, available: int, option: str) -> int:
     return count
 
 
+def _fraction(text: str) -> str:
+    """The fraction that `0.25` or `25%` stands for, as 1/4; empty where it stands for none."""
+    if (match := _SHARE.fullmatch(text)) is None:
+        return ""
+    share = Fraction(match["number"]) / (100 if match["percent"] else 1)
+    return f"{share.numerator}/{share.denominator}" if 0 < share <= 1 else ""
+
+
 def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> list[Sample]:
     """The training images that a list file names, one a line: by path below the image folder or the data set's, or by stem.
     They may be spare ones: who names them means them, whatever the data set's own lists say.
@@ -223,7 +233,9 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         notes: what to say about the list is added.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{option} {path}: there is no such file (and it is no number or fraction)")
+        meant = _fraction(str(path))
+        why = f"; for that share of the images, write {meant}" if meant else " (and it is no number or fraction)"
+        raise FileNotFoundError(f"{option} {path}: there is no such file{why}")
     train = [sample for sample in index.of("train") if not sample.name.startswith(EXTRA)]
 
     def whole_names(sample: Sample) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from protoseg.data.archive import unpack
+from protoseg.data.archive import opened, unpack
 from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
 from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
@@ -67,8 +67,8 @@ def open_dataset(
     Args:
         root: the data set's folder, or a zip file of it.
         format: its layout, `folder` or one of FORMATS; recognised when left out.
-        unlabeled: one more folder of images, at any depth, that have no masks. Files that the data set lists already are
-            left out, so that an evaluation image never comes in by this door.
+        unlabeled: one more folder of images, or a zip file of it, at any depth, that have no masks. Files that the data set
+            lists already are left out, so that an evaluation image never comes in by this door.
         for_training: whether there must be training images, and masks for some of them.
         is_listed: whether a list of the user's names the labelled images; it may name those that the data set's own lists pass
             over.
@@ -81,6 +81,7 @@ def open_dataset(
         ValueError: no such layout, nothing useful is in it, or a file name that is no UTF-8.
     """
     root = Path(os.path.normpath(root.absolute()))  # links stay as the user made them
+    unlabeled = unlabeled and opened(unlabeled)
     if not root.is_file():
         return _open(root, format=format, unlabeled=unlabeled, for_training=for_training, is_listed=is_listed)
     unpacked = unpack(root)
@@ -151,6 +152,8 @@ def _lacking(index: DataIndex, needs: str) -> str:
             f"all of {counted(kept, 'image')} with masks are for evaluation (val or test): add a list, a folder or an "
             "annotation file of training images"
         )
+    if index.format == "cityscapes" and (said := cityscapes.no_masks(index.root)):
+        return said
     return f"it needs {needs}"
 
 
@@ -202,6 +205,13 @@ def _near(root: Path) -> Path | None:
 def _checked(root: Path, format: str) -> str:
     if format != "folder" and format not in FORMATS:
         raise ValueError(f"there is no format {format!r}; choose one of folder, {', '.join(FORMATS)}")
-    if format != "folder" and not FORMATS[format].matches(root):
+    layout = folder if format == "folder" else FORMATS[format]
+    if layout.matches(root):
+        return format
+    if other := next((name for name, other in FORMATS.items() if other.matches(root)), None):
+        raise FileNotFoundError(
+            f"{root} is not laid out as {format}, it looks like {other}: leave out --format, or give --format {other}"
+        )
+    if format != "folder":  # which has messages of its own
         raise FileNotFoundError(f"{root} is not laid out as {format}: it needs {FORMATS[format].NEEDS}")
     return format

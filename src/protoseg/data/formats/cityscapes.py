@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from protoseg.data.index import ClassTable, DataIndex, Sample, Split
+from protoseg.data.io import walk
 from protoseg.data.masks import Color, MaskFile
 
 FOLDERS = ("leftImg8bit", "gtFine")
@@ -48,6 +49,18 @@ _FOLDERS: dict[str, Split] = {"train": "train", "train_extra": "train", "val": "
 
 def matches(root: Path) -> bool:
     return all((root / folder).is_dir() for folder in FOLDERS)
+
+
+def no_masks(root: Path) -> str:
+    """What to say where `gtFine/` holds annotations of other kinds than the masks that are read; empty where that is not so."""
+    other = next((path for path in walk(root / "gtFine") if "_gtFine_" in path.name), None)
+    if other is None or any(path.name.endswith(tuple(ending for ending, _ in _KINDS)) for path in walk(root / "gtFine")):
+        return ""
+    return (
+        f"there is no *{_KINDS[0][0]} and no *{_KINDS[1][0]} in {root / 'gtFine'}, but e.g. {other.name}: make them from the "
+        "polygons (*_gtFine_polygons.json) with csCreateTrainIdLabelImgs of cityscapesscripts, or unpack "
+        "gtFine_trainvaltest.zip again"
+    )
 
 
 def read(root: Path) -> DataIndex:

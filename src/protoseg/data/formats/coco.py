@@ -267,7 +267,7 @@ def _read_file(
         by_image.setdefault(field(annotation, "image_id", (int, str), f"{path}, an annotation"), []).append(annotation)
     found: list[tuple[Path, ShapesMask | None, bool]] = []
     without_outline = list[tuple[Any, str]]()
-    seen = set[int | str]()
+    seen, missing = set[int | str](), list[FileNotFoundError]()
     records = field(content, "images", list, str(path))
     if not records:
         raise ValueError(f"{path} lists no image; export it again, or take it away")
@@ -279,7 +279,13 @@ def _read_file(
         if number in seen:
             raise ValueError(f"{path} lists two images of the id {number!r}")
         seen.add(number)
-        where, image = f"{path}, image {name}", finder.find(name, beside=path)
+        where = f"{path}, image {name}"
+        try:
+            image = finder.find(name, beside=path)
+        except FileNotFoundError as error:
+            missing.append(error)
+            by_image.pop(number, None)
+            continue
         outlined = [(a, _outline(a)) for a in by_image.pop(number, [])]
         drawn = [(a, code) for a, code in outlined if code]
         bare = [a for a, code in outlined if not code]
@@ -291,6 +297,11 @@ def _read_file(
             mask = ShapesMask(path, name, size, shapes, file=image, by_area=True)
         without_outline += [(a, name) for a in bare]
         found.append((image, mask, bool(drawn)))
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]}: {len(missing)} of its {counted(len(records), 'image')} cannot be found; put them there, or take "
+            "them out of its 'images', and what they have out of its 'annotations'"
+        ) from missing[0]
     if by_image:
         lost = next(iter(by_image))
         twin = "; it lists a text and a number, which are two ids" if str(lost) in map(str, seen) else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+from protoseg.data.archive import title
 from protoseg.data.class_list import read_class_list
 from protoseg.data.index import EXTRA, DataIndex, LeftOut, Sample, Split, named_split
 from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, files_by_name, walk
@@ -137,7 +138,7 @@ def read_images(root: Path, option: str, *, to_learn_from: bool = False) -> list
         found = {name: path for name, path in found.items() if _split_of(name, only_train_folder=False) == "train"}
     if not found:
         raise ValueError(f"there is no image in {folder} ({_list(IMAGE_SUFFIXES)})")
-    return [Sample(f"{EXTRA}{root.name}/{name}", path, None, "train") for name, path in found.items()]
+    return [Sample(f"{EXTRA}{title(root)}/{name}", path, None, "train") for name, path in found.items()]
 
 
 def _split_of(name: str, *, only_train_folder: bool) -> Split | None:

@@ -89,7 +89,18 @@ def read(root: Path, *, folders: Sequence[Path] = ()) -> DataIndex:
         name, found = finder.name_of(image), masks.get(image)
         seen = found if isinstance(found, ShapesMask) else None
         samples.append(Sample(name, image, seen, split_of(name), if_listed=found))
-    return DataIndex(root, "label_studio", tuple(samples), classes, _say_empty(path, empty))
+    return DataIndex(root, "label_studio", tuple(samples), classes, _say_several(path, tasks) + _say_empty(path, empty))
+
+
+def _say_several(path: Path, tasks: Sequence[tuple[Any, str]]) -> tuple[str, ...]:
+    several = [task["id"] for task, where in tasks if len(_done(task, where)) > 1]
+    if not several:
+        return ()
+    return (
+        f"{counted(len(several), f'task in {path} has', f'tasks in {path} have')} several annotations (the first is task "
+        f"{several[0]}): of each, the last one in the file counts that was not cancelled; delete it in Label Studio to have "
+        "another one count",
+    )
 
 
 def _say_empty(path: Path, empty: Sequence[str]) -> tuple[str, ...]:
@@ -119,9 +130,14 @@ def _is_late(path: Path, head: str) -> bool:
     return '"data"' in head and mentions(path, '"annotations"')
 
 
+def _done(task: Any, where: str) -> list[Any]:
+    """The annotations of a task that were not cancelled."""
+    return [a for a in field(task, "annotations", list, where) if isinstance(a, dict) and not a.get("was_cancelled")]
+
+
 def _result(task: Any, where: str) -> list[Any] | None:
     """The regions of the annotation that counts; None where there is none."""
-    done = [a for a in field(task, "annotations", list, where) if isinstance(a, dict) and not a.get("was_cancelled")]
+    done = _done(task, where)
     if not done:
         return None
     regions = field(done[-1], "result", list, where)
