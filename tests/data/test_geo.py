@@ -129,6 +129,13 @@ def test_whether_a_mask_lies_where_its_image_does(tmp_path: Path, transform: Aff
     assert bool(misplaced(image, mask)) == differs
 
 
+def test_images_with_the_south_on_top(tmp_path: Path) -> None:
+    values, mirrored = np.zeros((1, 6, 8), dtype=np.uint8), Affine(10, 0, 500_000, 0, 10, 5_400_000)
+    image = write_placed(tmp_path / "a.tif", values, mirrored, UTM)
+    assert not misplaced(image, write_placed(tmp_path / "b.tif", values, mirrored, UTM))
+    assert misplaced(image, write_placed(tmp_path / "c.tif", values, PLACE, UTM))
+
+
 def test_a_place_in_both_ways_to_write_it(tmp_path: Path) -> None:
     """Rasterio writes size and corner of a pixel; other programs a matrix, or the corner of another pixel."""
     written = write_placed(tmp_path / "a.tif", np.zeros((1, 6, 8), dtype=np.uint8), PLACE, UTM)

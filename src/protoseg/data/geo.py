@@ -29,7 +29,8 @@ def is_georeferenced(path: Path) -> bool:
 
 
 class Place(NamedTuple):
-    """Where the first pixel of a north-up GeoTIFF lies, and how large a pixel is, in units of its reference system."""
+    """Where the first pixel of a GeoTIFF lies, and how large a pixel is (negative where an axis is mirrored), in units of its
+    reference system."""
 
     left: float
     top: float
@@ -43,7 +44,8 @@ class Place(NamedTuple):
             return True
         sides = math.isclose(self.width, other.width, rel_tol=_SAME) and math.isclose(self.height, other.height, rel_tol=_SAME)
         # Half a pixel is the difference between a pixel's corner and its centre, which programs mix up.
-        return not (sides and abs(self.left - other.left) < self.width and abs(self.top - other.top) < self.height)
+        across, down = abs(self.left - other.left), abs(self.top - other.top)
+        return not (sides and across < abs(self.width) and down < abs(self.height))
 
     def __str__(self) -> str:
         return f"({self.left:.10g}, {self.top:.10g})" + (f" in EPSG:{self.system}" if self.system is not None else "")
@@ -61,7 +63,8 @@ def place_of(path: Path) -> Place | None:
         tags = file.pages.first.tags
         scale, points, matrix, keys = (_numbers(tags.valueof(tag)) for tag in (_PIXEL_SCALE, _TIEPOINTS, _TRANSFORM, _KEYS))
     codes = dict(zip(keys[4::4], keys[7::4], strict=False))  # after a header of four, each key is id, place, count, value
-    system = next((int(codes[key]) for key in _SYSTEMS if codes.get(key, _OWN) != _OWN), None)
+    named = (codes.get(key, _OWN) for key in _SYSTEMS)
+    system = next((code for code in named if isinstance(code, int) and code != _OWN), None)
     if len(scale) == 3 and len(points) == 6:
         column, row, _, x, y, _ = points
         return Place(x - column * scale[0], y + row * scale[1], scale[0], scale[1], system)
