@@ -132,6 +132,18 @@ def demo_search() -> str:
     return Table(["network, steps", "learning rate", "seed", *NAMED], lines).markdown()
 
 
+def learning_rates() -> str:
+    """The reported runs beside the same at the other learning rate, as far as these have run."""
+    lines = []
+    usual, other = cells(seeds=REPORTED, **CAMVID), cells(seeds=REPORTED, settings="--optimizer.lr 3e-4", **CAMVID)
+    for method in methods_of(other):
+        before, after = cells_of(usual, method), cells_of(other, method)
+        for seed in after:
+            scored = [100 * row["miou"] for row in (before[seed], after[seed])]
+            lines.append([method, str(seed), *(f"{miou:.1f}" for miou in scored), f"{scored[1] - scored[0]:+.1f}"])
+    return Table(["method", "seed", "1e-4", "3e-4", ""], lines).markdown()
+
+
 DEMO = {"file": "demo", "recipe": "demo@50329b7c"}
 DEMO_BEFORE = {"file": "demo", "recipe": "demo@bc132b08"}
 CAMVID = {"file": "camvid", "recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"}
@@ -146,6 +158,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "demo search": demo_search,
         "camvid scores": lambda: scores(cells(seeds=REPORTED, **CAMVID)),
         "camvid classes": lambda: classes(cells(seeds=REPORTED, **CAMVID)),
+        "camvid learning rates": learning_rates,
         "camvid term": lambda: term(cells(seeds=REPORTED, **CAMVID)),
         "camvid unlabelled images": pool,
         "camvid pseudo-labels": pseudo_labels,
