@@ -158,7 +158,7 @@ def grown(image: Path, num_classes: int, crop: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         report = predict(network, [Sample("x", image, None, "test")], table, NORMALIZATION, out=Path(out), crop=crop)
     if report.skipped:
-        raise ValueError(report.skipped[0])
+        raise ValueError(report.skipped[0][1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"grown": peak - before, "windows": report.windowed, "seconds": time.perf_counter() - start}
 
