@@ -153,7 +153,7 @@ class TestPredict:
         cut_short(root / "images/img_01.png")
         skipped = predict(ByColor(), open_dataset(root).of("train"), CLASSES, PLAIN, out=tmp_path / "out").skipped
         assert len(skipped) == 1
-        assert str(root / "images/img_01.png") in skipped[0]
+        assert skipped[0][0] == root / "images/img_01.png"
         assert {p.name for p in (tmp_path / "out").glob("img_0?.png")} == {"img_00.png", "img_02.png"}
 
     def test_predicts_in_eval_mode(self, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ class TestPredict:
         inference = Inference(window=24, stride=16)
         found = predict(ByColor(), samples, CLASSES, PLAIN, out=tmp_path / "out", inference=inference)
         assert len(found.skipped) == 1
-        assert "x.tif cannot be read as an image" in found.skipped[0]
+        assert "x.tif cannot be read as an image" in found.skipped[0][1]
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from protoseg.atlas.views import DISAGREEMENT
 from protoseg.data.images import ImageArray, kind_of, to_rgb
 from protoseg.data.io import IMAGE_SUFFIXES, UInt8Array, UnreadableImageError, write_mask
 from protoseg.engine.evaluate import read_labeled
-from protoseg.engine.pictures import overlay
+from protoseg.engine.pictures import mask_palette, overlay
 
 Download = Literal["mask", "overlay", "confidence"]
 DOWNLOADS: tuple[Download, ...] = get_args(Download)
@@ -139,7 +139,7 @@ class Desk:
         classes, stem = loaded.model.classes, entry.sample.name.rsplit("/", 1)[-1]
         file = io.BytesIO()
         if what == "mask":
-            write_mask(file, classes.decode(shown.label), classes.palette())
+            write_mask(file, classes.decode(shown.label), mask_palette(classes))
             return File(f"{stem}.png", "image/png", file.getvalue())
         if what == "confidence":
             Image.fromarray(shown.confidence).save(file, format="PNG")

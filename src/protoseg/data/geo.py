@@ -80,7 +80,8 @@ def _numbers(value: object) -> tuple[float, ...]:
 
 def misplaced(image: Path, mask: Path) -> str:
     """Where a mask lies and where its image, in words; empty where they agree, or one of them does not say."""
-    here, there = place_of(mask), place_of(image)
+    there = place_of(image)
+    here = place_of(mask) if there else None  # most images lie nowhere, and no mask of theirs has to be opened for that
     return f"begins at {here}, {image} at {there}" if here and there and here.differs(there) else ""
 
 

@@ -13,9 +13,15 @@ from protoseg.data.index import ClassTable
 from protoseg.data.io import UInt8Array
 from protoseg.data.masks import Color
 from protoseg.files import replacing
+from protoseg.types import IGNORE_INDEX
 
 _ROWS = 256  # that are blended at a time
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
+
+
+def mask_palette(classes: ClassTable) -> dict[int, Color]:
+    """Colours of a predicted mask: those of the classes, and one for no data."""
+    return {IGNORE_INDEX: void_color(classes), **classes.palette()}
 
 
 def void_color(classes: ClassTable) -> Color:

@@ -26,7 +26,7 @@ from protoseg.data.parallel import WriteBehind, read_ahead
 from protoseg.data.tiff_rows import ImageRows
 from protoseg.engine.evaluate import WHOLE, Normalization, predict_strips
 from protoseg.engine.inference import Inference
-from protoseg.engine.pictures import gray, overlay, void_color
+from protoseg.engine.pictures import gray, mask_palette, overlay
 from protoseg.types import IGNORE_INDEX
 
 LARGE = 16_000_000
@@ -166,7 +166,7 @@ def _write(target: Path, image: ImageRows, answer: _Answer, classes: ClassTable,
     """All files of one image. `place`: the image whose place on earth is that of the mask."""
     target.parent.mkdir(parents=True, exist_ok=True)
     values = classes.decode(answer.label)
-    write_mask(target, values, {IGNORE_INDEX: void_color(classes), **classes.palette()})
+    write_mask(target, values, mask_palette(classes))
     if place is not None:
         write_geo_mask(target.with_suffix(".tif"), values, place, classes)
     del values
