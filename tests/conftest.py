@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,3 +44,20 @@ def mobilenet_weights() -> Path:
     if not file.is_file():
         pytest.skip(f"no weights in {file}; set PROTOSEG_DATA")
     return file
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Any]:
+    """A browser; skips where there is none."""
+    from chromium import started_browser
+
+    with started_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started: Any, page: Path) -> Any:
+    """It, with the page of the test file open and nothing in its logs from before."""
+    from chromium import opened
+
+    return opened(started, page)

@@ -15,7 +15,7 @@ import tifffile
 from make_folder import TINY, draw_shapes, make_folder, write_image, write_index
 from PIL import Image
 
-from chromium import find, grounds, opened, requests, started_browser, webdriver, window
+from chromium import find, grounds, opened, requests, webdriver, window
 from protoseg.app.desk import Desk
 from protoseg.app.gallery import Gallery, list_folder
 from protoseg.app.models import Models, choices
@@ -74,12 +74,6 @@ def address(desk: Desk) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.address
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Any]:
-    with started_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

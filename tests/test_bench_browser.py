@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.test_page import ROWS, written
-from chromium import find, grounds, opened, requests, started_browser, window
+from chromium import find, grounds, requests, window
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +16,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench page")
     written(folder)
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Any]:
-    with started_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(started: Any, page: Path) -> Any:
-    return opened(started, page)
 
 
 def test_no_errors_and_no_requests(browser: Any, page: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from make_folder import TINY, make_folder
 
-from chromium import find, grounds, on_paper, opened, requests, started_browser, webdriver, window
+from chromium import find, grounds, on_paper, requests, webdriver, window
 from protoseg.cli import main
 
 HOSTILE = '<img src="http://127.0.0.1:9/x" onerror="alert(1)">'
@@ -24,17 +23,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["--steps", "8", "--log-every", "2", "--consistency.warmup_steps", "2", "--baseline", "--out", str(folder / "out")]
     assert main(["train", str(data), *TINY, *words]) == 0
     return folder / "out/report.html"
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Any]:
-    with started_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(started: Any, page: Path) -> Any:
-    return opened(started, page)
 
 
 def test_no_errors_and_no_requests(browser: Any, page: Path) -> None:

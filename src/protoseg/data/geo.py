@@ -9,10 +9,9 @@ from typing import NamedTuple
 import tifffile
 
 from protoseg.data.index import ClassTable
-from protoseg.data.io import UInt8Array
+from protoseg.data.io import TIFF_SUFFIXES, UInt8Array
 from protoseg.types import IGNORE_INDEX
 
-_SUFFIXES = frozenset({".tif", ".tiff"})
 _PIXEL_SCALE, _TIEPOINTS, _TRANSFORM = 33550, 33922, 34264  # tags of the GeoTIFF standard, OGC 19-008r4
 _KEYS, _SYSTEMS = 34735, (3072, 2048)  # tag of the keys; those of a projected and of a geographic reference system
 _OWN = 32767  # a system that is described in words
@@ -21,7 +20,7 @@ _SAME = 1e-3  # of a pixel's side: a thousand pixels further on, one pixel
 
 def is_georeferenced(path: Path) -> bool:
     """Whether a readable TIFF says where it lies: by a transform or by control points, with a reference system or without."""
-    if path.suffix.lower() not in _SUFFIXES:
+    if path.suffix.lower() not in TIFF_SUFFIXES:
         return False
     with tifffile.TiffFile(path) as file:
         tags = file.pages.first.tags
@@ -53,7 +52,7 @@ class Place(NamedTuple):
 
 def place_of(path: Path) -> Place | None:
     """Where a readable TIFF says that it lies; None where it does not say, or turned, or by control points."""
-    if path.suffix.lower() not in _SUFFIXES:
+    if path.suffix.lower() not in TIFF_SUFFIXES:
         return None
     try:
         file = tifffile.TiffFile(path)

@@ -17,7 +17,16 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from protoseg.data.io import DAMAGED, UInt8Array, UnreadableImageError, by_content, open_image, opened, why_no_image
+from protoseg.data.io import (
+    DAMAGED,
+    TIFF_SUFFIXES,
+    UInt8Array,
+    UnreadableImageError,
+    by_content,
+    open_image,
+    opened,
+    why_no_image,
+)
 from protoseg.data.limit import too_large
 from protoseg.data.tiff_rows import TALLEST, ImageRows, TiffRows
 
@@ -125,7 +134,7 @@ def open_rows(path: Path, kind: ImageKind | None = None) -> ImageRows:
     Raises:
         UnreadableImageError: see `read_image`; also when rows are asked for.
     """
-    if path.suffix.lower() in {".tif", ".tiff"}:
+    if path.suffix.lower() in TIFF_SUFFIXES:
         with _open_tiff(path) as file:
             if _has_rows(file):
                 rows = TiffRows(path, file.pages.first, _finish(file, path))

@@ -122,7 +122,9 @@ class Inference:
     def _logits(self, network: nn.Module, image: Rows, size: Size, scale: float, mirrored: bool) -> Rows:
         """Of one view."""
         height, width = (max(1, round(side * scale)) for side in size) if scale != 1 else size
-        seen = _mirrored(_resized(image, size, (height, width))) if mirrored else _resized(image, size, (height, width))
+        seen = _resized(image, size, (height, width))
+        if mirrored:
+            seen = _mirrored(seen)
         if self.window is None or (height <= self.window and width <= self.window):
             logits: Rows = _Whole(network, seen, height)
         else:
