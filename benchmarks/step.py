@@ -6,7 +6,11 @@ All methods without and with the prototype term, or those of `--methods`; other 
 
 Same network, crops and batch for all; steps of the methods take turns, so that whatever else the machine does meets each of
 them alike, and the ratio to the first method is the median over these rounds. Crops are random numbers on the device: decoding
-is not measured, views, CutMix, EMA and prototypes are.
+is not measured, views, CutMix, EMA and prototypes are. `--also channels-last,compile` measures every method in these ways too,
+a `+` between two takes both at once.
+
+On a GPU the table also says how many kernels a step starts, for how much of the step they keep the device busy, and how many
+operations a second the step comes to (multiplications and additions of convolutions and matrix products, counted by torch).
 """
 
 from __future__ import annotations
@@ -17,10 +21,14 @@ import json
 import shlex
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from protoseg.arguments import parse_train
 from protoseg.bench.cells import TERM
@@ -39,6 +47,8 @@ from protoseg.versions import commit
 
 RESULTS = Path(__file__).with_name("results") / "step.jsonl"
 _CLASSES = 21
+_WAYS = ("channels-last", "compile", "fused", "cudnn-benchmark", "float32")
+"""`fused` is of the optimizer; `float32` does without bfloat16, and without the short products of TF32."""
 
 
 def main() -> None:
@@ -48,18 +58,19 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4, help="labelled and unlabelled crops each; default 4")
     parser.add_argument("--rounds", type=int, default=10, help="timed steps of each method; default 10")
-    parser.add_argument("--channels-last", action="store_true", help="each method also with a network that is laid out so")
+    parser.add_argument("--also", default="", help=f"comma-separated ways to run each method besides: {', '.join(_WAYS)}")
     parser.add_argument("--json", type=Path, help="also write the rows as one list")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"JSON lines file to add to; default {RESULTS}")
     options, extra = parser.parse_known_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     words = ["data", "--model.weights", "none", "--crop", str(options.crop), "--batch", str(options.batch), *extra]
+    ways = [tuple(filter(None, way.split("+"))) for way in ("", *filter(None, options.also.split(",")))]
+    if unknown := sorted({word for way in ways for word in way} - set(_WAYS)):
+        parser.error(f"there is no way {unknown[0]!r} to run a step; choose of {', '.join(_WAYS)}")
     steps = {}
     for name in options.methods.split(","):
-        steps[name] = Step([*words, "--method", name], device)
-        if options.channels_last:
-            steps[f"{name}, channels last"] = step = Step([*words, "--method", name], device)
-            step.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for way in ways:
+            steps[", ".join([name, *way])] = Step([*words, "--method", name], device, way)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(options.rounds + 2):  # the first two are not counted
         for name, step in steps.items():
@@ -68,7 +79,9 @@ def main() -> None:
                 times[name].append(seconds)
     first = next(iter(steps))
     rows = []
-    print(f"| method | seconds a step | against {first} (quartiles) | peak memory |\n|---|---|---|---|")
+    head = ("method", "seconds a step", f"against {first} (quartiles)", "peak memory", "kernels", "busy", "TFLOP/s")
+    head = head if device.type == "cuda" else head[:4]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, step in steps.items():
         ratios = sorted(own / base for own, base in zip(times[name], times[first], strict=True))
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
@@ -76,10 +89,15 @@ def main() -> None:
         row |= {"against": first, "rounds": options.rounds, "peak_bytes": step.peak, "threads": torch.get_num_threads()}
         row |= {"crop": options.crop, "batch": options.batch, "network": step.network, "settings": shlex.join(extra)}
         row |= {"commit": commit(), "machine": machine(), "finished": time.strftime("%Y-%m-%d")}
+        cells = [name, f"{row['seconds']:.4f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+        cells.append(f"{step.peak / 2**30:.2f} GiB" if step.peak else "not measured on a CPU")
+        if device.type == "cuda":
+            row |= step.work(options.rounds + 2)
+            rate = row["operations"] / row["seconds"] / 1e12
+            cells += [str(row["kernels"]), f"{100 * row['kernel_seconds'] / row['seconds']:.0f} %", f"{rate:.1f}"]
         append(options.results, row)
         rows.append(row)
-        memory = f"{step.peak / 2**30:.2f} GiB" if step.peak else "not measured on a CPU"
-        print(f"| {name} | {row['seconds']:.3f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {memory} |")
+        print(f"| {' | '.join(cells)} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
@@ -87,14 +105,23 @@ def main() -> None:
 class Step:
     """One method with its optimizer and its own copy of the network."""
 
-    def __init__(self, words: list[str], device: torch.device) -> None:
+    def __init__(self, words: list[str], device: torch.device, way: Sequence[str] = ()) -> None:
         config = parse_train(words)
         own = {"warmup_steps": 0, "ema_momentum": 0.99}
         config = dataclasses.replace(config, steps=1000, consistency=dataclasses.replace(config.consistency, **own))
         config.optimizer.lr = config.optimizer.lr or 1e-4
         torch.manual_seed(0)
         self.method = build_method(config, build_network(config.model, _CLASSES)).to(device).train()
+        if "channels-last" in way:
+            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(config.optimizer, self.method)
+        if "fused" in way:
+            for group in self.optimizer.param_groups:
+                group["fused"], group["foreach"] = True, False
+        if "compile" in way:
+            for network in (*(part.network for part in self.method.trained()), self.method.teacher.network):
+                network.compile()
+        self.cudnn_benchmark, self.bfloat16 = "cudnn-benchmark" in way, device.type == "cuda" and "float32" not in way
         self.views = build_views(config, build_normalization(config.model, PHOTOGRAPH)).to(device)
         self.network = f"{config.model.arch} on {config.model.encoder}"
         assert config.crop is not None
@@ -111,7 +138,8 @@ class Step:
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
         start = time.perf_counter()
-        with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = self.cudnn_benchmark, self.bfloat16
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.bfloat16):
             unlabeled = self.views.unlabeled(raw["unlabeled"], step=step) if self.uses_unlabeled else None
             out = self.method(self.views.labeled(raw["labeled"]), unlabeled, step=step)
         out.loss.backward()
@@ -122,6 +150,16 @@ class Step:
             torch.cuda.synchronize()
             self.peak = max(self.peak, torch.cuda.max_memory_allocated())
         return time.perf_counter() - start
+
+    def work(self, step: int) -> dict[str, Any]:
+        """Kernels of a step, the seconds that they take, and operations of convolutions and matrix products."""
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:  # it sees no compiled code
+            self.run(step)
+        with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+            self.run(step + 1)
+        kernels = [event for event in recorded.events() if event.device_type == DeviceType.CUDA]
+        seconds = sum(kernel.self_device_time_total for kernel in kernels) / 1e6
+        return {"kernels": len(kernels), "kernel_seconds": seconds, "operations": counter.get_total_flops()}
 
     def _raw(self, step: int) -> dict[str, Any]:
         """What the loaders bring."""

@@ -1,0 +1,108 @@
+"""On a GPU: a step waits for nothing, and computes what a processor computes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+import torch
+from make_folder import TINY, make_folder
+from test_conformance import labeled_batch, make, unlabeled_batch
+
+from protoseg.cli import main
+from protoseg.config import METHODS
+from protoseg.engine.module import TrainingModule
+from protoseg.methods.base import Method
+from protoseg.types import LabeledBatch, StepOutput, UnlabeledBatch
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+TERM = "+prototypes"
+NAMES = sorted(METHODS)
+EVERY = [name + term for name in NAMES for term in ("", TERM) if name + term != f"prototype{TERM}"]
+STEPS, WATCHED = 12, range(4, 11)  # after the warm-up, before the last step, which is logged
+
+
+@pytest.fixture
+def float32() -> Iterator[None]:
+    """Products without the shortened mantissa that a GPU uses for convolutions."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_step_waits_for_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "data", train=8, labeled=4, test=1)
+    waits, step, start = list[str](), 0, TrainingModule.on_train_batch_start
+
+    def watch(self: TrainingModule, *args: Any) -> None:
+        nonlocal step
+        step = self.global_step
+        torch.cuda.set_sync_debug_mode("warn" if step in WATCHED else "default")
+        start(self, *args)
+
+    def note(
+        message: Warning | str, category: type, filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+    ) -> None:
+        if "synchronizing" in str(message):
+            waits.append(f"step {step}: {filename}:{lineno}")
+
+    monkeypatch.setattr(TrainingModule, "on_train_batch_start", watch)
+    words = ["--steps", str(STEPS), "--consistency.warmup_steps", "2", "--log-every", str(STEPS), "--method", name]
+    words += ["--views.rare_crops", "0.5", "--workers", "2", "--out", str(tmp_path / "run")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", note)
+        try:
+            assert main(["train", str(tmp_path / "data"), *TINY, *words]) == 0
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert step == STEPS - 1, "the steps were not watched"
+    assert waits == []
+
+
+def test_the_watch_sees_a_wait() -> None:
+    """The test above could not fail otherwise."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchronizing"):
+            torch.ones(1, device="cuda").item()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("prototypes", [False, True], ids=["plain", "prototypes"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("float32")
+def test_the_same_step_as_on_a_processor(name: str, *, prototypes: bool) -> None:
+    outs, methods = [], []
+    for device in ("cpu", "cuda"):
+        method = make(name, prototypes=prototypes)
+        labeled, unlabeled = labeled_batch(), unlabeled_batch(method)
+        method.to(device)
+        outs.append(_one_step(method, labeled, unlabeled, device))
+        methods.append(method)
+    cpu, cuda = outs
+    assert set(cuda.terms) == set(cpu.terms)
+    for key, term in cpu.terms.items():
+        assert cuda.terms[key].cpu() == pytest.approx(term.item(), rel=1e-3, abs=1e-5), key
+    for (key, ours), theirs in zip(methods[1].state_dict().items(), methods[0].state_dict().values(), strict=True):
+        assert torch.allclose(ours.cpu(), theirs, rtol=1e-3, atol=1e-4), key
+
+
+def _one_step(method: Method, labeled: LabeledBatch, unlabeled: UnlabeledBatch, device: str) -> StepOutput:
+    def to(batch: Any) -> Any:  # seeds stay where they are drawn from
+        return type(batch)(*(part if name == "seed" else part.to(device) for name, part in batch._asdict().items()))
+
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(method.trained_parameters(), lr=0.1)
+    out: StepOutput = method(to(labeled), to(unlabeled), step=5)
+    out.loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    method.after_step([out.carry], step=5)
+    return out
