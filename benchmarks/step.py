@@ -73,8 +73,9 @@ def main() -> None:
             steps[", ".join([name, *way])] = Step([*words, "--method", name], device, way)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(options.rounds + 2):  # the first two are not counted
+        raw = crops(options.batch, options.crop, round_, device)
         for name, step in steps.items():
-            seconds = step.run(round_)
+            seconds = step.run(raw, round_)
             if round_ >= 2:
                 times[name].append(seconds)
     first = next(iter(steps))
@@ -92,7 +93,7 @@ def main() -> None:
         cells = [name, f"{row['seconds']:.4f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
         cells.append(f"{step.peak / 2**30:.2f} GiB" if step.peak else "not measured on a CPU")
         if device.type == "cuda":
-            row |= step.work(options.rounds + 2)
+            row |= step.work(raw, options.rounds + 2)
             rate = row["operations"] / row["seconds"] / 1e12
             cells += [str(row["kernels"]), f"{100 * row['kernel_seconds'] / row['seconds']:.0f} %", f"{rate:.1f}"]
         append(options.results, row)
@@ -111,7 +112,9 @@ class Step:
         config = dataclasses.replace(config, steps=1000, consistency=dataclasses.replace(config.consistency, **own))
         config.optimizer.lr = config.optimizer.lr or 1e-4
         torch.manual_seed(0)
-        self.method = build_method(config, build_network(config.model, _CLASSES)).to(device).train()
+        with device:  # drawing the start weights of a large network takes a processor seconds
+            network = build_network(config.model, _CLASSES)
+        self.method = build_method(config, network).to(device).train()
         if "channels-last" in way:
             self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(config.optimizer, self.method)
@@ -124,14 +127,11 @@ class Step:
         self.cudnn_benchmark, self.bfloat16 = "cudnn-benchmark" in way, device.type == "cuda" and "float32" not in way
         self.views = build_views(config, build_normalization(config.model, PHOTOGRAPH)).to(device)
         self.network = f"{config.model.arch} on {config.model.encoder}"
-        assert config.crop is not None
-        assert config.batch is not None
-        self.device, self.shape, self.peak = device, (config.batch, config.crop, config.crop), 0
+        self.device, self.peak = device, 0
         self.uses_unlabeled = method_class(config.method).uses_unlabeled
 
-    def run(self, step: int) -> float:
-        """Seconds of one whole step."""
-        raw = self._raw(step)
+    def run(self, raw: dict[str, Any], step: int) -> float:
+        """Seconds of one whole step on crops of `crops`."""
         self.method.before_step(lambda: iter([self.views.labeled(raw["labeled"])]), step=step)
         cuda = self.device.type == "cuda"
         if cuda:
@@ -151,27 +151,29 @@ class Step:
             self.peak = max(self.peak, torch.cuda.max_memory_allocated())
         return time.perf_counter() - start
 
-    def work(self, step: int) -> dict[str, Any]:
+    def work(self, raw: dict[str, Any], step: int) -> dict[str, Any]:
         """Kernels of a step, the seconds that they take, and operations of convolutions and matrix products."""
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:  # it sees no compiled code
-            self.run(step)
+            self.run(raw, step)
         with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-            self.run(step + 1)
+            self.run(raw, step + 1)
         kernels = [event for event in recorded.events() if event.device_type == DeviceType.CUDA]
         seconds = sum(kernel.self_device_time_total for kernel in kernels) / 1e6
         return {"kernels": len(kernels), "kernel_seconds": seconds, "operations": counter.get_total_flops()}
 
-    def _raw(self, step: int) -> dict[str, Any]:
-        """What the loaders bring."""
-        gen = torch.Generator().manual_seed(step)
-        image = torch.randint(0, 256, (2, self.shape[0], 3, *self.shape[1:]), generator=gen, dtype=torch.uint8).to(self.device)
-        mask = torch.randint(0, _CLASSES, self.shape, generator=gen, dtype=torch.uint8).to(self.device)
-        seeds = [[2 * self.shape[0] * step + half * self.shape[0] + i for i in range(self.shape[0])] for half in range(2)]
-        valid = torch.ones(self.shape, dtype=torch.bool, device=self.device)
-        return {
-            "labeled": {"image": image[0], "mask": mask, "seed": seeds[0]},
-            "unlabeled": {"image": image[1], "valid": valid, "seed": seeds[1]},
-        }
+
+def crops(batch: int, side: int, step: int, device: torch.device) -> dict[str, Any]:
+    """What the loaders bring."""
+    gen = torch.Generator(device).manual_seed(step)
+    shape, whole = (batch, side, side), {"generator": gen, "dtype": torch.uint8, "device": device}
+    seeds = [[(2 * step + half) * batch + i for i in range(batch)] for half in range(2)]
+    images = [torch.randint(0, 256, (batch, 3, side, side), **whole) for _ in range(2)]  # type: ignore[call-overload]
+    mask = torch.randint(0, _CLASSES, shape, **whole)  # type: ignore[call-overload]
+    valid = torch.ones(shape, dtype=torch.bool, device=device)
+    return {
+        "labeled": {"image": images[0], "mask": mask, "seed": seeds[0]},
+        "unlabeled": {"image": images[1], "valid": valid, "seed": seeds[1]},
+    }
 
 
 if __name__ == "__main__":

@@ -144,12 +144,14 @@ class TestSlots:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
         assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(2, cuda=True)] == ["2", "5", "2", "5"]
 
-    def test_processes_on_a_cpu_share_the_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_processes_share_the_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr("os.cpu_count", lambda: 8)
         assert slots(1, cuda=False) == [{}]
         assert slots(3, cuda=False) == [{"OMP_NUM_THREADS": "2"}] * 3
+        share = {"OMP_NUM_THREADS": "2"}
+        assert slots(2, cuda=True) == [{"CUDA_VISIBLE_DEVICES": device} | share for device in "0101"]
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         assert slots(3, cuda=False) == [{}] * 3
 

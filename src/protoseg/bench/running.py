@@ -37,11 +37,12 @@ def slots(jobs: int, *, cuda: bool) -> list[Environment]:
         cuda: whether cells train on GPUs, one each.
     """
     devices = _gpus() if cuda else []
-    if devices:
-        return [{"CUDA_VISIBLE_DEVICES": device} for _ in range(jobs) for device in devices]
-    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-        return [{}] * jobs
-    return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}] * jobs  # else each would take all cores
+    places: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": device} for _ in range(jobs) for device in devices]
+    places = places or [{} for _ in range(jobs)]
+    if len(places) > 1 and "OMP_NUM_THREADS" not in os.environ:  # else each would take all cores
+        share = max(1, (os.cpu_count() or 1) // len(places))
+        places = [place | {"OMP_NUM_THREADS": str(share)} for place in places]
+    return list(places)
 
 
 def _gpus() -> list[str]:
