@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import resource
 import statistics
 import struct
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 from protoseg.bench.store import append, machine
 from protoseg.data.images import read_image
 from protoseg.data.index import Sample, table_from_values
+from protoseg.data.limit import MAX_PIXELS
 from protoseg.engine.evaluate import Normalization
 from protoseg.engine.inference import Inference, num_windows, starts
 from protoseg.engine.predict import predict
@@ -141,7 +143,9 @@ def memory(options: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any
         path = scratch / f"image.{'tif' if kind == 'tiff' else kind}"
         (write_tiff if kind == "tiff" else write_png)(path, options.side)
         words = ["--image", str(path), "--classes", str(options.classes), "--crop", str(options.crop)]
-        ran = subprocess.run([sys.executable, __file__, "one", *words], stdout=subprocess.PIPE, text=True, check=True)
+        limit = {MAX_PIXELS: str(options.side**2)}  # as `protoseg predict --max-pixels` sets it
+        command = [sys.executable, __file__, "one", *words]
+        ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **limit})
         found = json.loads(ran.stdout)
         decoded = 3 * options.side**2
         above = found["grown"] - decoded

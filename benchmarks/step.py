@@ -112,6 +112,7 @@ class Step:
         config = dataclasses.replace(config, steps=1000, consistency=dataclasses.replace(config.consistency, **own))
         config.optimizer.lr = config.optimizer.lr or 1e-4
         torch.manual_seed(0)
+        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
         with device:  # drawing the start weights of a large network takes a processor seconds
             network = build_network(config.model, _CLASSES)
         self.method = build_method(config, network).to(device).train()
@@ -128,6 +129,7 @@ class Step:
         self.views = build_views(config, build_normalization(config.model, PHOTOGRAPH)).to(device)
         self.network = f"{config.model.arch} on {config.model.encoder}"
         self.device, self.peak = device, 0
+        self.held = torch.cuda.memory_allocated() - before if device.type == "cuda" else 0
         self.uses_unlabeled = method_class(config.method).uses_unlabeled
 
     def run(self, raw: dict[str, Any], step: int) -> float:
@@ -135,6 +137,9 @@ class Step:
         self.method.before_step(lambda: iter([self.views.labeled(raw["labeled"])]), step=step)
         cuda = self.device.type == "cuda"
         if cuda:
+            before = (
+                torch.cuda.memory_allocated()
+            )  # of which `held` is this method's, the rest of those that it takes turns with
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -148,7 +153,8 @@ class Step:
         self.method.after_step([out.carry], step=step)
         if cuda:
             torch.cuda.synchronize()
-            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+            self.peak = max(self.peak, self.held + torch.cuda.max_memory_allocated() - before)
+            self.held += torch.cuda.memory_allocated() - before  # the optimizer's state
         return time.perf_counter() - start
 
     def work(self, raw: dict[str, Any], step: int) -> dict[str, Any]:

@@ -349,14 +349,18 @@ class TestBuild:
         encoder = {id(p) for p in method.network.encoder_parameters()}
         assert {id(p) for p in optimizer.param_groups[0]["params"]} == encoder
 
-    @pytest.mark.parametrize(("device", "clip", "fused"), [("cpu", 0.0, True), ("cpu", 1.0, None), ("meta", 0.0, None)])
+    @pytest.mark.parametrize(
+        ("device", "clip", "scaled", "fused"),
+        [("cpu", 0.0, False, True), ("cpu", 1.0, False, None), ("cpu", 0.0, True, None), ("meta", 0.0, False, None)],
+    )
     @pytest.mark.parametrize("name", ["adamw", "sgd"])
-    def test_optimizer_is_fused_on_a_cpu_unless_lightning_has_to_clip(
-        self, name: str, device: str, clip: float, fused: bool | None
+    def test_optimizer_is_fused_unless_gradients_are_clipped_or_scaled(
+        self, name: str, device: str, clip: float, *, scaled: bool, fused: bool | None
     ) -> None:
         network = build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3)
         method = build_method(resolved(), network).to(device)
-        optimizer = build_optimizer(OptimizerConfig(name=name, lr=0.01, clip=clip), method)  # type: ignore[arg-type]
+        settings = OptimizerConfig(name=name, lr=0.01, clip=clip)  # type: ignore[arg-type]
+        optimizer = build_optimizer(settings, method, scaled=scaled)
         assert {group["fused"] for group in optimizer.param_groups} == {fused}
 
     def test_method_gets_its_settings(self) -> None:

@@ -593,16 +593,21 @@ def metric_fields(config: TrainConfig) -> tuple[str, ...]:
     return ("loss", *shared, *method.labeled_weights, *own, *of_prototypes, "ema_distance")
 
 
-def build_optimizer(config: OptimizerConfig, method: Method) -> Optimizer:
-    """The optimizer over what learns of the student, by `parameter_groups`. Expects a resolved config."""
+def build_optimizer(config: OptimizerConfig, method: Method, *, scaled: bool = False) -> Optimizer:
+    """The optimizer over what learns of the student, by `parameter_groups`. Expects a resolved config.
+
+    Args:
+        scaled: whether gradients come scaled, as in float16.
+    """
     import torch
 
     assert config.lr is not None
     groups = parameter_groups(config, method)
-    # One loop over all parameters instead of a dozen small operations for each, which torch leaves to the caller on a CPU; but
-    # Lightning clips no gradients of a fused optimizer in mixed precision.
-    on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
-    fused = True if on_cpu and not config.clip else None
+    # One loop over all parameters instead of a dozen small operations for each, which torch leaves to the caller; but Lightning
+    # clips no gradients of a fused optimizer in mixed precision, and such an optimizer takes the scale off only after the guard
+    # against steps that are no numbers has looked, which then leaves the scaler nothing to see.
+    able = all(parameter.device.type in {"cpu", "cuda"} for group in groups for parameter in group["params"])
+    fused = True if able and not config.clip and not scaled else None
     if config.name == "sgd":
         return torch.optim.SGD(groups, config.lr, config.momentum, weight_decay=config.weight_decay, fused=fused)
     return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=fused)

@@ -11,13 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
-from protoseg.config import build_optimizer, build_views, method_class, metric_fields
+from protoseg.config import build_views, method_class, metric_fields
 from protoseg.data.check import CheckedData
 from protoseg.engine.callbacks import read_rows
 from protoseg.engine.train import METRICS, FitReport, fit
 from protoseg.run import build, settle
 from protoseg.settings import TrainConfig
-from protoseg.stage import build_streams, trainer_options
+from protoseg.stage import build_streams, describe_device, optimizer_of, trainer_options
 from protoseg.summary import describe_data, print_found
 
 _STEPS, _IMAGES, _CROP = 2, 2, 64  # the first step on labels alone, the second on both
@@ -51,7 +51,7 @@ def dry_run(config: TrainConfig, *, console: Console) -> FitReport:
     whole, data = settle(config, console=console)
     small = reduced(whole)
     normalization, _, method = build(small, data, console=console)
-    print_found(whole, data, describe_data(whole, data), None, console)
+    print_found(whole, data, describe_data(whole, data), None, describe_device(whole), console)
     few = few_images(data)
     sizes = [f"{len(part.labeled)} labelled, {len(part.unlabeled)} unlabelled" for part in (data.partition, few.partition)]
     changes = [f"images {sizes[0]} -> {sizes[1]}", *differences(whole.to_dict(), small.to_dict())]
@@ -64,7 +64,7 @@ def dry_run(config: TrainConfig, *, console: Console) -> FitReport:
             build_views(small, normalization),
             out=Path(scratch),
             steps=small.steps,
-            make_optimizer=lambda method: build_optimizer(small.optimizer, method),
+            make_optimizer=optimizer_of(small),
             class_names=data.classes.names,
             class_pixels=data.report.pixels.tolist(),
             seed=small.seed,

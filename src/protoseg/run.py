@@ -43,7 +43,7 @@ from protoseg.report.gather import BASELINE, RESULT, START
 from protoseg.report.page import write_report
 from protoseg.self_training import FIRST, prepare
 from protoseg.settings import RUN_FOLDER, TrainConfig
-from protoseg.stage import stored_json, train_one, uses_cuda, write_json
+from protoseg.stage import describe_device, stored_json, train_one, uses_cuda, write_json
 from protoseg.summary import describe_data, print_found, print_result
 from protoseg.trained import CONFIG, SPLIT, progress, require_empty
 
@@ -74,7 +74,7 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
                 console.print(f"note: the run in {out} has finished before; nothing is trained, this is its result")
             if config.resume is None:
                 _note_start(out, command, found)
-            print_found(config, data, found, out, console)
+            print_found(config, data, found, out, describe_device(config), console)
         if config.baseline and not method.uses_unlabeled:
             console.print("note: --baseline adds nothing to --method supervised, which is the baseline")
 

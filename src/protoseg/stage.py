@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
+from torch.optim import Optimizer
 
 from protoseg.config import (
     build_geometry,
@@ -46,8 +47,10 @@ from protoseg.settings import TrainConfig
 from protoseg.trained import load_model, progress
 from protoseg.types import IGNORE_INDEX
 from protoseg.versions import package_versions
+from protoseg.words import counted
 
 _SHEET_ROWS = 6
+_PRECISIONS = {"32-true": "float32", "32": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16", "16": "float16"}
 _PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "logger", "trainer"}
 """Settings that say where things lie on one machine: of no use to whoever gets the model file."""
 
@@ -98,7 +101,7 @@ def train_one(
             build_views(config, normalization),
             out=out,
             steps=config.steps,
-            make_optimizer=lambda method: build_optimizer(config.optimizer, method),
+            make_optimizer=optimizer_of(config),
             class_names=data.classes.names,
             class_pixels=data.report.pixels.tolist(),
             seed=config.seed,
@@ -212,6 +215,26 @@ def trainer_options(config: TrainConfig) -> dict[str, Any]:
     if several and "strategy" not in options:
         options["strategy"] = "ddp"
     return options
+
+
+def optimizer_of(config: TrainConfig) -> Callable[[Method], Optimizer]:
+    """What builds the optimizer of a run."""
+    scaled = str(trainer_options(config).get("precision")) in {"16", "16-mixed"}
+    return lambda method: build_optimizer(config.optimizer, method, scaled=scaled)
+
+
+def describe_device(config: TrainConfig) -> str:
+    """What a run trains on, and how, in words. Expects a resolved config."""
+    options = trainer_options(config)
+    precision = str(options.get("precision", "32-true"))
+    words = [_PRECISIONS.get(precision, precision)]
+    if uses_cuda(config):
+        words = [torch.cuda.get_device_name(), *words, "channels last"]
+    else:
+        chosen = options.get("accelerator", "auto")
+        words.insert(0, str(chosen) if chosen != "auto" else "mps" if torch.backends.mps.is_available() else "cpu")
+    several = [f"{name} {options[name]}" for name in ("devices", "num_nodes") if options.get(name, 1) not in (1, "1")]
+    return ", ".join([*words, *several, counted(config.workers or 0, "worker") + " for images"])
 
 
 def _header(config: TrainConfig, data: CheckedData, normalization: Normalization) -> dict[str, Any]:

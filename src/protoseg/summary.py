@@ -38,7 +38,9 @@ def describe_data(config: TrainConfig, data: CheckedData) -> dict[str, Any]:
     }
 
 
-def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], out: Path | None, console: Console) -> None:
+def print_found(
+    config: TrainConfig, data: CheckedData, found: dict[str, Any], out: Path | None, device: str, console: Console
+) -> None:
     """What training starts from: images, classes, network, length.
 
     Args:
@@ -46,6 +48,7 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
         data: images and classes.
         found: of `describe_data`.
         out: run folder, None where there is none.
+        device: that trains, in words.
         console: for everything that is printed.
     """
     partition, report = data.partition, data.report
@@ -90,6 +93,7 @@ def print_found(config: TrainConfig, data: CheckedData, found: dict[str, Any], o
     if config.prototypes.per_class:
         assert consistency.warmup_steps is not None
         table.add_row("prototypes", f"start after {counted(consistency.warmup_steps + config.prototypes.delay, 'step')}")
+    table.add_row("device", device)
     if out is not None:
         table.add_row("run folder", str(out))
     console.print(table)

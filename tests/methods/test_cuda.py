@@ -54,11 +54,13 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @pytest.mark.parametrize("name", EVERY)
 def test_no_step_waits_for_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[str]) -> None:
     make_folder(tmp_path / "data", train=8, labeled=4, test=1)
-    steps, start = list[int](), TrainingModule.on_train_batch_start
+    steps, layouts, start = list[int](), set[bool](), TrainingModule.on_train_batch_start
 
     def watch(self: TrainingModule, *args: Any) -> None:
         torch.cuda.set_sync_debug_mode("warn" if self.global_step in WATCHED else "default")
         steps.append(self.global_step)
+        kernels = (p for p in self.method.parameters() if p.ndim == 4)
+        layouts.update(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
         start(self, *args)
 
     monkeypatch.setattr(TrainingModule, "on_train_batch_start", watch)
@@ -66,6 +68,7 @@ def test_no_step_waits_for_the_device(name: str, tmp_path: Path, monkeypatch: py
     words += ["--views.rare_crops", "0.5", "--workers", "2", "--out", str(tmp_path / "run")]
     assert main(["train", str(tmp_path / "data"), *TINY, *words]) == 0
     assert set(WATCHED) < set(steps)
+    assert layouts == {True}
     assert waits == []
 
 

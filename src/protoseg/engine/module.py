@@ -64,6 +64,10 @@ class TrainingModule(L.LightningModule):
         self._carries: list[Any] = []
         self._micro_step = 0
 
+    def on_fit_start(self) -> None:
+        if self.device.type == "cuda":  # a convolution takes a third less of the device there; on a CPU training gains nothing
+            self.method.to(memory_format=torch.channels_last)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self._micro_step == 0:
             self.method.before_step(self._labeled_batches(), step=self.global_step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from protoseg.functional.constants import constant
 from protoseg.types import PseudoLabel
 
 
@@ -70,6 +71,7 @@ def _boxes(uniform: Tensor, size: tuple[int, int], box_height: Tensor, box_width
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
+@constant
 def partner(batch: int, *, device: torch.device | None = None) -> Tensor:
     """The image each one is mixed with: neighbours swap (0 and 1, 2 and 3, ...), the last of an odd batch borrows.
 

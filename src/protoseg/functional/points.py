@@ -5,9 +5,13 @@ B images · D feature channels · H W image · h w feature map · G grid cells p
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from protoseg.functional.constants import constant
 
 
 def grid_shape(size: tuple[int, int], grid: int) -> tuple[int, int]:
@@ -29,15 +33,25 @@ def sample_points(uniform: Tensor, size: tuple[int, int], *, grid: int = 32) -> 
     Returns:
         (B, P, 2) int64 pixel positions (y, x), row by row; P = grid * grid, less where H or W is below `grid`.
     """
+    cells = _cells(size, grid, uniform.device)
+    offset = (uniform[:, : len(cells.first)] * cells.extent).long()
+    return torch.minimum(cells.first + offset, cells.last)  # float rounding may reach the next cell
+
+
+class _Cells(NamedTuple):
+    first: Tensor  # (P, 2) int64, first pixel of each cell
+    last: Tensor  # (P, 2) int64
+    extent: Tensor  # (P, 2) int64, pixels in each direction
+
+
+@constant
+def _cells(size: tuple[int, int], grid: int, device: torch.device) -> _Cells:
     rows, columns = grid_shape(size, grid)
-    device = uniform.device
     # Sizes stay Python numbers: a tensor made of them would be a copy to the device, which the host waits for.
     y = torch.arange(rows + 1, device=device) * size[0] // rows
     x = torch.arange(columns + 1, device=device) * size[1] // columns
-    low = torch.cartesian_prod(y[:-1], x[:-1])  # (P, 2) first pixel of each cell
-    high = torch.cartesian_prod(y[1:], x[1:])  # one past its last pixel
-    offset = (uniform[:, : len(low)] * (high - low)).long()
-    return torch.minimum(low + offset, high - 1)  # float rounding may reach `high`
+    first, behind = torch.cartesian_prod(y[:-1], x[:-1]), torch.cartesian_prod(y[1:], x[1:])
+    return _Cells(first, behind - 1, behind - first)
 
 
 def read_features(features: Tensor, points: Tensor, covers: tuple[int, int], *, align_corners: bool) -> Tensor:
@@ -52,15 +66,22 @@ def read_features(features: Tensor, points: Tensor, covers: tuple[int, int], *, 
     Returns:
         (B, P, D) float32.
     """
-    y, x = (_unit(points[..., axis], covers[axis], align_corners=align_corners) for axis in (0, 1))
-    where = torch.stack([x, y], dim=-1)[:, None].float()  # (B, 1, P, 2), in the order that grid_sample wants
+    where = _unit(points.flip(-1), covers, align_corners=align_corners)[:, None]  # (B, 1, P, 2), (x, y) as grid_sample wants
     read = F.grid_sample(features.float(), where, mode="bilinear", padding_mode="border", align_corners=align_corners)
     return read[:, :, 0].transpose(1, 2)  # (B, D, 1, P) -> (B, P, D)
 
 
-def _unit(position: Tensor, extent: int, *, align_corners: bool) -> Tensor:
-    """Pixel positions along an axis of `extent` pixels to [-1, 1]: the ends are the corner pixels' centres, or their edges."""
-    return 2 * position / max(extent - 1, 1) - 1 if align_corners else (2 * position + 1) / extent - 1
+def _unit(position: Tensor, covers: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Pixel positions (..., 2), (x, y), to float32 in [-1, 1]: the ends are the corner pixels' centres, or their edges."""
+    doubled = 2 * position if align_corners else 2 * position + 1
+    return doubled / _extent(covers, position.device, align_corners=align_corners) - 1
+
+
+@constant
+def _extent(covers: tuple[int, int], device: torch.device, *, align_corners: bool) -> Tensor:
+    """(2,) int64 (width, height), to divide by."""
+    sides = [max(side - 1, 1) if align_corners else side for side in reversed(covers)]
+    return torch.stack([torch.full((), side, device=device) for side in sides])
 
 
 def read_pixels(map: Tensor, points: Tensor) -> Tensor:
@@ -73,7 +94,16 @@ def read_pixels(map: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, P) or (B, P, C), dtype of `map`.
     """
-    index = points[..., 0] * map.shape[-1] + points[..., 1]
+    return read_places(map, places(points, map.shape[-1]))
+
+
+def places(points: Tensor, width: int) -> Tensor:
+    """Where the pixels (B, P, 2) lie in a map of that width, row after row: (B, P) int64, for several maps of one size."""
+    return torch.add(points[..., 1], points[..., 0], alpha=width)
+
+
+def read_places(map: Tensor, index: Tensor) -> Tensor:
+    """As `read_pixels`, at the `places` of the pixels."""
     if map.ndim == 3:
         return map.flatten(1).gather(1, index)
     return map.flatten(2).gather(2, index[:, None].expand(-1, map.shape[1], -1)).transpose(1, 2)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protoseg.functional.points import read_features, read_pixels, sample_points
+from protoseg.functional.points import places, read_features, read_pixels, read_places, sample_points
 from protoseg.functional.pseudo_label import mean_of_predictors
 from protoseg.functional.random import uniform
 from protoseg.methods.lesson import Lesson
@@ -136,8 +136,9 @@ class PrototypeTerm(nn.Module):
         """
         points = self._points(seed, (label.shape[-2], label.shape[-1]), label.device, view)  # (B, P, 2)
         features = read_features(out.features, points, out.covers, align_corners=out.align_corners).flatten(0, 1)  # (N, D)
-        label, weight = read_pixels(label, points).flatten(), read_pixels(weight, points).flatten()  # (N,) each
-        denominator = None if valid is None else read_pixels(valid, points).sum()
+        index = places(points, label.shape[-1])
+        label, weight = read_places(label, index).flatten(), read_places(weight, index).flatten()  # (N,) each
+        denominator = None if valid is None else read_places(valid, index).sum()
         logits, nearest = self.head.compare(features)
         loss = self.head.loss(logits, label, weight, denominator=denominator)
         agreeing = ((logits.argmax(dim=1) == label) & weight).sum()

@@ -128,7 +128,8 @@ class PrototypeHead(nn.Module):
             unit = F.normalize(self.prototype, dim=-1).flatten(0, 1)  # (C * K, D), a new tensor: `update` may write
             cosine = (pixel @ unit.T).view(-1, self.num_classes, self.per_class)  # (N, C, K)
             best, nearest = cosine.max(dim=-1)
-            logits = (best / self.temperature + self.log_prior).masked_fill(~self.ready, torch.finfo(torch.float32).min)
+            bias = torch.where(self.ready, self.log_prior, torch.finfo(torch.float32).min)  # (C,)
+            logits = torch.add(bias, best, alpha=1 / self.temperature)
         return PrototypeOutput(logits, nearest)
 
     def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None, *, denominator: Tensor | None = None) -> Tensor:
