@@ -6,11 +6,12 @@ All methods without and with the prototype term, or those of `--methods`; other 
 
 Same network, crops and batch for all; steps of the methods take turns, so that whatever else the machine does meets each of
 them alike, and the ratio to the first method is the median over these rounds. Crops are random numbers on the device: decoding
-is not measured, views, CutMix, EMA and prototypes are. `--also channels-last,compile` measures every method in these ways too,
-a `+` between two takes both at once.
+is not measured, views, CutMix, EMA and prototypes are. `--also contiguous,compile` measures every method in these ways too, a
+`+` between two takes both at once.
 
-On a GPU the table also says how many kernels a step starts, for how much of the step they keep the device busy, and how many
-operations a second the step comes to (multiplications and additions of convolutions and matrix products, counted by torch).
+On a GPU the table also says how many kernels a step starts (copies and fills among them), for how much of the step they keep
+the device busy, and how many operations a second the step comes to (multiplications and additions of convolutions and matrix
+products, counted by torch).
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ from protoseg.versions import commit
 
 RESULTS = Path(__file__).with_name("results") / "step.jsonl"
 _CLASSES = 21
-_WAYS = ("channels-last", "compile", "fused", "cudnn-benchmark", "float32")
-"""`fused` is of the optimizer; `float32` does without bfloat16, and without the short products of TF32."""
+_WAYS = ("contiguous", "channels-last", "unfused", "compile", "cudnn-benchmark", "float32")
+"""Other than training does it: on a GPU its weights are channels last, its optimizer is fused. `float32` is without bfloat16,
+and without the short products of TF32."""
 
 
 def main() -> None:
@@ -116,12 +118,12 @@ class Step:
         with device:  # drawing the start weights of a large network takes a processor seconds
             network = build_network(config.model, _CLASSES)
         self.method = build_method(config, network).to(device).train()
-        if "channels-last" in way:
-            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if ("channels-last" in way or device.type == "cuda") and "contiguous" not in way:
+            self.method.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(config.optimizer, self.method)
-        if "fused" in way:
+        if "unfused" in way:
             for group in self.optimizer.param_groups:
-                group["fused"], group["foreach"] = True, False
+                group["fused"] = None
         if "compile" in way:
             for network in (*(part.network for part in self.method.trained()), self.method.teacher.network):
                 network.compile()
@@ -134,14 +136,22 @@ class Step:
 
     def run(self, raw: dict[str, Any], step: int) -> float:
         """Seconds of one whole step on crops of `crops`."""
-        self.method.before_step(lambda: iter([self.views.labeled(raw["labeled"])]), step=step)
         cuda = self.device.type == "cuda"
-        if cuda:
-            before = (
-                torch.cuda.memory_allocated()
-            )  # of which `held` is this method's, the rest of those that it takes turns with
-            torch.cuda.reset_peak_memory_stats()
+        before = 0
+        if cuda:  # what is there belongs to all methods that take turns; `held` of it to this one
             torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        self.method.before_step(lambda: iter([self.views.labeled(raw["labeled"])]), step=step)
+        if cuda:
+            torch.cuda.synchronize()
+        seconds = self._run(raw, step)
+        if cuda:
+            self.peak = max(self.peak, self.held + torch.cuda.max_memory_allocated() - before)
+            self.held += torch.cuda.memory_allocated() - before  # the optimizer's state, in the first step
+        return seconds
+
+    def _run(self, raw: dict[str, Any], step: int) -> float:
         start = time.perf_counter()
         torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = self.cudnn_benchmark, self.bfloat16
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bfloat16):
@@ -151,10 +161,8 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.method.after_step([out.carry], step=step)
-        if cuda:
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
-            self.peak = max(self.peak, self.held + torch.cuda.max_memory_allocated() - before)
-            self.held += torch.cuda.memory_allocated() - before  # the optimizer's state
         return time.perf_counter() - start
 
     def work(self, raw: dict[str, Any], step: int) -> dict[str, Any]:
@@ -163,7 +171,8 @@ class Step:
             self.run(raw, step)
         with profile(activities=[ProfilerActivity.CUDA]) as recorded:
             self.run(raw, step + 1)
-        kernels = [event for event in recorded.events() if event.device_type == DeviceType.CUDA]
+        events = recorded.events()
+        kernels = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
         seconds = sum(kernel.self_device_time_total for kernel in kernels) / 1e6
         return {"kernels": len(kernels), "kernel_seconds": seconds, "operations": counter.get_total_flops()}
 

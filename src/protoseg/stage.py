@@ -50,7 +50,8 @@ from protoseg.versions import package_versions
 from protoseg.words import counted
 
 _SHEET_ROWS = 6
-_PRECISIONS = {"32-true": "float32", "32": "float32", "bf16-mixed": "bfloat16", "16-mixed": "float16", "16": "float16"}
+_PRECISIONS = {"None": "float32", "32-true": "float32", "32": "float32", "64-true": "float64", "64": "float64"}
+_PRECISIONS |= {"bf16-mixed": "bfloat16", "bf16": "bfloat16", "16-mixed": "float16", "16": "float16"}
 _PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "logger", "trainer"}
 """Settings that say where things lie on one machine: of no use to whoever gets the model file."""
 
@@ -219,20 +220,22 @@ def trainer_options(config: TrainConfig) -> dict[str, Any]:
 
 def optimizer_of(config: TrainConfig) -> Callable[[Method], Optimizer]:
     """What builds the optimizer of a run."""
-    scaled = str(trainer_options(config).get("precision")) in {"16", "16-mixed"}
+    scaled = _PRECISIONS.get(str(trainer_options(config).get("precision"))) == "float16"
     return lambda method: build_optimizer(config.optimizer, method, scaled=scaled)
 
 
 def describe_device(config: TrainConfig) -> str:
-    """What a run trains on, and how, in words. Expects a resolved config."""
+    """What a run trains on, and how, in words. Expects a resolved config. The GPU's name stays out: asking for it would keep
+    processes that are forked later from using it."""
     options = trainer_options(config)
-    precision = str(options.get("precision", "32-true"))
+    precision = str(options.get("precision"))
     words = [_PRECISIONS.get(precision, precision)]
     if uses_cuda(config):
-        words = [torch.cuda.get_device_name(), *words, "channels last"]
+        words = ["GPU", *words, "channels last"]
     else:
         chosen = options.get("accelerator", "auto")
-        words.insert(0, str(chosen) if chosen != "auto" else "mps" if torch.backends.mps.is_available() else "cpu")
+        own = "mps" if torch.backends.mps.is_available() else "cpu"
+        words = [own if chosen == "auto" else str(chosen), *words]
     several = [f"{name} {options[name]}" for name in ("devices", "num_nodes") if options.get(name, 1) not in (1, "1")]
     return ", ".join([*words, *several, counted(config.workers or 0, "worker") + " for images"])
 

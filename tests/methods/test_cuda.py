@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from make_folder import TINY, make_folder
+from make_folder import TINY, TINY_RUN, make_folder
 from test_conformance import labeled_batch, make, unlabeled_batch
 
 from protoseg.cli import main
 from protoseg.config import METHODS
+from protoseg.engine import module
+from protoseg.engine.guard import poisoned
 from protoseg.engine.module import TrainingModule
 from protoseg.methods.base import Method
 from protoseg.types import LabeledBatch, StepOutput, UnlabeledBatch
@@ -53,30 +55,46 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_no_step_waits_for_the_device(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[str]) -> None:
-    make_folder(tmp_path / "data", train=8, labeled=4, test=1)
-    steps, layouts, start = list[int](), set[bool](), TrainingModule.on_train_batch_start
-
-    def watch(self: TrainingModule, *args: Any) -> None:
-        torch.cuda.set_sync_debug_mode("warn" if self.global_step in WATCHED else "default")
-        steps.append(self.global_step)
-        kernels = (p for p in self.method.parameters() if p.ndim == 4)
-        layouts.update(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
-        start(self, *args)
-
-    monkeypatch.setattr(TrainingModule, "on_train_batch_start", watch)
-    words = ["--steps", str(STEPS), "--consistency.warmup_steps", "2", "--log-every", str(STEPS), "--method", name]
-    words += ["--views.rare_crops", "0.5", "--workers", "2", "--out", str(tmp_path / "run")]
-    assert main(["train", str(tmp_path / "data"), *TINY, *words]) == 0
-    assert set(WATCHED) < set(steps)
-    assert layouts == {True}
+    _train_watched(tmp_path, monkeypatch, *TINY, "--method", name)
     assert waits == []
 
 
-def test_the_watch_sees_a_wait(waits: list[str]) -> None:
-    torch.cuda.set_sync_debug_mode("warn")
-    for _ in range(2):
-        torch.ones(1, device="cuda").item()
-    assert [Path(place.rpartition(":")[0]).name for place in waits] == ["test_cuda.py"] * 2
+def test_the_watch_sees_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[str]) -> None:
+    monkeypatch.setattr(module, "poisoned", lambda loss: poisoned(loss) if loss.item() > 0 else loss)
+    _train_watched(tmp_path, monkeypatch, *TINY, "--method", "fixmatch")
+    assert [Path(place.rpartition(":")[0]).name for place in waits] == ["test_cuda.py"] * len(WATCHED)
+
+
+def _train_watched(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """A short run whose steps are watched from the warm-up on."""
+    make_folder(folder / "data", train=8, labeled=4, test=1)
+    steps, start = list[int](), TrainingModule.on_train_batch_start
+
+    def watch(self: TrainingModule, *args: Any) -> None:
+        warnings.filterwarnings("always", message=".*called a synchronizing")  # the engine keeps Lightning's warnings quiet
+        torch.cuda.set_sync_debug_mode("warn" if self.global_step in WATCHED else "default")
+        steps.append(self.global_step)
+        start(self, *args)
+
+    monkeypatch.setattr(TrainingModule, "on_train_batch_start", watch)
+    own = ["--steps", str(STEPS), "--consistency.warmup_steps", "2", "--log-every", str(STEPS), "--workers", "2"]
+    own += ["--views.rare_crops", "0.5", "--out", str(folder / "run")]
+    assert main(["train", str(folder / "data"), *words, *own]) == 0
+    assert set(WATCHED) < set(steps)
+
+
+def test_training_runs_channels_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts = []
+
+    def look(self: TrainingModule, *_: Any) -> None:
+        kernels = [p for p in self.method.parameters() if p.ndim == 4 and p.shape[2:] != (1, 1)]
+        layouts.append({p.is_contiguous(memory_format=torch.channels_last) for p in kernels})
+
+    monkeypatch.setattr(TrainingModule, "on_train_start", look)
+    make_folder(tmp_path / "data", train=8, labeled=4, test=1)
+    words = ["--model.arch", "deeplabv3plus", "--model.encoder", "resnet18", *TINY_RUN, "--out", str(tmp_path / "run")]
+    assert main(["train", str(tmp_path / "data"), *words]) == 0
+    assert layouts == [{True}]
 
 
 @pytest.mark.parametrize("prototypes", [False, True], ids=["plain", "prototypes"])

@@ -38,11 +38,13 @@ def slots(jobs: int, *, cuda: bool) -> list[Environment]:
     """
     devices = _gpus() if cuda else []
     places: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": device} for _ in range(jobs) for device in devices]
-    places = places or [{} for _ in range(jobs)]
+    if not devices:
+        places = [{} for _ in range(jobs)]
     if len(places) > 1 and "OMP_NUM_THREADS" not in os.environ:  # else each would take all cores
-        share = max(1, (os.cpu_count() or 1) // len(places))
-        places = [place | {"OMP_NUM_THREADS": str(share)} for place in places]
-    return list(places)
+        share = str(max(1, (os.cpu_count() or 1) // len(places)))
+        for place in places:
+            place["OMP_NUM_THREADS"] = share
+    return list[Environment](places)
 
 
 def _gpus() -> list[str]:

@@ -64,9 +64,15 @@ class TrainingModule(L.LightningModule):
         self._carries: list[Any] = []
         self._micro_step = 0
 
-    def on_fit_start(self) -> None:
-        if self.device.type == "cuda":  # a convolution takes a third less of the device there; on a CPU training gains nothing
+    def setup(self, stage: str) -> None:
+        # On a GPU the kernels of a step take less than three quarters of the time so; on a CPU training gains nothing. Here,
+        # because DDP lays out its buckets as the parameters are when it wraps them.
+        if self.trainer.strategy.root_device.type == "cuda":
             self.method.to(memory_format=torch.channels_last)
+
+    def on_train_start(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            lay_out_like_parameters(optimizer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self._micro_step == 0:
@@ -208,6 +214,15 @@ class Meter:
         self.total, self.count, self.images = dict(state["total"]), dict(state["count"]), state["images"]
         zeros = {name: torch.zeros_like(total, dtype=torch.int64) for name, total in self.total.items()}
         self.bad = dict(state.get("bad", zeros))  # of an earlier version: only of numbers
+
+
+def lay_out_like_parameters(optimizer: Optimizer) -> None:
+    """Give what an optimizer keeps of each parameter the strides of the parameter. A checkpoint brings the layout of the device
+    that wrote it, and a fused optimizer pairs elements as they lie in memory."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _seed(seed: int, device: torch.device) -> None:

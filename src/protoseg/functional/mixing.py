@@ -72,7 +72,7 @@ def _boxes(uniform: Tensor, size: tuple[int, int], box_height: Tensor, box_width
 
 
 @constant
-def partner(batch: int, *, device: torch.device | None = None) -> Tensor:
+def partner(batch: int, *, device: torch.device) -> Tensor:
     """The image each one is mixed with: neighbours swap (0 and 1, 2 and 3, ...), the last of an odd batch borrows.
 
     As long as every process has an even share of the global batch, pairs do not depend on how many processes there are. A

@@ -79,9 +79,9 @@ def _unit(position: Tensor, covers: tuple[int, int], *, align_corners: bool) -> 
 
 @constant
 def _extent(covers: tuple[int, int], device: torch.device, *, align_corners: bool) -> Tensor:
-    """(2,) int64 (width, height), to divide by."""
+    """(2,) float32 (width, height), to divide by."""
     sides = [max(side - 1, 1) if align_corners else side for side in reversed(covers)]
-    return torch.stack([torch.full((), side, device=device) for side in sides])
+    return torch.stack([torch.full((), side, dtype=torch.float32, device=device) for side in sides])
 
 
 def read_pixels(map: Tensor, points: Tensor) -> Tensor:
