@@ -1,16 +1,27 @@
-"""What a run says about its device, and which optimizer fits its precision."""
+"""What a run says about its device, which optimizer fits its precision, and what its sheet of predictions shows."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from make_folder import TINY, make_folder
+from PIL import Image
 
+from protoseg import stage
 from protoseg.arguments import parse_train
+from protoseg.cli import main
 from protoseg.config import build_method, build_network
+from protoseg.data.images import read_image
+from protoseg.engine.evaluate import predict_image
+from protoseg.engine.inference import Inference
+from protoseg.engine.pictures import colorize
 from protoseg.settings import ModelConfig
 from protoseg.stage import describe_device, optimizer_of
+from protoseg.trained import load_model
 
 
 def config(*words: str) -> Any:
@@ -41,3 +52,24 @@ def test_scaled_gradients_take_an_optimizer_that_the_guard_can_look_into(precisi
     settings = config("--trainer.precision", precision, "--method", "supervised", "--prototypes.per_class", "0")
     method = build_method(settings, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))
     assert {group["fused"] for group in optimizer_of(settings)(method).param_groups} == {fused}
+
+
+def test_the_sheet_shows_image_truth_labels_only_and_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[Path, Any] = {}
+    monkeypatch.setattr(stage, "sheet", lambda path, rows, titles, classes, **_: shown.update({path: (titles, rows, classes)}))
+    data, out = make_folder(tmp_path / "data", train=6, labeled=3, test=2), tmp_path / "run"
+    apart = ["--steps", "40", "--optimizer.lr", "0.01", "--consistency.warmup_steps", "2", "--consistency.threshold", "0"]
+    apart += ["--consistency.ema_momentum", "0.5", "--prototypes.weight", "1"]
+    assert main(["train", str(data), *TINY, *apart, "--baseline", "--out", str(out)]) == 0
+    titles, rows, classes = shown[out / "predictions.png"]
+    assert titles == ["image", "truth", "labels only", "ours"]
+    assert len(rows) == 2
+    differ, models = 0, [load_model(folder) for folder in (out / "baseline", out)]
+    for row, name in zip(rows, ("test_00.png", "test_01.png"), strict=True):
+        image = read_image(data / "images/test" / name)
+        truth = np.asarray(Image.open(data / "masks/test" / name))
+        labels = [predict_image(m.network, image, m.normalization, Inference()).label.numpy().astype(np.uint8) for m in models]
+        differ += int((labels[0] != labels[1]).sum())
+        for cell, expected in zip(row, (image, *(colorize(label, classes) for label in (truth, *labels))), strict=True):
+            assert (cell == expected).all()
+    assert differ > 0, "two models that say the same cannot be told apart"

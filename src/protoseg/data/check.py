@@ -15,7 +15,7 @@ from protoseg.data.class_rules import ClassRules
 from protoseg.data.facts import Facts, class_pixels, facts_of
 from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, read_image, read_picture
 from protoseg.data.index import ClassTable, DataIndex, Sample, is_binary, nearly_binary, table_from_values
-from protoseg.data.io import UnreadableImageError
+from protoseg.data.io import DamagedImageError, UnreadableImageError
 from protoseg.data.masks import COLOR, MaskArray, MaskFile, PaletteMask, count_values, describe, pack, read_with_palette, unpack
 from protoseg.data.palettes import check_palettes, lists_colors
 from protoseg.data.splits import Partition
@@ -90,11 +90,14 @@ def read_pair(sample: Sample, kind: ImageKind | None = None) -> tuple[ImageArray
 
 def _read_pair(sample: Sample, kind: ImageKind | None) -> tuple[Picture, PaletteMask]:
     assert sample.mask is not None
-    picture, mask = read_picture(sample.image, kind), read_with_palette(sample.mask)
+    try:
+        picture, mask = read_picture(sample.image, kind), read_with_palette(sample.mask)
+    except DamagedImageError as error:
+        raise DamagedImageError(f"{error}; put a whole file in its place, or take image and mask away") from error
     if picture.image.shape[:2] != mask.values.shape:
         raise ValueError(
             f"{sample.mask} is {_size(mask.values.shape)} but its image {sample.image} is {_size(picture.image.shape)}; "
-            "they must be equal (after EXIF orientation)"
+            "they must be equal (after EXIF orientation): export the mask again at the size of the image"
         )
     return picture, mask
 
@@ -147,7 +150,8 @@ def check_labels(
     notes += say_elsewhere(facts + evaluation)
     if evaluation and not class_pixels(evaluation, classes).sum():
         raise ValueError(
-            f"{_all_masks(partition.evaluation, 'evaluation', 'is', 'are')} ignored everywhere, so there is nothing to score on"
+            f"{_all_masks(partition.evaluation, 'evaluation', 'is', 'are')} ignored everywhere, so there is nothing to score "
+            "on: label something in them, or take them away"
         )
     return LabelReport(classes, pixels, dict(sizes.most_common()), kind, _statistics(moments), notes, tuple(facts + evaluation))
 

@@ -20,6 +20,7 @@ from PIL import Image
 from protoseg.data.io import (
     DAMAGED,
     TIFF_SUFFIXES,
+    DamagedImageError,
     UInt8Array,
     UnreadableImageError,
     by_content,
@@ -220,7 +221,7 @@ def _decode_png(path: Path) -> NDArray[np.uint16]:
     try:
         image: NDArray[np.uint16] = imagecodecs.png_decode(path.read_bytes())
     except (imagecodecs.PngError, ValueError) as error:
-        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+        raise DamagedImageError(f"{path} cannot be read as an image: {error}") from error
     image = image if image.ndim == 3 else image[..., None]
     return _without_transparency(image) if image.shape[2] in {2, 4} else image
 
@@ -307,7 +308,7 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     except UnreadableImageError:
         raise
     except Exception as error:  # tifffile raises whatever a damaged file leads it into
-        raise UnreadableImageError(f"{path} cannot be read as an image: {why_no_image(path, str(error))}") from error
+        raise DamagedImageError(f"{path} cannot be read as an image: {why_no_image(path, str(error))}") from error
 
 
 def _stored(file: tifffile.TiffFile, path: Path, *, holes: bool = True) -> NDArray[Any]:

@@ -55,7 +55,11 @@ class UnreadableImageError(ValueError):
 
     def __init__(self, message: str) -> None:
         # A DataLoader hands on an error of a worker as its whole traceback; the message is the last line.
-        super().__init__(message.strip().rsplit("UnreadableImageError: ", 1)[-1])
+        super().__init__(message.strip().rsplit(f"{type(self).__name__}: ", 1)[-1])
+
+
+class DamagedImageError(UnreadableImageError):
+    """It holds no whole image, so that there is nothing to correct in it."""
 
 
 def walk(root: Path) -> list[Path]:
@@ -215,14 +219,14 @@ def opened(path: Path, *, tiff: bool = False) -> Iterator[Image.Image]:
     except (UnreadableImageError, OtherNameError):
         raise
     except FileNotFoundError as error:
-        raise UnreadableImageError(f"{path} does not exist") from error
+        raise DamagedImageError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
         if not tiff and _beginning(path).startswith(_TIFF):
             raise OtherNameError from error
         why = why_no_image(path, f"its content is none of {', '.join(FORMATS)}")
-        raise UnreadableImageError(f"{path} cannot be read as an image: {why}") from error
+        raise DamagedImageError(f"{path} cannot be read as an image: {why}") from error
     except DAMAGED as error:
-        raise UnreadableImageError(f"{path} cannot be read as an image: {error}") from error
+        raise DamagedImageError(f"{path} cannot be read as an image: {error}") from error
 
 
 def why_no_image(path: Path, otherwise: str) -> str:

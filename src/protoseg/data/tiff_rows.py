@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from protoseg.data.io import UnreadableImageError
+from protoseg.data.io import DamagedImageError, UnreadableImageError
 
 TALLEST = 2048
 """Rows of a tile or strip; a taller one is not decoded for a few of them."""
@@ -49,7 +49,7 @@ class TiffRows:
         self.rows = math.ceil(page.imagelength / self.height)
         self.places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
         if len(self.places) != self.planes * self.rows * self.columns:
-            raise UnreadableImageError(f"{path} cannot be read as an image: it lacks tiles or strips")
+            raise DamagedImageError(f"{path} cannot be read as an image: it lacks tiles or strips")
         self.tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if _is_jpeg(page) else {}
         self.held: dict[int, NDArray[Any]] = {}  # row of tiles or strips -> image rows
 
@@ -83,7 +83,7 @@ class TiffRows:
         except UnreadableImageError:
             raise
         except Exception as error:  # tifffile raises whatever a damaged file leads it into
-            raise UnreadableImageError(f"{self.path} cannot be read as an image: {error}") from error
+            raise DamagedImageError(f"{self.path} cannot be read as an image: {error}") from error
 
 
 def _is_jpeg(page: tifffile.TiffPage) -> bool:
