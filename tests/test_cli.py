@@ -41,6 +41,7 @@ from protoseg.engine.evaluate import evaluate
 from protoseg.engine.inference import Inference
 from protoseg.nn.segmenter import create_segmenter
 from protoseg.nn.vit import create_dino_dpt
+from protoseg.run import train
 from protoseg.settings import TrainConfig
 from protoseg.trained import by_prototypes, evaluate_run, load_model
 
@@ -1068,6 +1069,21 @@ def test_the_loss_terms_are_whole_on_a_narrow_terminal() -> None:
     console.print(bar.get_renderable(), soft_wrap=False)
     printed = re.sub(r"\x1b\[[0-9;]*m|\s", "", file.getvalue())
     assert text.replace(" ", "") in printed
+
+
+def test_the_bar_of_a_run_shows_step_losses_share_speed_and_time_left(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=250, force_terminal=True)
+    data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+    words = [*TINY, "--steps", "6", "--consistency.warmup_steps", "2", "--log-every", "1", "--out", str(tmp_path / "out")]
+    train(parse_train([str(data), *words]), console=console)
+    assert isinstance(console.file, io.StringIO)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    bar = next(line for line in reversed(re.split(r"[\r\n]+", shown)) if "6/6" in line)
+    assert re.search(r"prototype .*6/6.* \d:\d\d:\d\d", bar), bar
+    text = next(line for line in reversed(re.split(r"[\r\n]+", shown)) if "images/s" in line)
+    for name in ("loss", "labeled", "consistency", "prototype labeled", "prototype consistency"):
+        assert re.search(rf"\b{name} \d+\.\d\d\d", text), (name, text)
+    assert re.search(r"confident \d+%.* \d+\.\d images/s", text), text
 
 
 def test_interrupted_runs_say_how_to_go_on(

@@ -436,7 +436,7 @@ def offline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_weights_that_cannot_be_downloaded(offline: Exception, encoder: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # smp's, about names for timm's encoders
-        with pytest.raises(ConnectionError, match=r"imagenet weights of .*--model.weights FILE") as error:
+        with pytest.raises(ConnectionError, match=r"imagenet weights of .*--model.weights FILE.*--model.weights none") as error:
             create_segmenter("unet", encoder, num_classes=2, weights="imagenet")
     one_sentence(error)
 
