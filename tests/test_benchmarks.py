@@ -16,6 +16,7 @@ import ablations
 import branch
 import doctor
 import grid
+import growth
 import pool
 import predict as bench_predict
 import pseudo_labels
@@ -253,3 +254,14 @@ def test_a_step_of_each_method_is_measured(
     assert rows[0]["ratio"] == 1
     assert rows[1]["quartiles"][0] <= rows[1]["ratio"] <= rows[1]["quartiles"][1]
     assert "| prototype | " in capsys.readouterr().out
+
+
+def test_the_growth_of_the_branch_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--classes", "2,5", "--per-class", "1,3", "--crops", "65", "--channels", "8", "--rounds", "2"]
+    growth.main([*words, "--results", str(tmp_path / "g.jsonl")])
+    rows = store.read(tmp_path / "g.jsonl")
+    sizes = [(21, 4, 257), (2, 1, 257), (2, 3, 257), (5, 1, 257), (5, 3, 257), (21, 4, 65)]
+    assert [(row["classes"], row["per_class"], row["crop"]) for row in rows] == sizes
+    assert rows[0]["ratio"] == 1
+    assert all(row["peak_bytes"] > 0 < row["seconds"] for row in rows)
+    assert capsys.readouterr().out.count("\n| ") == len(sizes)
