@@ -13,7 +13,9 @@ import torch
 from make_folder import TINY, make_folder
 from safetensors.torch import load_file
 
+from protoseg.arguments import parse_train
 from protoseg.launch import is_first, join_slurm, num_processes, started_by_torchrun
+from protoseg.run import _note_on_pairs
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 SRUN = {
@@ -130,3 +132,16 @@ def test_both_train_the_same(tmp_path: Path) -> None:
     assert [run.returncode for run in runs] == [0, 0], said
     models = [load_file(tmp_path / name / "model.safetensors") for name in ("torchrun", "srun")]
     assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+
+
+@pytest.mark.parametrize(
+    ("batch", "note"),
+    [
+        (8, ""),
+        (6, "each of 2 processes gets 3 of 6 images, and one of them has no partner of its own for CutMix; better --batch 4"),
+        (2, "each of 2 processes gets 1 of 2 images, and no image has a partner for CutMix; better --batch 4"),
+    ],
+)
+def test_a_run_says_where_pairs_depend_on_the_number_of_processes(batch: int, note: str) -> None:
+    assert _note_on_pairs(parse_train(["data", "--batch", str(batch), "--trainer.devices", "2"])) == note
+    assert _note_on_pairs(parse_train(["data", "--batch", str(batch)])) == ""

@@ -12,8 +12,11 @@ import pytest
 import torch
 import yaml
 from make_folder import cut_short, make_folder
+from rich.console import Console
 
 from protoseg.cli import main
+from protoseg.engine.tally import Tally
+from protoseg.trained import evaluate_run
 
 SETTINGS = (
     "--steps 6 --batch 4 --crop 32 --workers 0 --checkpoint-every 2 --log-every 1 --seed 3 "
@@ -53,7 +56,7 @@ sys.exit(main(sys.argv[2:]))
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run of two processes left."""
     root = tmp_path_factory.mktemp("ddp")
-    make_folder(root / "set", train=9, labeled=3)
+    make_folder(root / "set", train=9, labeled=3, test=3)
     for name in ("img_04", "img_05", "img_06", "img_07"):  # each process meets some of them
         cut_short(root / f"set/images/{name}.png")
     launch(root)
@@ -70,6 +73,13 @@ def launch(root: Path, *more: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (root / "run" / "model.safetensors").is_file()
+
+
+def test_each_image_is_scored_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result, tally = json.loads((folder / "run/result.json").read_text()), Tally.load(folder / "run/evaluation.npz")
+    assert (result["evaluated"], len(set(tally.names)), len(tally.names)) == (3, 3, 3)
+    alone = evaluate_run(folder / "run", folder / "set", split=None, console=Console(), out=folder / "scored")
+    assert result["miou"] == pytest.approx(alone.mean, abs=1e-9)
 
 
 def states_in(root: Path) -> list[dict[str, torch.Tensor]]:

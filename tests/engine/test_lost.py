@@ -62,7 +62,7 @@ def test_a_killed_process_ends_all(data: Path, tmp_path: Path, which: str) -> No
         assert "process 2 of 2 was ended by SIGKILL" in message or "terminated with code -9" in message
     else:
         assert "another process of this run has died" in message
-        assert f"go on with protoseg train --resume {out}" in message.splitlines()[-1]
+    assert f"go on with protoseg train --resume {out}" in message.splitlines()[-1]
     assert load_state(out / "last.ckpt")["global_step"] >= 2
 
 

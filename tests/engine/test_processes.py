@@ -19,7 +19,10 @@ from protoseg.nn import small_unet
 
 STEPS = 10
 QUICK = ("supervised", "prototype", "unimatch")
-ALL = (*QUICK, "fixmatch+prototypes", "mean_teacher", "corrmatch", "unimatch_v2", "supervised --loss.balance 0.5")
+ALL = (
+    *(*QUICK, "fixmatch+prototypes", "mean_teacher", "corrmatch", "unimatch_v2", "supervised --loss.balance 0.5"),
+    *("cutmix_mt", "augseg", "cps+prototypes", "prevmatch", "prototype --accumulate 2"),
+)
 LOSSES = ("loss", "labeled", "prototype_labeled", "prototype_consistency", "consistency", "strong", "feature", "correlation")
 # A threshold that some pixels pass. Small images, of which crops have padding, so that processes have unlike numbers of pixels.
 SETTINGS = (

@@ -137,6 +137,8 @@ def assert_same_end(expected: Path, resumed: Path) -> None:
     models = [load_file(folder / "model.safetensors") for folder in (expected, resumed)]
     assert differing(*models) == []
     states = [load_state(folder / "last.ckpt") for folder in (expected, resumed)]
+    for part in ("method.student.", "method.teacher.", "method.prototypes.head.prototype"):
+        assert any(name.startswith(part) for name in states[0]["state_dict"]), part
     assert differing(*(state["state_dict"] for state in states)) == []  # with the student, which the model file does not hold
     moments = [flat(state["optimizer_states"]) for state in states]
     assert differing(*moments) == []

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,7 +147,8 @@ def fit(
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1, **(trainer_options or {})}
     if options.get("strategy") == "ddp":
         # Buffers are kept equal by the method itself; sending the teacher with every forward pass would be waste.
-        options["strategy"] = DDPStrategy(broadcast_buffers=False)
+        # And the first process scores while the others wait for it: that may take longer than the usual half an hour.
+        options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=1))
     rollback = on_collapse == "rollback"
     start = Start(None) if not has_checkpoint(out) else newest_whole(out, module)
     while True:
