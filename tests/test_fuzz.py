@@ -358,6 +358,7 @@ def test_models(tmp_path: Path, model: Path, data: st.DataObject) -> None:
         (("config", "model", "features"), 10**7, "more channels than its tensors have"),
         (("config", "model", "mean"), [0.5] * 10**5, "more channels than its tensors have"),
         (("config", "model", "width"), "wide", "model.width is 'wide'"),
+        (("classes", "names"), ["background", None, "disc"], "a class is called 'None'"),
         (("config", "model", "arch"), "no_net", "describes a network that cannot be built"),
         (("config", "prototypes", "temperature"), 0, "do not fit its own description: temperature"),
         (("normalization", "mean"), ["grey"], "its header does not fit"),

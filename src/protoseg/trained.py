@@ -522,6 +522,9 @@ def _model_from(stored: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> 
 def _classes_from(stored: dict[str, Any]) -> ClassTable:
     colors = tuple((int(r), int(g), int(b)) for r, g, b in stored["colors"])
     values = tuple(tuple(of_class) for of_class in stored["values"])
+    for name in stored["names"]:
+        if not isinstance(name, str):
+            raise TypeError(f"a class is called {str(name)[:40]!r}")
     return ClassTable(tuple(stored["names"]), values, colors, tuple(stored["ignored"]))
 
 
