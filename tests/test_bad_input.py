@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import torch
 from make_folder import TINY, TINY_RUN, cut_short, draw_shapes, make_folder, write_image, write_index, write_png
+from make_yaml import nested_aliases
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -528,6 +529,15 @@ class TestResume:
 
 class TestUse:
     """evaluate and predict."""
+
+    @pytest.mark.parametrize("command", ["evaluate", "report", "resume"])
+    def test_settings_that_aliases_blow_up(
+        self, trained: Path, data: Path, tmp_path: Path, refuse: Refuse, command: str
+    ) -> None:
+        run = interrupted(trained, tmp_path / "run")
+        (run / "config.yaml").write_text(nested_aliases())
+        words = {"evaluate": ["evaluate", run, data], "report": ["report", run], "resume": ["train", "--resume", run]}[command]
+        assert "its aliases (*name) stand for" in refuse(*words, names=run / "config.yaml")
 
     def test_an_unfinished_run(self, trained: Path, data: Path, tmp_path: Path, refuse: Refuse) -> None:
         run = interrupted(trained, tmp_path / "run")

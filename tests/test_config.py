@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from make_yaml import nested_aliases
 
 from protoseg.arguments import parse_train
 from protoseg.config import (
@@ -169,6 +170,59 @@ class TestRecipes:
         (tmp_path / "far.yaml").write_text("just words\n")
         with pytest.raises(ValueError, match=r"far\.yaml is not a YAML file of settings"):
             read_recipe(str(tmp_path / "near.yaml"))
+
+    def test_anchors_and_aliases(self, tmp_path: Path) -> None:
+        names = ", ".join(f"class_{i:04}" for i in range(100))
+        (tmp_path / "own.yaml").write_text(
+            f"classes: &rules {{names: &all [{names}], ignore: *all}}\nmodel: {{mean: &half [0.5], std: *half}}\n"
+            "views: {scale: &wide [0.5, 2.0]}\ntrainer: {<<: {max_time: 1}, one: *rules, two: [*rules, *rules]}\n"
+        )
+        for file in (tmp_path / "own.yaml", tmp_path / "config.yaml"):
+            words = ["data", "--recipe", str(file)] if file.stem == "own" else ["--resume", str(tmp_path)]
+            config = parse_train(words)
+            assert config.classes.names == config.classes.ignore == names.split(", ")
+            assert config.model.mean == config.model.std == [0.5]
+            assert config.trainer["two"][1] == config.trainer["one"]
+            assert config.trainer["max_time"] == 1
+            (tmp_path / "config.yaml").write_text(yaml.safe_dump(read_recipe(str(file))))  # which writes aliases of its own
+        assert "*id" in (tmp_path / "config.yaml").read_text()
+
+    @pytest.mark.parametrize(
+        "text", [nested_aliases(), nested_aliases(mappings=True), "a: &a [*a]", f"steps: '{nested_aliases()}'"]
+    )
+    def test_what_aliases_blow_up_is_refused(self, tmp_path: Path, text: str) -> None:
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        for given in ("data --recipe FILE", "--resume FOLDER", "data --config FILE", "data --steps TEXT"):
+            places = {"FILE": str(file), "FOLDER": str(tmp_path), "TEXT": text}
+            says = r"its aliases \(\*name\) stand for .*; write the values out|steps is .*; it must be a whole number"
+            with pytest.raises(ValueError, match=says) as caught:
+                parse_train([places.get(word, word) for word in given.split()])
+            assert len(str(caught.value)) < 300 + len(str(file))
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            ("--steps VALUE", ""),
+            ("--model.mean VALUE", ""),
+            ("--VALUE 3", ""),
+            ("--method VALUE", ""),
+            ("--recipe VALUE", ""),
+            ("", "steps: VALUE"),
+            ("", "extends: VALUE"),
+            ("", "VALUE: 3"),
+            ("", "a: !!VALUE 3"),
+            ("", "views: {scale: [1, NUMBER]}"),
+        ],
+    )
+    def test_messages_quote_no_more_of_a_value_than_tells_which(self, tmp_path: Path, words: str, text: str) -> None:
+        value, file = "v" * 6000, tmp_path / "own.yaml"
+        file.write_text(text.replace("VALUE", value).replace("NUMBER", "-1" + 300 * "0"))
+        recipe = [] if "--recipe" in words else ["--recipe", str(file)]
+        with pytest.raises((ValueError, FileNotFoundError)) as caught:
+            parse_train(["data", *recipe, *words.replace("VALUE", value).split()])
+        assert len(str(caught.value)) < 1200
+        assert value[:100] not in str(caught.value) or "!!" in text
 
     @pytest.mark.parametrize("name", NAMES)
     def test_imagenet_for_real_data_and_none_in_the_demo(self, name: str) -> None:

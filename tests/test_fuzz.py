@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from make_folder import PALETTE, draw_shapes, make_exif, write_png
 from make_formats import WRITERS, encode_brush, make_pictures
+from make_yaml import nested_aliases
 from PIL import Image
 
 from protoseg.arguments import parse_train
@@ -286,6 +287,11 @@ TEXTS = [
     "\0",
     "=:",
     "? ",
+    nested_aliases(),
+    nested_aliases(mappings=True),
+    f"classes: {{merge: {nested_aliases()}}}",
+    f"model: '{nested_aliases()}'",
+    "steps: &a {x: *a}",
 ]
 
 

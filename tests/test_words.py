@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protoseg.words import counted
+from protoseg.words import counted, shortened
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,8 @@ from protoseg.words import counted
 )
 def test_counted(number: int, words: tuple[str, ...], expected: str) -> None:
     assert counted(number, *words) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [([1, 2], "[1, 2]"), ("a" * 80, "a" * 80), ("a" * 81, "a" * 76 + " ...")])
+def test_shortened(value: object, expected: str) -> None:
+    assert shortened(value) == expected

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from protoseg.config import OWN_NETWORKS, change_method, read_recipe, read_yaml, settle_method, validate
+from protoseg.safe_yaml import check_expansion
 from protoseg.settings import TrainConfig
+from protoseg.words import shortened
 
 DRY_RUN = "--dry-run"
 """A word that is no setting: it says what to do with them."""
@@ -32,10 +34,16 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
         print(train_help(), end="")
         raise SystemExit(0)
     import yaml
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
+    def load(text: str) -> Any:
+        check_expansion(text)
+        return get_loader("yaml")(text)
+
+    # A name of its own: "yaml" is also how other programs that use protoseg read theirs.
+    set_loader("protoseg", load, exceptions=(yaml.YAMLError,))
     words = _normalize(arguments)
-    parser = ArgumentParser(prog="protoseg train", exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(prog="protoseg train", exit_on_error=False, allow_abbrev=False, parser_mode="protoseg")
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(TrainConfig, as_group=False)
     resume = _value_of(words, "--resume")
@@ -110,12 +118,13 @@ def _explain(error: str) -> str:
     """What jsonargparse has to say, in our words: it speaks of Python's types."""
     if unknown := re.match(r"unrecognized arguments: --(\S+)|Option '(\S+)' is not accepted", error):
         dashes, name = "--" if unknown[1] else "", str(unknown[1] or unknown[2]).partition("=")[0]
+        name = shortened(name)
         close = difflib.get_close_matches(name, _types(), n=1)
         return f"there is no setting {dashes}{name}" + (f"; did you mean {dashes}{close[0]}?" if close else "")
     wrong = re.match(r'Parser key "([\w.]+)":.*(?:Given value|Got value): (.*)$', error)
     if wrong and (accepted := _accepted(_types().get(wrong[1], Any))):
-        return f"{wrong[1]} is {wrong[2]}; it must be {accepted}"
-    return error
+        return f"{wrong[1]} is {shortened(wrong[2])}; it must be {accepted}"
+    return shortened(re.sub(r'^Parser key "([\w.]+)"', r"\1", error), 300)
 
 
 def _types() -> dict[str, Any]:
@@ -162,7 +171,7 @@ def _normalize(arguments: Sequence[str]) -> list[str]:
             if words and words[-1].startswith("--") and "=" not in words[-1]:
                 words.append(item)  # the value of the option before
             elif "--data" in words:
-                raise ValueError(f"{item!r} is one word too many; protoseg train takes one folder")
+                raise ValueError(f"{shortened(item)!r} is one word too many; protoseg train takes one folder")
             else:
                 words += ["--data", item]
             continue

@@ -9,7 +9,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from protoseg import safe_yaml
 from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig, OptimizerConfig, TrainConfig, ViewsConfig
+from protoseg.words import shortened
 
 if TYPE_CHECKING:  # torch is imported inside the builders, so that --help answers at once
     from collections.abc import Callable, Iterable, Sequence
@@ -66,7 +68,8 @@ def settle_method(config: TrainConfig) -> TrainConfig:
     name, plus, term = config.method.partition("+")
     if name not in METHODS or (plus and term != "prototypes"):
         raise ValueError(
-            f"there is no method {config.method!r}; choose one of {', '.join(METHODS)}, with +prototypes behind it for the term"
+            f"there is no method {shortened(config.method)!r}; choose one of {', '.join(METHODS)}, with +prototypes behind it "
+            "for the term"
         )
     per_class = config.prototypes.per_class
     if plus and per_class == 0:
@@ -109,12 +112,19 @@ def find_recipe(name: str) -> Path:
         FileNotFoundError: there is none.
     """
     shipped = RECIPES / f"{name}.yaml"
-    if shipped.is_file():
+    if _is_file(shipped):
         return shipped
-    if Path(name).is_file():
+    if _is_file(Path(name)):
         return Path(name)
     names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-    raise FileNotFoundError(f"there is no recipe {name!r}; choose one of {names}, or give a YAML file")
+    raise FileNotFoundError(f"there is no recipe {shortened(name)!r}; choose one of {names}, or give a YAML file")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long for any
+        return False
 
 
 def recipe_files(name: str) -> list[Path]:
@@ -127,7 +137,7 @@ def recipe_files(name: str) -> list[Path]:
     files = [find_recipe(name)]
     while (parent := read_yaml(files[0]).get("extends")) is not None:
         beside = files[0].parent / f"{parent}.yaml"
-        file = beside if beside.is_file() else find_recipe(str(parent))
+        file = beside if _is_file(beside) else find_recipe(str(parent))
         if file in files:
             raise ValueError(f"{file} extends itself")
         files.insert(0, file)
@@ -156,9 +166,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings = safe_yaml.load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, or no UTF-8
-        raise ValueError(f"{file} is not a YAML file of settings: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is not a YAML file of settings: {shortened(' '.join(str(error).split()), 300)}") from error
     if settings is not None and not isinstance(settings, dict):
         raise ValueError(f"{file} is not a YAML file of settings: it holds no `name: value`")
     return settings or {}
@@ -213,7 +223,7 @@ def validate(config: TrainConfig) -> None:
         for name in names:
             value = attrgetter(name)(config)
             if value is not None and not holds[accepted](value):
-                raise ValueError(f"{name} is {value}; it must be {accepted}")
+                raise ValueError(f"{name} is {shortened(value)}; it must be {accepted}")
     warmup, steps = config.consistency.warmup_steps, config.steps
     if warmup is not None and steps is not None:  # else resolve finds numbers that fit
         delay = config.prototypes.delay if config.prototypes.per_class else 0
@@ -239,13 +249,15 @@ def validate(config: TrainConfig) -> None:
     if config.loss.name == "ohem" and (config.loss.balance or config.loss.class_weights):
         raise ValueError("loss.name ohem has its own way with rare classes; leave out loss.balance and loss.class_weights")
     if config.loss.class_weights is not None and not all(weight >= 0 for weight in config.loss.class_weights):
-        raise ValueError(f"loss.class_weights are {config.loss.class_weights}; they must be 0 or more")
+        raise ValueError(f"loss.class_weights are {shortened(config.loss.class_weights)}; they must be 0 or more")
     area = config.views.cutmix_area
     if area is not None and (len(area) != 2 or not 0 <= area[0] <= area[1] <= 1):
-        raise ValueError(f"views.cutmix_area is {area}; it takes two shares of the crop, the smaller first, e.g. [0.02, 0.4]")
+        raise ValueError(
+            f"views.cutmix_area is {shortened(area)}; it takes two shares of the crop, the smaller first, e.g. [0.02, 0.4]"
+        )
     scale = config.views.scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        raise ValueError(f"views.scale is {scale}; it takes two numbers above 0, the smaller first, e.g. [0.5, 2.0]")
+        raise ValueError(f"views.scale is {shortened(scale)}; it takes two numbers above 0, the smaller first, e.g. [0.5, 2.0]")
 
 
 def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda: bool) -> TrainConfig:

@@ -26,6 +26,7 @@ from protoseg.config import (
     build_partition,
     method_class,
     parameter_groups,
+    read_yaml,
     resolve,
     settle_method,
     validate,
@@ -223,7 +224,7 @@ def _folder_of_main(config: TrainConfig) -> Path:
 
 def _note_moved(config: TrainConfig, stored: Path) -> None:
     """Write down where the images of a resumed run lie now: the next resume and `evaluate` look there."""
-    before = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    before = read_yaml(stored)
     after = before | {name: getattr(config, name) for name in ("data", "unlabeled", "labels", "holdout")}
     if after != before:
         write_text(stored, yaml.safe_dump(after, sort_keys=False))

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import track as rich_track
 from torch import nn
 
-from protoseg.config import build_class_rules, build_inference, build_network
+from protoseg.config import build_class_rules, build_inference, build_network, read_yaml
 from protoseg.data.archive import opened
 from protoseg.data.class_list import as_csv
 from protoseg.data.formats import folder, open_dataset, with_mask_files
@@ -184,13 +183,14 @@ def evaluate_run(
         OSError: nothing can be written into `out`.
     """
     model = _answering(run, head)
+    learned_on = _trained_on(run)  # before the work: where config.yaml is damaged, the report after it could not be written
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
     if doubt := _learned_from(samples, run):
         console.print(f"warning: {doubt}")
     here = classes_of(index, model)
     classes, facts = matched(model.classes, here, root), mask_facts(samples)
-    foreign = here is None and _trained_on(run) != root.resolve()
+    foreign = here is None and learned_on != root.resolve()
     # Without names, 255 would count as not labelled, and the rest be scored as if it were all.
     means_nothing = classes.class_of.get(IGNORE_INDEX, IGNORE_INDEX) == IGNORE_INDEX
     if foreign and means_nothing and is_binary(value for fact in facts for value in fact.values):
@@ -315,7 +315,10 @@ def _folder_of(run: Path) -> Path:
 def _trained_on(run: Path) -> Path | None:
     """The data set of a run; None where there is only a model file."""
     stored = _folder_of(run) / CONFIG
-    return Path(yaml.safe_load(stored.read_text(encoding="utf-8"))["data"]).resolve() if stored.is_file() else None
+    if not stored.is_file():
+        return None
+    data = read_yaml(stored).get("data")
+    return Path(data).resolve() if isinstance(data, str) else None  # else it is the config.yaml of something else
 
 
 def classes_of(index: DataIndex, model: TrainedModel) -> ClassTable | None:

@@ -12,3 +12,9 @@ def counted(number: int, one: str, many: str | None = None) -> str:
         many: what to call several; an s is added when left out.
     """
     return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def shortened(value: object, length: int = 80) -> str:
+    """A value as a message quotes it: its text, of which no more than so many characters."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[: length - 4]} ..."

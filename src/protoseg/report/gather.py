@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from protoseg import safe_yaml
 from protoseg.data.index import default_colors
 from protoseg.data.masks import Color
 from protoseg.engine.callbacks import SHARES, read_rows, read_shares
@@ -17,7 +18,7 @@ from protoseg.engine.checkpoint import MODEL, load_header
 from protoseg.engine.examples import EXAMPLES
 from protoseg.engine.tally import TALLY, Tally
 from protoseg.report.compare import Interval, Verdict, gain_interval, verdict
-from protoseg.words import counted
+from protoseg.words import counted, shortened
 
 RESULT, START, SHEET, BASELINE = "result.json", "run.json", "predictions.png", "baseline"
 """Files of a run folder: what came out, what it came from, a sheet of predictions; the folder of the labels-only model."""
@@ -201,9 +202,9 @@ def _settings(folder: Path, header: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         return dict(header.get("config", {}))
     try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
+        return dict(safe_yaml.load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({shortened(' '.join(str(error).split()), 300)})") from error
 
 
 def _why_not(config: dict[str, Any], ours: Part, *, scored: bool, unfinished: bool) -> str:
