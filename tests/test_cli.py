@@ -118,6 +118,12 @@ class TestParse:
         assert (config.steps, config.model.arch, config.recipe) == (7, "fpn", str(tmp_path / "own.yaml"))
         assert config.model.encoder == TrainConfig().model.encoder
 
+    def test_an_empty_section_of_a_recipe_says_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "below.yaml").write_text("optimizer: {lr: 0.5}\nmodel:\n")
+        (tmp_path / "own.yaml").write_text("extends: below\noptimizer:\nmodel: {arch: fpn}\n")
+        config = parse_train(["data", "--recipe", str(tmp_path / "own.yaml")])
+        assert (config.optimizer.lr, config.model.arch, config.optimizer.name) == (0.5, "fpn", "adamw")
+
     @pytest.mark.parametrize(
         ("words", "name", "value"),
         [

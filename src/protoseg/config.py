@@ -50,6 +50,7 @@ METHODS = {
     "prototype": "prototype.PrototypeConsistency",
 }
 """Name -> class in `protoseg.methods`."""
+_SECTIONS = {field.name for field in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(field.default_factory)}
 OWN_NETWORKS = {"small_unet", "paper_deeplabv3plus"}
 """Architectures that bring their own encoder."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -171,7 +172,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a YAML file of settings: {shortened(' '.join(str(error).split()), 300)}") from error
     if settings is not None and not isinstance(settings, dict):
         raise ValueError(f"{file} is not a YAML file of settings: it holds no `name: value`")
-    return settings or {}
+    # A section with nothing below it says nothing.
+    return {name: value for name, value in (settings or {}).items() if value is not None or name not in _SECTIONS}
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
