@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "methods": ("types", "functional", "nn", "methods"),
     "data": ("types", "words", "functional", "data"),
     "engine": ("types", "files", "functional", "data", "engine", "methods.base"),
-    "report": ("words", "data", "engine", "report"),
+    "report": ("words", "files", "data", "engine", "report"),
     "settings": (),
     "launch": (),
     "versions": (),
