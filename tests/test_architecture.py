@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "methods": ("types", "functional", "nn", "methods"),
     "data": ("types", "words", "functional", "data"),
     "engine": ("types", "files", "functional", "data", "engine", "methods.base"),
-    "report": ("words", "safe_yaml", "data", "engine", "report"),
+    "report": ("words", "safe_yaml", "files", "data", "engine", "report"),
     "settings": (),
     "launch": (),
     "versions": (),

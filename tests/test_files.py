@@ -156,7 +156,20 @@ class TestRun:
         data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
         return ["train", str(data), *TINY, "--steps", "4", "--checkpoint-every", "1", "--log-every", "1"]
 
-    @pytest.mark.parametrize("what", ["last.ckpt.partial", "metrics.csv", "model.safetensors.partial", "result.json.partial"])
+    @pytest.mark.parametrize(
+        "what",
+        [
+            "last.ckpt.partial",
+            "metrics.csv",
+            "model.safetensors.partial",
+            "evaluation.npz.partial",
+            "examples/0-image.jpg.partial",
+            "examples/0-1.png.partial",
+            "examples/examples.json.partial",
+            "result.json.partial",
+            "report.html.partial",
+        ],
+    )
     def test_a_full_disk_stops_and_the_run_goes_on(
         self, words: list[str], tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -165,9 +178,9 @@ class TestRun:
             fsync, writes = os.fsync, [0]
 
             def fill(descriptor: int) -> None:
-                name = Path(f"/proc/self/fd/{descriptor}").readlink().name
-                writes[0] += name == what
-                if name == what and writes[0] == (3 if what.startswith(("last", "metrics")) else 1):
+                path = Path(f"/proc/self/fd/{descriptor}").readlink()
+                writes[0] += path == out / what
+                if path == out / what and writes[0] == (3 if what.startswith(("last", "metrics")) else 1):
                     full()
                 fsync(descriptor)
 
@@ -175,13 +188,14 @@ class TestRun:
             assert main([*words, "--out", str(out)]) == 1
         message = capsys.readouterr().err
         assert message.count("\n") == 1
-        assert f"protoseg train: {out} cannot be written to (No space left on device)" in message
+        assert f"protoseg train: {(out / what).parent} cannot be written to (No space left on device)" in message
         assert message.endswith(f"go on with protoseg train --resume {out}\n")
-        assert not (out / "result.json").exists()
-        assert not list(out.glob("*.partial"))
+        assert (out / "result.json").exists() == what.startswith("report")
+        assert not (out / what.removesuffix(".partial")).exists() or what.startswith(("last", "metrics"))
+        assert not list(out.rglob("*.partial"))
         assert load_state(out / "last.ckpt")["global_step"] == (2 if what.startswith(("last", "metrics")) else 4)
         assert main(["train", "--resume", str(out)]) == 0
-        assert (out / "result.json").is_file()
+        assert all((out / name).is_file() for name in ("result.json", what.removesuffix(".partial")))
 
     def test_a_folder_in_use_is_left_alone(self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         other = tmp_path / "other"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -17,6 +19,7 @@ import torch
 import yaml
 from make_folder import TINY, make_folder
 
+from protoseg import files
 from protoseg.cli import main
 from protoseg.engine.metrics import iou
 from protoseg.engine.tally import TALLY, Pixels, Tally, make_tally
@@ -488,6 +491,34 @@ class TestEvaluate:
         assert "--no-report" in printed.err
         assert "mIoU" not in printed.out
         assert main(["evaluate", str(run.out), str(run.data), "--no-report", "--out", "x"]) == 2
+
+
+@pytest.mark.parametrize("name", ["evaluation.npz", "examples/examples.json", "result.json", "report.html"])
+def test_a_full_disk_is_told_without_a_run_to_go_on_with(
+    run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `evaluate`, and by `report` where the page is what cannot be written; the page before is still there."""
+    write = files._to_disk
+
+    def full(path: Path) -> None:
+        if path.name == f"{Path(name).name}.partial":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path)
+
+    before = run.html
+    monkeypatch.setattr(files, "_to_disk", full)
+    commands = {"evaluate": ["evaluate", str(run.out), str(run.data), "--out", str(tmp_path)]}
+    folders = {"evaluate": (tmp_path / name).parent, "report": run.out}
+    if name == "report.html":
+        commands["report"] = ["report", str(run.out)]
+    for command, words in commands.items():
+        capsys.readouterr()
+        assert main(words) == 2
+        expected = f"protoseg {command}: {folders[command]} cannot be written to (No space left on device)\n"
+        assert capsys.readouterr().err == expected
+    assert not (tmp_path / name).exists()
+    assert not [*tmp_path.rglob("*.partial"), *run.out.rglob("*.partial")]
+    assert run.html == before
 
 
 def test_run_json_keeps_every_command_that_trained(tmp_path: Path) -> None:

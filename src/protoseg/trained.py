@@ -239,7 +239,7 @@ def evaluate_run(
             "machine": machine(device()),
             "miou": None if score.mean != score.mean else score.mean,
         }
-        (out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+        write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
         console.print(f"report: {write_report(run, scored=out)}")
     return score
 

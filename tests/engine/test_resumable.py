@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from protoseg.cli import main
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import DamagedError, load_state, save_state
 
-STATE = {"state_dict": {"weight": torch.arange(300.0)}, "global_step": 7}
+STATE: dict[str, Any] = {"state_dict": {"weight": torch.arange(300.0)}, "global_step": 7}
 
 
 @pytest.fixture
@@ -49,12 +50,33 @@ def test_one_of_an_earlier_version_has_no_checksum(tmp_path: Path) -> None:
 def test_every_altered_byte_is_noticed(saved: Path) -> None:
     content = saved.read_bytes()
     mark = content.rindex(b"\nprotoseg-sha256 ")
-    for place in [*range(0, mark, 41), *range(mark + 17, len(content))]:
+    for place in [*range(0, mark, 41), *range(mark, len(content))]:
         spoilt = bytearray(content)
         spoilt[place] ^= 0x10
         saved.write_bytes(spoilt)
         with pytest.raises(DamagedError, match=str(saved)):
             load_state(saved)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content[:-1],
+        lambda content: content + b"\n",
+        lambda content: content.replace(b"\nprotoseg-sha256 ", b"\nprotoseg-sha257 "),
+        lambda content: content[:-100] + bytes(100),
+        lambda content: content[:-82],
+    ],
+    ids=["a byte cut off", "a byte appended", "a byte of the mark changed", "the end zeroed", "the ending cut off"],
+)
+def test_a_flipped_weight_is_noticed_without_the_ending(saved: Path, spoil: Callable[[bytes], bytes]) -> None:
+    """It is no file of an earlier version, which nothing can check."""
+    content = bytearray(saved.read_bytes())
+    content[content.index(STATE["state_dict"]["weight"].numpy().tobytes()) + 400] ^= 0x10
+    saved.write_bytes(spoil(bytes(content)))
+    assert not torch.equal(torch.load(saved, weights_only=True)["state_dict"]["weight"], torch.arange(300.0))
+    with pytest.raises(DamagedError, match=str(saved)):
+        load_state(saved)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.97])

@@ -22,6 +22,7 @@ from protoseg.data.io import UInt8Array
 from protoseg.engine.evaluate import WHOLE, Normalization, predict_image, read_labeled
 from protoseg.engine.inference import Inference
 from protoseg.engine.tally import Tally
+from protoseg.files import make_folder, replacing, write_text
 from protoseg.types import IGNORE_INDEX
 
 EXAMPLES = "examples"
@@ -68,9 +69,12 @@ def write_examples(
         classes: of the masks.
         normalization: as in training.
         inference: how the networks see an image.
+
+    Raises:
+        CannotWriteError: see `replacing`.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     scores = {name: tally.image_scores for name, tally in tallies.items()}
     rows = list[dict[str, Any]]()
     for chosen in choose(scores[list(scores)[-1]]):
@@ -81,18 +85,20 @@ def write_examples(
             labels[name] = predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
         size = _shrunk(truth.shape)
         stem = f"{len(rows)}"
-        Image.fromarray(to_rgb(image)).resize(size, Image.Resampling.LANCZOS).save(folder / f"{stem}-image.jpg", quality=85)
+        photo = Image.fromarray(to_rgb(image)).resize(size, Image.Resampling.LANCZOS)
+        with replacing(folder / f"{stem}-image.jpg") as partial:
+            photo.save(partial, format="JPEG", quality=85)
         layers = []
         for i, (name, label) in enumerate(labels.items()):
             picture = f"{stem}-{i}.png"
-            _paletted(label, classes).resize(size, Image.Resampling.NEAREST).save(
-                folder / picture, optimize=True, transparency=IGNORE_INDEX
-            )
+            shown = _paletted(label, classes).resize(size, Image.Resampling.NEAREST)
+            with replacing(folder / picture) as partial:
+                shown.save(partial, format="PNG", optimize=True, transparency=IGNORE_INDEX)
             score = float(scores[name][chosen.image]) if name in scores else None
             layers.append({"name": name, "picture": picture, "score": score, "shares": _shares(label, classes)})
         row = {"name": sample.name, "rank": chosen.rank, "size": size, "image": f"{stem}-image.jpg"}
         rows.append(row | {"layers": layers})
-    (folder / "examples.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_text(folder / "examples.json", json.dumps(rows, indent=2) + "\n")  # last: what it names is there
 
 
 def _shrunk(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -19,6 +19,8 @@ WAITING = "waiting.ckpt"
 """Between the two, where a run that may go back does not know yet whether it is healthy."""
 _MARK = b"\nprotoseg-sha256 "
 _ENDING = len(_MARK) + 64 + 1  # torch reads a zip archive, whose end is found from behind: what follows it is no part of it
+_END_RECORD = 22  # bytes at the end of a zip archive without a comment
+_HAS_ENDING = "protoseg_checksum"  # key of a checkpoint: a file that says so and has no ending has lost it
 _CHUNK = 1 << 20
 
 
@@ -37,7 +39,7 @@ def save_state(state: dict[str, Any], path: Path, *, keep: Path | None = None) -
     """Write a checkpoint with its checksum.
 
     Args:
-        state: what `torch.load` shall give back.
+        state: what `load_state` shall give back; there it also says that the file has a checksum.
         path: of the file.
         keep: where the checkpoint before goes, once the new one is on the disk.
 
@@ -45,7 +47,7 @@ def save_state(state: dict[str, Any], path: Path, *, keep: Path | None = None) -
         CannotWriteError: see `replacing`.
     """
     content = io.BytesIO()  # torch turns a full disk into an error of its own when it writes by itself
-    torch.save(state, content)
+    torch.save({**state, _HAS_ENDING: True}, content)
     with replacing(path, keep=keep) as partial, partial.open("wb") as file:
         file.write(content.getbuffer())
         file.write(_ending(hashlib.sha256(content.getbuffer()).hexdigest()))
@@ -55,34 +57,54 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, without unpickling anything but tensors and plain values.
 
     Raises:
-        DamagedError: it is not what was written. One of an earlier version, without a checksum, has to be readable.
+        DamagedError: it is not what was written, or what would tell is lost. One of an earlier version, without a checksum, has
+            to be readable.
     """
     try:
         with path.open("rb") as file:
-            if not _is_as_written(file):
+            checked = _has_ending(file)
+            if checked and not _is_as_written(file):
                 raise DamagedError(f"{path} is damaged: it is not what its checksum was made of")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state["state_dict"], dict):
             raise TypeError("it holds no weights")
+        if _HAS_ENDING in state and not checked:
+            raise DamagedError(f"{path} is damaged: its checksum is missing")
     except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DamagedError(f"{path} is damaged or no checkpoint ({reason})") from error
     return state  # type: ignore[no-any-return]
 
 
+def _has_ending(file: BinaryIO) -> bool:
+    """False of an earlier version's file, which is a zip archive to its last byte.
+
+    Raises:
+        EOFError: it ends in neither way, so that there is nothing to check it by.
+    """
+    tail = _last(file, _ENDING)
+    if tail.startswith(_MARK):
+        return True
+    if tail[-_END_RECORD:].startswith(b"PK\x05\x06") and tail.endswith(b"\0\0"):  # the length of a comment after it
+        return False
+    raise EOFError("it ends neither with a checksum nor as torch ends a file")
+
+
 def _is_as_written(file: BinaryIO) -> bool:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _ENDING))
-    ending = file.read()
-    if not ending.startswith(_MARK):
-        return True  # of an earlier version
+    ending = _last(file, _ENDING)
+    left = file.tell() - _ENDING
     file.seek(0)
-    digest, left = hashlib.sha256(), size - _ENDING
+    digest = hashlib.sha256()
     while left:
         chunk = file.read(min(left, _CHUNK))
         digest.update(chunk)
         left -= len(chunk)
     return ending == _ending(digest.hexdigest())
+
+
+def _last(file: BinaryIO, count: int) -> bytes:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - count))
+    return file.read()
 
 
 def _ending(digest: str) -> bytes:

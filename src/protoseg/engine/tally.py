@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from protoseg.engine.metrics import IoU, iou
+from protoseg.files import replacing
 
 TALLY = "evaluation.npz"
 """File of a run folder: the tally of its evaluation images."""
@@ -86,14 +87,16 @@ class Tally:
         return mean
 
     def save(self, path: Path) -> None:
-        """Write it; a reader never sees half of it."""
-        partial = path.with_suffix(".partial")
+        """Write it.
+
+        Raises:
+            CannotWriteError: see `replacing`.
+        """
         names = np.frombuffer(json.dumps(self.names).encode(), dtype=np.uint8)  # NumPy's own text drops NULs and pads
-        with partial.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
                 file, num_classes=self.num_classes, names=names, first=self.first, pair=self.pair, count=self.count
             )
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Tally:

@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from protoseg.engine.collapse import describe
+from protoseg.files import replacing
 from protoseg.report.charts import Series, interval_chart, iou_bar, line_chart, share_chart
 from protoseg.report.compare import signed
 from protoseg.report.gather import Part, Story, gather
@@ -45,11 +46,12 @@ def write_report(run: Path, *, scored: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError, ValueError: see `gather`.
+        CannotWriteError: see `replacing`.
     """
     path = (scored or (run if run.is_dir() else run.parent)) / REPORT
-    partial = path.with_suffix(".partial")
-    partial.write_text(render(gather(run, scored=scored)), encoding="utf-8", errors="backslashreplace")  # a path may be no text
-    partial.replace(path)
+    page = render(gather(run, scored=scored)).encode("utf-8", errors="backslashreplace")  # a path may be no text
+    with replacing(path) as partial:
+        partial.write_bytes(page)
     return path
 
 
