@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,9 @@ from make_folder import PALETTE, draw_shapes, make_exif, write_png
 from make_formats import WRITERS, encode_brush, make_pictures
 from make_yaml import nested_aliases
 from PIL import Image
+from torch import nn
 
+import protoseg.trained
 from protoseg.arguments import parse_train
 from protoseg.data.check import check_labels
 from protoseg.data.formats import open_dataset
@@ -382,3 +385,25 @@ def test_a_header_is_checked_before_memory_is_made(
     path.write_bytes(with_header(model.read_bytes(), json.dumps(header)))
     with pytest.raises(ValueError, match=message):
         by_prototypes(load_model(path), path)
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder"), [("dino_dpt", "dinov2_giant"), ("paper_deeplabv3plus", "resnet50"), ("segformer", "mit_b5")]
+)
+def test_another_network_is_refused_before_memory_is_made(
+    tmp_path: Path, model: Path, arch: str, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has a few kB; the first of these networks would have 4.5 GB."""
+    header = load_model_file(model).header
+    header["config"]["model"] |= {"arch": arch, "encoder": encoder, "features": None}
+    path = tmp_path / MODEL
+    path.write_bytes(with_header(model.read_bytes(), json.dumps(header)))
+    build = protoseg.trained.build_network
+
+    def build_without_memory(*args: Any, **options: Any) -> nn.Module:
+        assert torch.empty(0).device.type == "meta"
+        return build(*args, **options)
+
+    monkeypatch.setattr(protoseg.trained, "build_network", build_without_memory)
+    with pytest.raises(ValueError, match="do not fit its own description"):
+        load_model(path)

@@ -34,6 +34,7 @@ from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import LARGE, LARGEST_OVERLAY, PredictReport, predict
 from protoseg.engine.tally import TALLY
 from protoseg.files import LOCK, write_text
+from protoseg.nn.described import build_described
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.prototype_predictor import PrototypePredictor
 from protoseg.report.gather import RESULT
@@ -90,11 +91,9 @@ def load_model(path: Path) -> TrainedModel:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
     try:
-        network = build_network(model, len(classes), pretrained=False)
+        network = build_described(lambda: build_network(model, len(classes), pretrained=False), part(file.tensors, "network"))
     except ValueError as error:
         raise ValueError(f"{path} describes a network that cannot be built: {error}") from error
-    try:
-        network.load_state_dict(part(file.tensors, "network"))
     except RuntimeError as error:
         raise ValueError(f"the tensors in {path} do not fit its own description: {str(error).splitlines()[0]}") from error
     return TrainedModel(network.eval(), classes, normalization, inference, crop, header)
@@ -515,7 +514,7 @@ def _model_from(stored: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> 
         kinds = tuple(get_origin(kind) or kind for kind in get_args(hint) or (hint,))
         if not isinstance(getattr(model, name), kinds):
             raise TypeError(f"model.{name} is {str(getattr(model, name))[:40]!r}")
-    largest = max((max(tensor.shape, default=1) for tensor in tensors.values()), default=1)
+    largest = max((max(tensor.shape, default=1) for tensor in tensors.values() if tensor.numel()), default=1)
     sides = [model.width if model.arch == "small_unet" else 1, 1 if model.features is None else model.features]
     if not all(0 < side <= largest for side in (*sides, len(model.mean or "RGB"))):
         raise ValueError("it speaks of more channels than its tensors have")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -78,6 +80,29 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read") as caught:
         read_state(tmp_path / "w.pth")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["packed", "overlapping"])
+def test_packed_files_are_not_unpacked(tmp_path: Path, how: str) -> None:
+    """torch reads them both, and the first is a thousand times larger in memory."""
+    torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "whole.pth")
+    packing = zipfile.ZIP_DEFLATED if how == "packed" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(tmp_path / "w.pth", "w", packing) as packed:
+        for member in whole.namelist():
+            packed.writestr(member, whole.read(member))
+        if how == "overlapping":  # the same bytes by another name
+            again = copy.copy(next(member for member in packed.infolist() if member.filename.endswith("data/0")))
+            again.filename = again.orig_filename = again.filename.replace("data/0", "data/1")
+            packed.filelist.append(again)
+    assert torch.load(tmp_path / "w.pth", weights_only=True)["a"].shape == (1_000_000,)
+    with pytest.raises(ValueError, match=r"it is packed, which torch\.save does not do"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_files_of_before_zip_archives(tmp_path: Path) -> None:
+    state = random_state()
+    torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert read_state(tmp_path / "w.pth").keys() == state.keys()
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "backbone.", "model."])

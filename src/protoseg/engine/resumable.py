@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from protoseg.files import replacing
+from protoseg.torch_file import load_torch_file
 
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 WAITING = "waiting.ckpt"
@@ -65,7 +66,7 @@ def load_state(path: Path) -> dict[str, Any]:
             checked = _has_ending(file)
             if checked and not _is_as_written(file):
                 raise DamagedError(f"{path} is damaged: it is not what its checksum was made of")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_torch_file(path)
         if not isinstance(state["state_dict"], dict):
             raise TypeError("it holds no weights")
         if _HAS_ENDING in state and not checked:

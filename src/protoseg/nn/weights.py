@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from protoseg.torch_file import load_torch_file
 
 _PREFIXES = ("module.", "encoder.", "backbone.", "model.")
 
@@ -32,7 +33,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_torch_file(path)
     except Exception as error:  # on a file of another kind torch's reader raises whatever its bytes lead to
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{path} cannot be read as a file of weights ({type(error).__name__}: {reason})") from error
