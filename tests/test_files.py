@@ -197,6 +197,26 @@ class TestRun:
         assert main(["train", "--resume", str(out)]) == 0
         assert all((out / name).is_file() for name in ("result.json", what.removesuffix(".partial")))
 
+    @pytest.mark.parametrize("what", ["split.json.partial", "config.yaml.partial"])
+    def test_a_disk_that_is_full_at_once_leaves_a_folder_to_start_in(
+        self, words: list[str], tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        with monkeypatch.context() as patch:
+            fsync = os.fsync
+
+            def fill(descriptor: int) -> None:
+                if Path(f"/proc/self/fd/{descriptor}").readlink() == out / what:
+                    full()
+                fsync(descriptor)
+
+            patch.setattr(files.os, "fsync", fill)
+            assert main([*words, "--out", str(out)]) in (1, 2)
+        message = capsys.readouterr().err
+        assert f"{out} cannot be written to (No space left on device)" in message
+        assert "go on with" not in message
+        assert main([*words, "--out", str(out)]) == 0
+
     def test_a_folder_in_use_is_left_alone(self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         other = tmp_path / "other"
         assert main([*words, "--out", str(other)]) == 0

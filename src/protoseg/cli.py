@@ -157,7 +157,8 @@ def _is_copy() -> bool:
 def _how_to_go_on(before: str) -> str:
     """The command that goes on with a run that has been started; empty where none has."""
     run = os.environ.get(RUN_FOLDER)
-    return f"{before}go on with protoseg train --resume {run}" if run else ""
+    started = run is not None and (Path(run) / "config.yaml").is_file()
+    return f"{before}go on with protoseg train --resume {run}" if started else ""
 
 
 def _demo(arguments: list[str]) -> int:

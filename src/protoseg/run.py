@@ -210,7 +210,11 @@ def _run_folder(config: TrainConfig, partition: Partition, console: Console) -> 
             require_empty(out, "--out")  # another run may have come first
             write_json(out / SPLIT, _lists(partition))
             stored = dataclasses.replace(config, out=str(out))
-            write_text(out / CONFIG, yaml.safe_dump(stored.to_dict(), sort_keys=False))  # last: what has settings can go on
+            try:  # last: what has settings can go on
+                write_text(out / CONFIG, yaml.safe_dump(stored.to_dict(), sort_keys=False))
+            except OSError:
+                (out / SPLIT).unlink()  # without settings it would only keep the folder from being used
+                raise
         else:
             _note_moved(config, out / CONFIG)
         yield out
