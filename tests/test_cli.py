@@ -118,6 +118,12 @@ class TestParse:
         assert (config.steps, config.model.arch, config.recipe) == (7, "fpn", str(tmp_path / "own.yaml"))
         assert config.model.encoder == TrainConfig().model.encoder
 
+    @pytest.mark.parametrize("line", ["method:", "seed: null", "model: {arch: null}", "trainer:"])
+    def test_an_empty_setting_of_a_recipe_is_refused(self, tmp_path: Path, line: str) -> None:
+        (tmp_path / "own.yaml").write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"^(method|seed|model\.arch|trainer) is (empty|None); it must be "):
+            parse_train(["data", "--recipe", str(tmp_path / "own.yaml")])
+
     def test_an_empty_section_of_a_recipe_says_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "below.yaml").write_text("optimizer: {lr: 0.5}\nmodel:\n")
         (tmp_path / "own.yaml").write_text("extends: below\noptimizer:\nmodel: {arch: fpn}\n")

@@ -157,7 +157,11 @@ def _accepted(hint: Any) -> str:
 def _instantiate(parser: Any, parsed: Any) -> TrainConfig:
     values = parser.instantiate(parsed)
     names = {field.name for field in dataclasses.fields(TrainConfig)}
-    return TrainConfig(**{name: value for name, value in vars(values).items() if name in names})
+    config = TrainConfig(**{name: value for name, value in vars(values).items() if name in names})
+    for name, hint in _types().items():  # jsonargparse lets `name: null` of a file pass
+        if attrgetter(name)(config) is None and type(None) not in get_args(hint):
+            raise ValueError(f"{name} is empty; it must be {_accepted(hint)}, or be left out")
+    return config
 
 
 def _normalize(arguments: Sequence[str]) -> list[str]:
