@@ -124,6 +124,12 @@ class TestParse:
         with pytest.raises(ValueError, match=r"^(method|seed|model\.arch|trainer) is (empty|None); it must be "):
             parse_train(["data", "--recipe", str(tmp_path / "own.yaml")])
 
+    @pytest.mark.parametrize("value", ["[]", "3", "[lr, 0.5]", "''", "fast"])
+    def test_a_section_that_holds_no_settings_is_refused(self, tmp_path: Path, value: str) -> None:
+        (tmp_path / "own.yaml").write_text(f"optimizer: {value}\n")
+        with pytest.raises(ValueError, match=r"own\.yaml: optimizer is .*; it holds settings by their names"):
+            parse_train(["data", "--recipe", str(tmp_path / "own.yaml")])
+
     def test_an_empty_section_of_a_recipe_says_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "below.yaml").write_text("optimizer: {lr: 0.5}\nmodel:\n")
         (tmp_path / "own.yaml").write_text("extends: below\noptimizer:\nmodel: {arch: fpn}\n")

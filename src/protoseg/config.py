@@ -172,6 +172,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a YAML file of settings: {shortened(' '.join(str(error).split()), 300)}") from error
     if settings is not None and not isinstance(settings, dict):
         raise ValueError(f"{file} is not a YAML file of settings: it holds no `name: value`")
+    for name, value in (settings or {}).items():
+        if name in _SECTIONS and not isinstance(value, dict | None):
+            raise ValueError(f"{file}: {name} is {shortened(value)}; it holds settings by their names, one a line below it")
     # A section with nothing below it says nothing.
     return {name: value for name, value in (settings or {}).items() if value is not None or name not in _SECTIONS}
 
