@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,15 @@ def test_scaled_gradients_take_an_optimizer_that_the_guard_can_look_into(precisi
     settings = config("--trainer.precision", precision, "--method", "supervised", "--prototypes.per_class", "0")
     method = build_method(settings, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3))
     assert {group["fused"] for group in optimizer_of(settings)(method).param_groups} == {fused}
+
+
+def test_lightning_says_nothing_of_its_own(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
+    words = [str(data), *TINY, "--trainer.precision", "32-true", "--trainer.accelerator", "cpu", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "protoseg.cli", "train", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "cpu, float32" in done.stdout
+    assert not [word for word in ("available", "litlogger", "Tip") if word in done.stdout + done.stderr]
 
 
 def test_the_sheet_shows_image_truth_labels_only_and_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

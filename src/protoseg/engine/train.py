@@ -259,6 +259,7 @@ def check_trainer_options(options: dict[str, Any]) -> None:
         )
     device = {name: options[name] for name in ("accelerator", "precision") if name in options}
     if device:
+        _quiet()
         try:
             L.Trainer(**device, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
         except (MisconfigurationException, ValueError) as error:
