@@ -27,6 +27,8 @@ from protoseg.config import (
     metric_fields,
     note_on_batch,
     read_recipe,
+    read_settings,
+    read_yaml,
     recipe_files,
     resolve,
     validate,
@@ -585,3 +587,13 @@ class TestBuild:
             starts.append(build_network(ModelConfig(arch="small_unet", weights="none", width=4), 3).state_dict())
         assert all(torch.equal(starts[0][k], starts[1][k]) for k in starts[0])
         assert any(not torch.equal(starts[0][k], starts[2][k]) for k in starts[0])
+
+
+def test_sections_count_where_settings_do_and_not_in_a_file_of_something_else(tmp_path: Path) -> None:
+    """A model file may lie beside the config.yaml of another program."""
+    (tmp_path / "config.yaml").write_text("model: fast\noptimizer:\nsteps: 3\n")
+    assert read_yaml(tmp_path / "config.yaml") == {"model": "fast", "optimizer": None, "steps": 3}
+    with pytest.raises(ValueError, match=r"model is fast; it holds settings by their names"):
+        read_settings(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("optimizer:\nsteps: 3\n")
+    assert read_settings(tmp_path / "config.yaml") == {"steps": 3}

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from protoseg.config import OWN_NETWORKS, change_method, read_recipe, read_yaml, settle_method, validate
+from protoseg.config import OWN_NETWORKS, SECTIONS, change_method, read_recipe, read_settings, settle_method, validate
 from protoseg.safe_yaml import check_expansion
 from protoseg.settings import TrainConfig
 from protoseg.words import shortened
@@ -101,7 +101,7 @@ def _parse_resume(parser: Any, words: list[str], run: Path) -> TrainConfig:
             f"{', '.join(changed)} would change the run that --resume goes on with; give only --checkpoint-every, --workers, "
             f"--logger, or where images and lists lie now ({', '.join(_MOVABLE)}), or start a new run"
         )
-    config: TrainConfig = _instantiate(parser, _parse(parser, ["--config", yaml.safe_dump(read_yaml(stored)), *words]))
+    config: TrainConfig = _instantiate(parser, _parse(parser, ["--config", yaml.safe_dump(read_settings(stored)), *words]))
     return config
 
 
@@ -208,8 +208,7 @@ def _value_of(words: Sequence[str], option: str) -> str | None:
 def _sections() -> list[tuple[str, Any]]:
     """The flat settings, then each section with its prefix."""
     config = TrainConfig()
-    nested = [field.name for field in dataclasses.fields(config) if dataclasses.is_dataclass(getattr(config, field.name))]
-    return [("", config), *((f"{name}.", getattr(config, name)) for name in nested)]
+    return [("", config), *((f"{name}.", getattr(config, name)) for name in SECTIONS)]
 
 
 def _flags() -> set[str]:

@@ -50,7 +50,8 @@ METHODS = {
     "prototype": "prototype.PrototypeConsistency",
 }
 """Name -> class in `protoseg.methods`."""
-_SECTIONS = {field.name for field in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(field.default_factory)}
+SECTIONS = tuple(field.name for field in dataclasses.fields(TrainConfig) if dataclasses.is_dataclass(field.default_factory))
+"""Settings that hold settings."""
 OWN_NETWORKS = {"small_unet", "paper_deeplabv3plus"}
 """Architectures that bring their own encoder."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -153,7 +154,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for file in recipe_files(name):
-        settings = _laid_over(settings, read_yaml(file))
+        settings = _laid_over(settings, read_settings(file))
     settings.pop("extends", None)
     return settings
 
@@ -172,11 +173,20 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a YAML file of settings: {shortened(' '.join(str(error).split()), 300)}") from error
     if settings is not None and not isinstance(settings, dict):
         raise ValueError(f"{file} is not a YAML file of settings: it holds no `name: value`")
-    for name, value in (settings or {}).items():
-        if name in _SECTIONS and not isinstance(value, dict | None):
+    return settings or {}
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """A file of settings that count, its sections whole: one with nothing below it says nothing.
+
+    Raises:
+        ValueError: it is no YAML mapping, or a section of it is none.
+    """
+    settings = read_yaml(file)
+    for name, value in settings.items():
+        if name in SECTIONS and not isinstance(value, dict | None):
             raise ValueError(f"{file}: {name} is {shortened(value)}; it holds settings by their names, one a line below it")
-    # A section with nothing below it says nothing.
-    return {name: value for name, value in (settings or {}).items() if value is not None or name not in _SECTIONS}
+    return {name: value for name, value in settings.items() if value is not None or name not in SECTIONS}
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
