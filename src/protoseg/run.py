@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import yaml
 from rich.console import Console
 from torch import nn
 
+from protoseg.beside import labels_only_beside, trains_beside
 from protoseg.config import (
     METHOD_OPTIONS,
     build_class_rules,
@@ -75,12 +77,12 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
                 console.print(f"note: the run in {out} has finished before; nothing is trained, this is its result")
             if config.resume is None:
                 _note_start(out, command, found)
-            print_found(config, data, found, out, describe_device(config), console)
+            beside = "; labels only beside it, half of the threads each" if trains_beside(config, method) else ""
+            print_found(config, data, found, out, describe_device(config) + beside, console)
         if config.baseline and not method.uses_unlabeled:
             console.print("note: --baseline adds nothing to --method supervised, which is the baseline")
 
-        baseline: dict[str, Any] | None = None
-        labels_only = _baseline_config(config)
+        labels_only = baseline_config(config)
         if method.needs_labeler:  # first, because it keeps snapshots of the labels-only model
             prepare(
                 method,
@@ -93,10 +95,16 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
                 first=out / (BASELINE if config.baseline else FIRST),
                 console=console,
             )
-        if config.baseline and method.uses_unlabeled:
+        train_ours = partial(train_one, config, data, method, normalization, out, console, title=config.full_method)
+        if trains_beside(config, method):
+            with labels_only_beside(config, out, console) as baseline:
+                result = train_ours(baseline=baseline)
+        elif config.baseline and method.uses_unlabeled:
             start = build_method(labels_only, copy.deepcopy(network), data.report.pixels.tolist())  # the same weights
-            baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
-        result = train_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
+            scored = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
+            result = train_ours(baseline=lambda: scored)
+        else:
+            result = train_ours()
         if result is not None:
             if config.resume is not None and trains:
                 _note_start(out, command, found)  # only now: a run that cannot go on is left as it was
@@ -143,9 +151,7 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     build_geometry(config, normalization)
     build_inference(config.inference)
     torch.manual_seed(config.seed)
-    # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
-    goes_on = config.resume is not None and has_checkpoint(Path(config.resume))
-    network = build_network(config.model, len(data.classes), pretrained=not goes_on)
+    network = build_network(config.model, len(data.classes), pretrained=not _all_under_way(config))
     method = build_method(config, network, data.report.pixels.tolist())
     if method.uses_unlabeled and not data.partition.unlabeled:
         raise ValueError(
@@ -163,6 +169,16 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     return Built(normalization, network, method)
 
 
+def _all_under_way(config: TrainConfig) -> bool:
+    """Whether each model of a run has a checkpoint or is finished: every weight is in there, so the run can go on where its
+    start weights are out of reach."""
+    if config.resume is None:
+        return False
+    compared = config.baseline and method_class(config.method).uses_unlabeled
+    models = [Path(config.resume), *([Path(config.resume) / BASELINE] if compared else [])]
+    return all(has_checkpoint(model) or (model / RESULT).is_file() for model in models)
+
+
 def load_data(config: TrainConfig, *, track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter) -> CheckedData:
     """List the images, divide them, and decode all labelled ones.
 
@@ -177,7 +193,7 @@ def load_data(config: TrainConfig, *, track: Callable[[Sequence[Sample]], Iterab
     return CheckedData(index, partition, check_labels(index, partition, build_class_rules(config.classes), track=track))
 
 
-def _baseline_config(config: TrainConfig) -> TrainConfig:
+def baseline_config(config: TrainConfig) -> TrainConfig:
     """The run on labels alone: same start, images, crops, seeds, steps and EMA; its own learning rate if one is set."""
     lr = config.optimizer.baseline_lr or config.optimizer.lr
     own: dict[str, Any] = dict.fromkeys(METHOD_OPTIONS)
