@@ -4,8 +4,8 @@
     python benchmarks/fork.py RUNS/prototypes-0-23-test-camvid-3a7d3a64 --wait
     python benchmarks/camvid.py --root CAMVID --weights WEIGHTS --runs RUNS --seeds 0 --methods "labels only,CutMix teacher"
 
-Until the end of the warm-up all three are one run: a method's own terms and the prototypes start after it, and unlabelled crops
-are looked at by none. So the checkpoint of that step, in a run folder with a contestant's settings, goes on to the numbers of its
+Until the end of the warm-up all three are one run: a method's own terms and the prototypes start after it, and no unlabelled
+crop is looked at. So the checkpoint of that step, in a run folder with a contestant's settings, goes on to the numbers of its
 whole run. The folders are made beside the first, under the names by which the last command finds them.
 """
 
