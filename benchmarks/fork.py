@@ -29,7 +29,7 @@ from protoseg.arguments import parse_train
 from protoseg.bench.cells import NAMED, folder_name, method_words
 from protoseg.config import metric_fields
 from protoseg.engine.callbacks import SHARES, read_rows, read_shares
-from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, load_state, save_state
+from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, DamagedError, load_state, save_state
 from protoseg.engine.train import METRICS
 from protoseg.files import make_folder, write_text
 from protoseg.report.gather import START
@@ -104,7 +104,7 @@ def shared_state(run: Path, config: TrainConfig, *, wait: bool) -> dict[str, Any
     assert every is not None
     awaited = end // every * every if wait else 0
     while True:
-        found = [load_state(run / name) for name in (CHECKPOINT, PREVIOUS) if (run / name).is_file()]
+        found = [state for name in (CHECKPOINT, PREVIOUS) if (state := _read(run / name)) is not None]
         states = {int(state["global_step"]): state for state in found}
         shared = [step for step in states if step <= end]
         if shared and max(shared) >= awaited:
@@ -117,6 +117,16 @@ def shared_state(run: Path, config: TrainConfig, *, wait: bool) -> dict[str, Any
         if not wait:
             raise ValueError(f"{run} has no checkpoint yet; --wait waits for that of the end of its warm-up")
         time.sleep(_PAUSE)
+
+
+def _read(checkpoint: Path) -> dict[str, Any] | None:
+    """A checkpoint; None where there is none, or the run has renamed it while it was looked for."""
+    try:
+        return load_state(checkpoint)
+    except DamagedError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def write_fork(run: Path, out: Path, config: TrainConfig, own: TrainConfig, state: dict[str, Any]) -> None:

@@ -20,10 +20,11 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import fork
 import grid
+from protoseg.arguments import parse_train
 from protoseg.bench.cells import NAMED, Cell
 from protoseg.cli import main
 from protoseg.engine.callbacks import Checkpoint
-from protoseg.engine.resumable import load_state
+from protoseg.engine.resumable import DamagedError, load_state
 
 RECIPE = """
 method: prototype
@@ -125,6 +126,18 @@ def test_waiting_for_the_last_checkpoint_of_the_warm_up(ran: Grid, tmp_path: Pat
         assert load_state(out / "last.ckpt")["global_step"] == LAST_IN_WARMUP
         assert [row["step"] for row in metrics(out)] == ["1", "2", "3", "4"]
     assert next(looks) == 5
+
+
+def test_a_checkpoint_that_the_run_renames_meanwhile(ran: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two renames there is the one before alone, which is in the warm-up too."""
+    run = shutil.copytree(ran.beside[4], tmp_path / ran.beside[4].name)
+    (run / "last.ckpt").unlink()
+    (out, *_) = fork.fork(run)
+    assert load_state(out / "last.ckpt")["global_step"] == 2
+    (run / "previous.ckpt").write_bytes(b"")
+    (run / "last.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(DamagedError, match=r"last\.ckpt is damaged"):
+        fork.shared_state(run, parse_train(["--resume", str(run)]), wait=True)
 
 
 def test_what_is_no_prototype_cell_is_not_forked(ran: Grid, tmp_path: Path) -> None:
