@@ -237,10 +237,19 @@ def test_unknown_architecture_lists_all() -> None:
     assert all(arch in one_sentence(error) for arch in ARCHITECTURES)
 
 
-def test_encoder_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"dpt cannot be built on resnet18.*--model.encoder") as error:
-        create_segmenter("dpt", "resnet18", num_classes=2)
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-convnext_atto"])
+def test_what_is_no_vit_under_dpt(encoder: str) -> None:
+    with pytest.raises(ValueError, match=f"dpt is for plain ViTs, and {encoder} is none; choose --model.arch unet") as error:
+        create_segmenter("dpt", encoder, num_classes=2)
     one_sentence(error)
+
+
+@pytest.mark.parametrize("encoder", ["vgg11", "tu-edgenext_xx_small"])
+def test_an_encoder_without_finer_maps_names_architectures_that_take_it(encoder: str) -> None:
+    with pytest.raises(ValueError, match=f"{encoder} cannot keep .* as deeplabv3plus needs .*; .* unet or fpn") as error:
+        create_segmenter("deeplabv3plus", encoder, num_classes=2)
+    one_sentence(error)
+    assert create_segmenter("unet", encoder, num_classes=2).num_classes == 2
 
 
 @pytest.mark.parametrize("encoder", ["tu-test_vit", "tu-deit_tiny_patch16_224", "tu-vit_small_patch14_dinov2", "dinov3_small"])

@@ -249,6 +249,10 @@ def _misfit(arch: str, encoder: str, error: Exception) -> str:
     if is_plain_vit(encoder):
         return f"{encoder} is a plain ViT, which has no feature pyramid for {arch}; use --model.arch dino_dpt"
     other = "another --model.encoder, e.g. resnet50 or tu-convnext_tiny"
+    if arch == "dpt" and ("dynamic_img_size" in str(error) or "Only Timm encoders" in str(error)):
+        return f"dpt is for plain ViTs, and {encoder} is none; choose --model.arch unet or fpn for it, or dino_dpt on a ViT"
+    if "output_stride" in str(error) or "dilated mode" in str(error):
+        return f"{encoder} cannot keep its maps as fine as {arch} needs them; choose --model.arch unet or fpn, or {other}"
     if "downsampling pattern" in str(error):
         return f"{encoder} has no feature pyramid, which {arch} needs, and dino_dpt is not for it either; choose {other}"
     if known is not None and known.fixed_input_size and "it fails on images" in str(error):
