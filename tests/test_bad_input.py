@@ -359,6 +359,7 @@ def test_data(data: Path, tmp_path: Path, refuse: Refuse, spoil: Callable[[Path]
         (["--prototypes.start", "OTHER"], "other.safetensors"),
         (["--model.arch", "umet"], "umet"),
         (["--model.arch", "unet", "--model.encoder", "resnet19"], "resnet19"),
+        (["--model.arch", "unet", "--model.encoder", "tu-resnet18.nonsense"], "timm has no resnet18.nonsense"),
         (["--model.arch", "dino_dpt", "--model.encoder", "resnet18"], "give --model.encoder dinov2_small"),
         (["--optimizer.layer_decay", "0.5"], "optimizer.layer_decay goes by the blocks of a plain ViT"),
         (["--optimizer.layer_decay", "1.5"], "optimizer.layer_decay is 1.5; it must be above 0, at most 1"),

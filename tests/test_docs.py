@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -14,8 +16,9 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import make_docs
 from protoseg.arguments import parse_train
-from protoseg.config import build_class_rules
+from protoseg.config import SECTIONS, build_class_rules, method_class
 from protoseg.data.index import DataIndex
+from protoseg.settings import ConsistencyConfig, PrototypesConfig, TrainConfig
 
 TESTS = Path(__file__).parent
 
@@ -83,3 +86,25 @@ def test_the_page_of_promises_names_tests_that_are_there() -> None:
         for name in filter(None, names):
             assert re.search(rf"(def|class) {name}\b", sources[file]), f"{file} has no {name}"
         assert file in sources
+
+
+def settings_named(text: str) -> set[str]:
+    """`section.name` in backquotes, with or without what is given to it."""
+    return set(re.findall(rf"`(?:--)?((?:{'|'.join(SECTIONS)})\.\w+)(?= [^`]*`|`)", text))
+
+
+def test_decisions_name_settings_that_are_there() -> None:
+    pages = list((TESTS.parent / "docs/decisions").glob("*.md"))
+    named = set[str]().union(*(settings_named(page.read_text()) for page in pages))
+    assert len(named) > 20
+    assert {name for name in named if not hasattr(getattr(TrainConfig(), name.split(".")[0]), name.split(".")[1])} == set()
+
+
+def test_every_choice_of_the_paper_has_a_line_in_its_decision() -> None:
+    """Whatever can be set about the prototype term, and about the consistency that the paper's method has."""
+    (page,) = (TESTS.parent / "docs/decisions").glob("0002-*.md")
+    own = inspect.signature(method_class("prototype")).parameters.keys() | {"weight", "ema_momentum", "warmup_steps"}
+    of_consistency = {f"consistency.{field.name}" for field in dataclasses.fields(ConsistencyConfig) if field.name in own}
+    assert {"consistency.threshold", "consistency.selection", "consistency.normalizer"} < of_consistency
+    of_term = {f"prototypes.{field.name}" for field in dataclasses.fields(PrototypesConfig)}
+    assert (of_term | of_consistency) - settings_named(page.read_text()) == set()

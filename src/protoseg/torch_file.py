@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ def load_torch_file(path: Path) -> Any:
 
     Raises:
         RuntimeError: it is a zip archive that is damaged or packed.
+        UnpicklingError: it holds what would have to be run.
         Exception: whatever torch makes of the bytes of a file of another kind.
     """
     _refuse_packed(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch advises to run what is in it
+        raise pickle.UnpicklingError("it is no file of torch, or holds more than tensors and plain values") from error
 
 
 def _refuse_packed(path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from make_folder import TINY, make_folder
 
 from protoseg.bench import running, store
 from protoseg.bench.cells import Cell
@@ -104,6 +106,18 @@ def test_a_run_without_a_score_has_failed(trainer: Callable[..., Trainer], tmp_p
     trainer()
     (failed,) = run_cells([Cell({"method": "x", "seed": 0}, (), "unscored")], tmp_path / "r.jsonl", say=lambda _: None)
     assert "keep labelled images back with --holdout" in failed.reason
+
+
+def test_an_unfinished_run_goes_on_wherever_its_images_lie_now(tmp_path: Path) -> None:
+    """As benchmarks/demo.py has it, whose images are written anew into another folder each time."""
+    first, second = (make_folder(tmp_path / name, train=4, labeled=2, test=1) for name in ("first", "second"))
+    folder, log = tmp_path / "runs/run", tmp_path / "runs/run.log"
+    running.train([str(first), *TINY, "--no-evaluate"], folder, log, {})
+    for name in ("result.json", "model.safetensors"):  # as if it had been stopped
+        (folder / name).unlink()
+    shutil.rmtree(first)
+    running.train([str(second), *TINY, "--no-evaluate"], folder, log, {})
+    assert (folder / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(("keep", "left"), [(True, {"x-0", "x-0.log"}), (False, set())])

@@ -103,3 +103,26 @@ def test_a_digit_is_drawn_with_its_own_label() -> None:
         assert set(np.unique(mask)) == {0, digits.target[which] + 1}
         assert image[mask > 0].min() > 20  # the darkened background of a black photograph is 20
         assert (image[mask == 0] == 20).mean() > 0.5
+
+
+def test_a_digit_is_turned_by_up_to_20_degrees_in_many_sizes_and_colors() -> None:
+    """A bar in the place of a handwritten digit shows its direction, its length and its colour."""
+    bar = np.zeros((1, 8, 8))
+    bar[0, :, 3:5] = 16
+    turns = []
+    for seed in range(40):
+        y, x = np.nonzero(demo._ink(bar[0], 40, np.random.default_rng(seed)) > 0.5)
+        down, right = np.linalg.eigh(np.cov(np.stack([y, x])))[1][:, 1]
+        turns.append(np.degrees(np.arctan(right / down)))
+    assert min(turns) < -10
+    assert max(turns) > 10
+    assert max(np.abs(turns)) < 21
+    found = [
+        demo._compose(np.zeros((64, 64, 3), np.uint8), bar, np.array([1]), np.array([0]), 64, np.random.default_rng(seed))
+        for seed in range(40)
+    ]
+    colors = {tuple(image[mask > 0].max(axis=0).tolist()) for image, mask in found}
+    assert len(colors) == 40
+    assert all(min(color) >= 135 for color in colors), "light on dark"
+    covered = [np.count_nonzero(mask) for _, mask in found]
+    assert max(covered) > 3 * min(covered)

@@ -429,12 +429,13 @@ def test_warm_up_needs_labels_only(name: str, prototypes: bool) -> None:
             method(labeled, None, step=3)
 
 
+@pytest.mark.parametrize("weight", [3.0, 0.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
+def test_loss_is_the_weighted_sum_of_its_terms(name: str, weight: float) -> None:
     """With the weights of the paper's formula, those of the prototype term in proportion, and the user's on top."""
-    method = make(name, prototypes=True, prototype_weight=0.2, unlabeled_weight=3.0)
+    method = make(name, prototypes=True, prototype_weight=0.2, unlabeled_weight=weight)
     out = method(labeled_batch(), unlabeled_batch(method), step=0)
-    weights = {term: 3 * weight for term, weight in method.unlabeled_weights.items()} | method.labeled_weights
+    weights = {term: weight * own for term, own in method.unlabeled_weights.items()} | method.labeled_weights
     for network in method.trained_names:
         weights[f"labeled{network}"] = method.labeled_weight
         weights[f"prototype_labeled{network}"] = 0.2 * method.labeled_weight
@@ -442,7 +443,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(name: str) -> None:
             without_view = ON_BOTH_HALVES | SECOND_LOSSES
             views = sum(w for term, w in method.unlabeled_weights.items() if term not in without_view)
             views /= len(method.trained_names)
-            weights[f"prototype_consistency{network}"] = 0.2 * 3 * views
+            weights[f"prototype_consistency{network}"] = 0.2 * weight * views
     assert out.terms.keys() == weights.keys()
     expected = sum(weights[term] * value.item() for term, value in out.terms.items())
     if method.uses_unlabeled:

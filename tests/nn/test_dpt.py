@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -400,6 +401,16 @@ class TestWeights:
     def test_a_name_that_does_not_exist(self) -> None:
         with pytest.raises(ValueError, match=r"dinov3_large has no weights named 'lvd'.*imagenet, lvd1689m, sat493m, a FILE"):
             create_dino_dpt("dinov3_large", num_classes=2, weights="lvd", **TINY)
+
+    @pytest.mark.parametrize("weights", [None, "imagenet"])
+    def test_a_tag_that_does_not_exist(self, weights: str | None) -> None:
+        with pytest.raises(ValueError, match=r"timm has no test_vit\.nonsense; give --model\.encoder tu-test_vit, or with"):
+            create_dino_dpt("tu-test_vit.nonsense", num_classes=2, weights=weights, **TINY)
+
+    def test_nobody_has_published_any(self) -> None:
+        name = next(n for n in timm.list_models("vit_*", module="vision_transformer") if not timm.list_pretrained(f"{n}.*"))
+        with pytest.raises(ValueError, match=f"no weights of tu-{name}; .*--model.weights FILE.*--model.weights none"):
+            create_dino_dpt(f"tu-{name}", num_classes=2, weights="imagenet", **TINY)
 
 
 @pytest.mark.parametrize("encoder", ["resnet50", "tu-resnet18", "tu-levit_128", "tu-beit_base_patch16_224", "tu-nothing"])

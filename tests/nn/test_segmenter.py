@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from protoseg.data.images import read_image
 from protoseg.data.masks import read_mask
 from protoseg.functional.points import read_features, sample_points
-from protoseg.nn.segmenter import Segmenter, create_segmenter, named_state
+from protoseg.nn.segmenter import Segmenter, create_segmenter, encoder_statistics, named_state
 
 ARCHITECTURES = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
 CLASSES = 3
@@ -237,11 +237,19 @@ def test_unknown_architecture_lists_all() -> None:
     assert all(arch in one_sentence(error) for arch in ARCHITECTURES)
 
 
-@pytest.mark.parametrize(("arch", "encoder"), [("unet", "tu-nothing"), ("dpt", "resnet18")])
-def test_encoder_that_does_not_exist_or_fit(arch: str, encoder: str) -> None:
-    with pytest.raises(ValueError, match=f"{arch} cannot be built on {encoder}.*--model.encoder") as error:
-        create_segmenter(arch, encoder, num_classes=2)
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-convnext_atto"])
+def test_what_is_no_vit_under_dpt(encoder: str) -> None:
+    with pytest.raises(ValueError, match=f"dpt is for plain ViTs, and {encoder} is none; choose --model.arch unet") as error:
+        create_segmenter("dpt", encoder, num_classes=2)
     one_sentence(error)
+
+
+@pytest.mark.parametrize("encoder", ["vgg11", "tu-edgenext_xx_small"])
+def test_an_encoder_without_finer_maps_names_architectures_that_take_it(encoder: str) -> None:
+    with pytest.raises(ValueError, match=f"{encoder} cannot keep .* as deeplabv3plus needs .*; .* unet or fpn") as error:
+        create_segmenter("deeplabv3plus", encoder, num_classes=2)
+    one_sentence(error)
+    assert create_segmenter("unet", encoder, num_classes=2).num_classes == 2
 
 
 @pytest.mark.parametrize("encoder", ["tu-test_vit", "tu-deit_tiny_patch16_224", "tu-vit_small_patch14_dinov2", "dinov3_small"])
@@ -257,12 +265,46 @@ def test_patches_that_smps_dpt_cannot_take_name_ours() -> None:
     one_sentence(error)
 
 
-@pytest.mark.parametrize(("encoder", "hint"), [("resnet17", "near it are resnet1"), ("zzz", "'zzz'; give one of")])
+@pytest.mark.parametrize(
+    ("encoder", "hint"),
+    [
+        ("resnet17", "near it are resnet1"),
+        ("zzz", "'zzz'; give one of"),
+        ("tu-resnet17", "near it are tu-resnet1"),
+        ("tu-ResNet18", "near it are tu-resnet18"),
+    ],
+)
 def test_an_encoder_that_does_not_exist(encoder: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"there is no encoder '{encoder}'") as error:
         create_segmenter("unet", encoder, num_classes=2)
     assert hint in one_sentence(error)
-    assert "KeyError" not in str(error.value)
+    assert "Error" not in str(error.value)
+
+
+@pytest.mark.parametrize("weights", [None, "imagenet"])
+def test_a_tag_that_timm_does_not_have(weights: str | None) -> None:
+    assert encoder_statistics("tu-resnet18.nonsense") is None
+    said = r"timm has no resnet18\.nonsense; give --model\.encoder tu-resnet18, or with one of a1_in1k, "
+    with pytest.raises(ValueError, match=said) as error:
+        create_segmenter("unet", "tu-resnet18.nonsense", num_classes=2, weights=weights)
+    one_sentence(error)
+
+
+def test_weights_of_timm_by_their_tag(offline: Exception) -> None:
+    """smp would take any word for the usual ones."""
+    with pytest.raises(ConnectionError, match="the r160_in1k weights of tu-test_resnet could not be downloaded"):
+        create_segmenter("unet", "tu-test_resnet", num_classes=2, weights="r160_in1k")
+    with pytest.raises(ValueError, match=r"tu-test_resnet has no weights named 'imagnet'; give .* imagenet, .*, or none"):
+        create_segmenter("unet", "tu-test_resnet", num_classes=2, weights="imagnet")
+
+
+def test_a_network_of_which_nobody_has_published_weights() -> None:
+    """It never starts from random without being told to."""
+    published = {name.partition(".")[0] for name in timm.list_pretrained("convnext*")}
+    name = next(name for name in timm.list_models("convnext*") if name not in published)
+    with pytest.raises(ValueError, match=f"no weights of tu-{name}; .*--model.weights FILE, .*--model.weights none") as error:
+        create_segmenter("unet", f"tu-{name}", num_classes=2, weights="imagenet")
+    one_sentence(error)
 
 
 @pytest.mark.parametrize("encoder", ["tu-levit_128", "tu-xcit_nano_12_p16_224", "tu-beit_base_patch16_224"])

@@ -129,11 +129,19 @@ def run_cells(
 def train(words: Sequence[str], folder: Path, log: Path, environment: Environment) -> None:
     """`protoseg train` in a process of its own, or going on with a run folder.
 
+    Args:
+        words: of `protoseg train`, the folder of the data set first.
+        folder: of the run.
+        log: gets what it prints.
+        environment: what its own differs in.
+
     Raises:
         ValueError: it ended with an error.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    given = ["--resume", str(folder)] if (folder / "config.yaml").is_file() else [*words, "--out", str(folder)]
+    # The data set may lie elsewhere now: benchmarks/demo.py writes its images anew each time.
+    resume = [*words[:1], "--resume", str(folder)]
+    given = resume if (folder / "config.yaml").is_file() else [*words, "--out", str(folder)]
     with log.open("a") as output:
         command = [sys.executable, "-m", "protoseg.cli", "train", *given]
         streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}

@@ -251,7 +251,9 @@ def prototype_losses(
         for view, (out, pseudo, confident, averaged, _) in enumerate(lesson.taught):
             parts.append(term(out, pseudo.label, confident, seed, valid=averaged, view=view))
         total = sum(taught.weight for taught in lesson.taught)
-        losses = [taught.weight / total * part.loss for taught, part in zip(lesson.taught, parts[1:], strict=True)]
+        # Where they weigh nothing (`consistency.weight 0`), any mean of them does.
+        shares = [taught.weight / total if total else 1 / len(lesson.taught) for taught in lesson.taught]
+        losses = [share * part.loss for share, part in zip(shares, parts[1:], strict=True)]
         terms["prototype_consistency"] = torch.stack(losses).sum()
         weights["prototype_consistency"] = total * (term.images != "labeled")
     agreeing = torch.stack([part.agreeing for part in parts]).sum()

@@ -19,15 +19,17 @@ from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
 from protoseg.nn.batchnorm import explain_batch_of_one, freeze_statistics
-from protoseg.nn.vit import is_plain_vit, timm_name
+from protoseg.nn.vit import is_plain_vit, no_such_tag, timm_config, timm_name
 from protoseg.nn.weights import (
     adapt_first_layer,
     first_line,
     is_download_error,
     is_file_name,
+    is_unpublished,
     load_encoder,
     quiet_hub,
     read_state,
+    unpublished,
     unreachable,
 )
 from protoseg.types import Perturb, SegOutput
@@ -179,7 +181,7 @@ def create_segmenter(
         encoder: an smp encoder, or `tu-NAME` for one of timm's.
         num_classes: C.
         in_channels: I. For another number than 3, pre-trained first-layer filters are repeated over the channels and scaled.
-        weights: `imagenet` or another name that smp knows, the path of a local file, or None for a random start.
+        weights: `imagenet` or another name that smp or timm knows, the path of a local file, or None for a random start.
         freeze_bn, freeze_encoder: see Segmenter.
         options: handed to the smp architecture.
 
@@ -199,28 +201,39 @@ def create_segmenter(
         )
     state = None if weights is None or not is_file_name(weights) else read_state(Path(weights))
     name = None if state is not None or weights is None else str(weights)
+    tagged = encoder
+    pretrained: str | bool | None = name
+    if name is not None and encoder.startswith("tu-"):  # where smp would take any name for timm's usual weights
+        tagged = encoder if name == "imagenet" else f"{encoder.partition('.')[0]}.{name}"
+        pretrained = True
     if arch == "dpt":
         options.setdefault("dynamic_img_size", True)  # or a ViT takes one image size only
     try:
         with quiet_hub():
             network = smp.create_model(
-                arch, encoder_name=encoder, encoder_weights=name, in_channels=in_channels, classes=num_classes, **options
+                arch, encoder_name=tagged, encoder_weights=pretrained, in_channels=in_channels, classes=num_classes, **options
             )
         segmenter = Segmenter(network, freeze_bn=freeze_bn, freeze_encoder=freeze_encoder)
     except Exception as error:  # smp and timm raise anything from KeyError to AssertionError for a pair that does not fit
         if name is not None and is_download_error(error):
             raise unreachable(encoder, name, error) from error
-        if "Wrong encoder name" in str(error) and not is_plain_vit(encoder):
-            near = difflib.get_close_matches(encoder, smp.encoders.encoders, n=3, cutoff=0.5)
+        if "pretrained tag" in str(error):
+            raise no_such_tag(encoder, name) from error
+        if is_unpublished(error):
+            raise unpublished(encoder) from error
+        if "Unknown model" in str(error) or ("Wrong encoder name" in str(error) and not is_plain_vit(encoder)):
+            of_timm = [f"tu-{model}" for model in timm.list_models()]
+            known = of_timm if encoder.startswith("tu-") else list(smp.encoders.encoders)
+            near = difflib.get_close_matches(encoder.lower(), known, n=3, cutoff=0.5)
             raise ValueError(
                 f"there is no encoder {encoder!r}; "
                 + (f"near it are {', '.join(near)}; " if near else "")
                 + "give one of segmentation-models-pytorch to --model.encoder, or tu-NAME for any of timm"
             ) from error
         if "Wrong pretrained weights" in str(error):
-            known = ", ".join(smp.encoders.encoders[encoder]["pretrained_settings"]) if encoder in smp.encoders.encoders else ""
+            names = ", ".join(smp.encoders.encoders[encoder]["pretrained_settings"]) if encoder in smp.encoders.encoders else ""
             raise ValueError(
-                f"{encoder} has no weights named {name!r}; give --model.weights {known or 'imagenet'}, a FILE, or none"
+                f"{encoder} has no weights named {name!r}; give --model.weights {names or 'imagenet'}, a FILE, or none"
             ) from error
         raise ValueError(_misfit(arch, encoder, error)) from error
     if state is not None:
@@ -230,12 +243,16 @@ def create_segmenter(
 
 def _misfit(arch: str, encoder: str, error: Exception) -> str:
     """Why an architecture and an encoder do not go together, and what to choose instead."""
-    known = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
+    known = timm_config(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
     if is_plain_vit(encoder) and arch == "dpt":
         return f"dpt cannot be built on {encoder}: {first_line(error)}. Use --model.arch dino_dpt, which is for every plain ViT"
     if is_plain_vit(encoder):
         return f"{encoder} is a plain ViT, which has no feature pyramid for {arch}; use --model.arch dino_dpt"
     other = "another --model.encoder, e.g. resnet50 or tu-convnext_tiny"
+    if arch == "dpt" and ("dynamic_img_size" in str(error) or "Only Timm encoders" in str(error)):
+        return f"dpt is for plain ViTs, and {encoder} is none; choose --model.arch unet or fpn for it, or dino_dpt on a ViT"
+    if "output_stride" in str(error) or "dilated mode" in str(error):
+        return f"{encoder} cannot keep its maps as fine as {arch} needs them; choose --model.arch unet or fpn, or {other}"
     if "downsampling pattern" in str(error):
         return f"{encoder} has no feature pyramid, which {arch} needs, and dino_dpt is not for it either; choose {other}"
     if known is not None and known.fixed_input_size and "it fails on images" in str(error):
@@ -273,7 +290,7 @@ def encoder_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ..
     """
     name = timm_name(encoder)
     if name is not None:
-        known = timm.get_pretrained_cfg(name)
+        known = timm_config(name)
         return None if known is None else (tuple(known.mean), tuple(known.std))
     return next((own for name, own in _OWN_STATISTICS.items() if encoder.startswith(name)), None)
 

@@ -17,9 +17,11 @@ from protoseg.nn.weights import (
     first_line,
     is_download_error,
     is_file_name,
+    is_unpublished,
     load_encoder,
     quiet_hub,
     read_state,
+    unpublished,
     unreachable,
 )
 
@@ -33,6 +35,7 @@ DINO = {
     "dinov3_large": "vit_large_patch16_dinov3",
 }
 """Short names -> timm's."""
+_MOST_TAGS = 8  # in a message
 _PLAIN = ("vision_transformer", "eva", "deit")
 """timm's files of ViTs that have one map of one size all through, and take images of any size."""
 
@@ -40,6 +43,26 @@ _PLAIN = ("vision_transformer", "eva", "deit")
 def timm_name(encoder: str) -> str | None:
     """timm's name of an encoder, None for one of another library."""
     return DINO.get(encoder) or (encoder.removeprefix("tu-") if encoder.startswith("tu-") else None)
+
+
+def timm_config(name: str) -> Any:
+    """What timm knows of a network's weights; None of one that it does not know, or by a tag that it does not have."""
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
+
+
+def no_such_tag(encoder: str, weights: str | None) -> ValueError:
+    """What to say where timm has no weights by that tag: the end of the encoder's name, or the name of the weights."""
+    name, _, tag = (timm_name(encoder) or "").partition(".")
+    known = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")][:_MOST_TAGS]
+    if weights in (None, "imagenet"):
+        others = f", or with one of {', '.join(known)} in the place of {tag}" if known else ""
+        return ValueError(f"timm has no {name}.{tag}; give --model.encoder tu-{name}{others}")
+    return ValueError(
+        f"{encoder} has no weights named {weights!r}; give --model.weights {', '.join(['imagenet', *known])}, a FILE, or none"
+    )
 
 
 def is_plain_vit(encoder: str) -> bool:
@@ -92,12 +115,10 @@ def create_dino_dpt(
     except Exception as error:  # timm raises anything from AssertionError to TypeError for what does not fit together
         if named and is_download_error(error):
             raise unreachable(encoder, "pre-trained" if weights == "imagenet" else str(weights), error) from error
-        if named and "pretrained tag" in str(error):
-            known = [full.partition(".")[2] for full in timm.list_pretrained(f"{name.split('.')[0]}.*")]
-            raise ValueError(
-                f"{encoder} has no weights named {weights!r}; give --model.weights {', '.join(['imagenet', *known])}, a FILE, "
-                "or none"
-            ) from error
+        if "pretrained tag" in str(error):
+            raise no_such_tag(encoder, None if weights is None else str(weights)) from error
+        if is_unpublished(error):
+            raise unpublished(encoder) from error
         raise ValueError(
             f"dino_dpt cannot be built on {encoder}: {first_line(error)}. Choose another --model.encoder, e.g. dinov2_small"
         ) from error

@@ -140,6 +140,19 @@ def unreachable(encoder: str, weights: str, error: Exception) -> ConnectionError
     )
 
 
+def is_unpublished(error: BaseException) -> bool:
+    """Whether timm has said that nobody has trained such a network, or that it has no weights of it."""
+    return "No pretrained weights exist" in str(error)
+
+
+def unpublished(encoder: str) -> ValueError:
+    """What to say then."""
+    return ValueError(
+        f"timm has no weights of {encoder}; give a local file with --model.weights FILE, start from random with "
+        "--model.weights none, or choose another --model.encoder"
+    )
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     current: BaseException | None = error
     while current is not None:
