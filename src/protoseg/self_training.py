@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from protoseg.data.check import CheckedData
 from protoseg.data.images import read_image
 from protoseg.data.index import Sample
 from protoseg.data.io import UnreadableImageError
+from protoseg.data.patience import AwayError, patiently
 from protoseg.engine.callbacks import snapshot
 from protoseg.engine.evaluate import Normalization, predict_image
 from protoseg.engine.inference import Inference
@@ -93,7 +95,9 @@ def stability(
 ) -> float:
     """Mean over earlier snapshots of the mean IoU between what they and the last model see in an image; 0 if unreadable."""
     try:
-        image = read_image(sample.image, normalization.kind)
+        image = patiently(partial(read_image, sample.image, normalization.kind), sample.image)
+    except AwayError:  # it may be read later, and what is found here is kept
+        raise
     except UnreadableImageError:  # training counts and names it
         return 0.0
     label = predict_image(last, image, normalization, inference).label
