@@ -33,6 +33,7 @@ from protoseg.config import (
 )
 from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
+from protoseg.data.run_lists import SPLIT, as_stored, read_run_lists
 from protoseg.data.splits import Partition
 from protoseg.engine.evaluate import Normalization
 from protoseg.engine.tracker import check_tracker
@@ -46,7 +47,7 @@ from protoseg.self_training import FIRST, prepare
 from protoseg.settings import RUN_FOLDER, TrainConfig
 from protoseg.stage import describe_device, stored_json, train_one, uses_cuda, write_json
 from protoseg.summary import describe_data, print_found, print_result
-from protoseg.trained import CONFIG, SPLIT, progress, require_empty
+from protoseg.trained import CONFIG, progress, require_empty
 
 
 def train(config: TrainConfig, *, console: Console, command: str | None = None) -> dict[str, Any] | None:
@@ -200,7 +201,7 @@ def _run_folder(config: TrainConfig, partition: Partition, console: Console) -> 
         return
     if config.resume is not None:
         out = Path(config.resume)
-        if stored_json(out / SPLIT).get("hash") != partition.hash:
+        if read_run_lists(out).hash != partition.hash:
             raise ValueError(f"the images in {config.data} are not those that the run in {out} started with; start a new run")
     else:
         out = _new_folder(config)
@@ -208,7 +209,7 @@ def _run_folder(config: TrainConfig, partition: Partition, console: Console) -> 
     with locked(out, warn=lambda text: console.print(f"warning: {text}")):
         if config.resume is None:
             require_empty(out, "--out")  # another run may have come first
-            write_json(out / SPLIT, _lists(partition))
+            write_json(out / SPLIT, as_stored(partition))
             stored = dataclasses.replace(config, out=str(out))
             try:  # last: what has settings can go on
                 write_text(out / CONFIG, yaml.safe_dump(stored.to_dict(), sort_keys=False))
@@ -239,18 +240,6 @@ def _note_start(out: Path, command: str | None, found: dict[str, Any]) -> None:
     path = out / START
     commands = stored_json(path)["commands"] if path.is_file() else []
     write_json(path, {"commands": [*commands, *([command] if command else [])], "data": found})
-
-
-def _lists(partition: Partition) -> dict[str, Any]:
-    """Which image stood where; unlabelled ones are the rest, and many: they are counted, and told by a hash of their names."""
-    named = {"labeled": partition.labeled, "evaluation": partition.evaluation}
-    return {
-        "hash": partition.hash,
-        "evaluation_name": partition.evaluation_name,
-        "unlabeled": len(partition.unlabeled),
-        "unlabeled_hash": partition.unlabeled_hash,
-        **{name: [sample.name for sample in samples] for name, samples in named.items()},
-    }
 
 
 def _new_folder(config: TrainConfig) -> Path:

@@ -28,7 +28,7 @@ from protoseg.engine.metrics import ConfusionMatrix, iou
 from protoseg.files import write_text
 from protoseg.methods.base import Method
 from protoseg.settings import TrainConfig
-from protoseg.stage import train_one, uses_cuda
+from protoseg.stage import stored_json, train_one, uses_cuda
 from protoseg.trained import load_model, progress
 
 FIRST, RELIABLE, AGREEMENT = "first", "reliable", "agreement.json"
@@ -121,7 +121,7 @@ def _agreement(
 ) -> dict[str, float]:
     stored = folder / AGREEMENT
     if stored.is_file():
-        return json.loads(stored.read_text())  # type: ignore[no-any-return]
+        return stored_json(stored)
     earlier = []
     for path in snapshots:
         network = copy.deepcopy(last)
