@@ -237,7 +237,10 @@ def describe_device(config: TrainConfig) -> str:
     else:
         chosen = options.get("accelerator", "auto")
         own = "mps" if torch.backends.mps.is_available() else "cpu"
-        words = [own if chosen == "auto" else str(chosen), *words]
+        device = own if chosen == "auto" else str(chosen)
+        if device == "cpu" and words == ["float16"]:
+            words = ["bfloat16, not float16"]  # what Lightning makes of it
+        words = [device, *words]
     several = [f"{name} {options[name]}" for name in ("devices", "num_nodes") if options.get(name, 1) not in (1, "1")]
     return ", ".join([*words, *several, counted(config.workers or 0, "worker") + " for images"])
 
