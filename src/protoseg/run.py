@@ -261,6 +261,8 @@ def _check_batch(config: TrainConfig, network: nn.Module) -> None:
         raise ValueError(f"{config.method} trains several models one after the other, in one process, not in {processes}")
     if processes > 1 and config.on_collapse == "rollback":
         raise ValueError(f"--on-collapse rollback works in one process, not in {processes}; give stop or continue")
+    if processes > 1 and config.trainer.get("sync_batchnorm") and not uses_cuda(config):
+        raise ValueError("--trainer.sync_batchnorm true works on GPUs alone; with several processes of a CPU give false")
     if processes > 1 and config.batch % processes:
         raise ValueError(f"--batch {config.batch} does not divide over {processes} processes; give a multiple of {processes}")
     if config.batch == max(processes, 1):
