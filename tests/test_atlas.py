@@ -454,6 +454,9 @@ class TestOtherRuns:
         (tmp_path / "run/split.json").unlink()
         assert main(["atlas", str(tmp_path / "run"), str(run.data)]) == 2
         assert "split.json is missing" in capsys.readouterr().err
+        (tmp_path / "run/split.json").write_text("{}")
+        assert main(["atlas", str(tmp_path / "run"), str(run.data)]) == 2
+        assert f"{tmp_path / 'run/split.json'} is damaged ('hash' is missing)" in capsys.readouterr().err
 
     def test_any_bands_and_a_broken_unlabelled_image(self, tmp_path: Path) -> None:
         """Five bands of 16 bits, nothing to score on; an unlabelled image breaks after training."""

@@ -531,6 +531,9 @@ class TestEvaluate:
         assert f"warning: {alone} alone does not say which images it learned from; if they are" in capsys.readouterr().out
         assert main(["evaluate", str(alone), str(run.data), "--no-report"]) == 0
         assert "learned from" not in capsys.readouterr().out
+        (tmp_path / "split.json").write_text('{"train": [1, 2]}')  # of the run, damaged, or of something else
+        assert main(["evaluate", str(alone), str(run.data), "--out", str(tmp_path / "scored")]) == 0
+        assert f"warning: {tmp_path / 'split.json'} is damaged ('hash' is missing)" in capsys.readouterr().out
 
     def test_through_windows_mirrored_and_at_two_sizes(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         words = ["evaluate", str(run.out), str(run.data)]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from make_folder import TINY, make_folder
+from make_folder import TINY, TINY_RUN, make_folder
 from safetensors.torch import load_file
 
 from protoseg.arguments import parse_train
+from protoseg.engine.resumable import load_state
 from protoseg.launch import is_first, join_slurm, num_processes, started_by_torchrun
 from protoseg.run import _note_on_pairs
 
@@ -36,6 +41,12 @@ def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setenv(name, "")  # so that monkeypatch restores it, whoever sets it
         monkeypatch.delenv(name)
     return monkeypatch
+
+
+def free_port() -> str:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return str(sock.getsockname()[1])
 
 
 def test_alone(env: pytest.MonkeyPatch) -> None:
@@ -109,10 +120,7 @@ def test_both_train_the_same(tmp_path: Path) -> None:
     make_folder(tmp_path / "set", train=6, labeled=3)
     words = ["-m", "protoseg.cli", "train", str(tmp_path / "set"), *TINY, "--steps", "4", "--batch", "4"]
     words += ["--trainer.accelerator", "cpu", "--no-evaluate"]
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = str(sock.getsockname()[1])
-
+    port = free_port()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
     done = subprocess.run([*torchrun, *words, "--out", str(tmp_path / "torchrun")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -132,6 +140,112 @@ def test_both_train_the_same(tmp_path: Path) -> None:
     assert [run.returncode for run in runs] == [0, 0], said
     models = [load_file(tmp_path / name / "model.safetensors") for name in ("torchrun", "srun")]
     assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rendezvous", [False, True], ids=["by the address of the first", "by a rendezvous"])
+def test_two_machines_train_as_one_process(tmp_path: Path, rendezvous: bool) -> None:
+    """Two of torchrun's agents on this one machine, with what the documentation says to type; a network without BatchNorm."""
+    make_folder(tmp_path / "set", train=6, labeled=3)
+    words = [*TINY_RUN, "--model.arch", "dino_dpt", "--model.encoder", "tu-test_vit", "--crop", "40", "--steps", "4"]
+    words += ["--batch", "4", "--log-every", "1", "--trainer.accelerator", "cpu", "--no-evaluate"]
+    words += ["--consistency.threshold", "0.3", "--consistency.warmup_steps", "1"]
+    train = ["-m", "protoseg.cli", "train", str(tmp_path / "set"), *words, "--out"]
+    port = free_port()
+    agents = []
+    for rank in range(2):
+        how = ["--node-rank", str(rank), "--master-addr", "127.0.0.1", "--master-port", port]
+        if rendezvous:
+            how = [
+                "--rdzv-backend",
+                "c10d",
+                "--rdzv-endpoint",
+                f"127.0.0.1:{port}",
+                "--rdzv-id",
+                "x",
+                "--local-addr",
+                "127.0.0.1",
+            ]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", *how, "--nproc-per-node", "1"]
+        agents.append(subprocess.Popen([*torchrun, *train, str(tmp_path / "two")], stderr=subprocess.PIPE, text=True))
+    said = [agent.communicate(timeout=900)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    subprocess.run([sys.executable, *train, str(tmp_path / "one")], check=True)
+    tables = [list(csv.DictReader((tmp_path / name / "metrics.csv").open(newline=""))) for name in ("one", "two")]
+    for one, two in zip(*tables, strict=True):
+        for name in ("loss", "labeled", "prototype_labeled", "consistency"):
+            assert bool(two[name]) == bool(one[name])
+            assert float(two[name] or 0) == pytest.approx(float(one[name] or 0), abs=1e-5), (name, one["step"])
+    assert float(tables[1][-1]["consistency"]) > 0
+    models = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    assert max(float((models[1][name].double() - tensor.double()).abs().max()) for name, tensor in models[0].items()) < 1e-4
+
+
+SRUN_HERE = """#!/bin/bash
+# One task a node, as the variables of the job say; what becomes of one becomes of the job.
+for ((rank = 0; rank < SLURM_NTASKS; rank++)); do
+  SLURM_PROCID=$rank SLURM_NODEID=$rank SLURM_LOCALID=0 "$@" &
+done
+status=0
+for ((rank = 0; rank < SLURM_NTASKS; rank++)); do wait -n || status=$?; done
+exit $status
+"""
+
+
+def job_script() -> str:
+    text = (Path(__file__).parents[1] / "docs/distributed.md").read_text(encoding="utf-8")
+    return text.partition("## SLURM")[2].partition("```bash\n")[2].partition("```")[0]
+
+
+def test_the_numbers_of_the_job_script_fit_together() -> None:
+    script = job_script()
+    asked = dict(re.findall(r"#SBATCH --([a-z-]+)=(\S+)", script))
+    (train,) = (line for line in script.splitlines() if "train /shared" in line)
+    given = dict(zip(train.split(), train.split()[1:], strict=False))
+    assert asked["ntasks-per-node"] == asked["gpus-per-node"] == given["--trainer.devices"]
+    assert asked["nodes"] == given["--trainer.num_nodes"]
+    assert int(given["--batch"]) % (2 * int(asked["nodes"]) * int(asked["ntasks-per-node"])) == 0
+
+
+@pytest.mark.slow
+def test_the_job_script_runs_and_goes_on(tmp_path: Path) -> None:
+    """With two tasks of a CPU, and a stand-in for srun. The first job's time ends in training."""
+    make_folder(tmp_path / "set", train=6, labeled=3)
+    words = [*TINY, "--steps", "100", "--log-every", "1", "--trainer.accelerator", "cpu", "--no-evaluate"]
+    script, out, port = job_script(), tmp_path / "out", free_port()
+    for before, after in (
+        ("/shared/runs/eight", str(out)),
+        ("/shared/data", str(tmp_path / "set")),
+        ("--batch 32 --trainer.devices 4", " ".join([*words, "--batch 4 --trainer.devices 1"])),
+    ):
+        assert before in script
+        script = script.replace(before, after)
+    (tmp_path / "job.sh").write_text(script)
+    (tmp_path / "bin").mkdir()
+    for name, text in (("srun", SRUN_HERE), ("protoseg", f'#!/bin/bash\nexec "{sys.executable}" -m protoseg.cli "$@"\n')):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    tasks = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_JOB_ID": "1"}
+    tasks |= {"SLURM_JOB_NAME": "protoseg", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    env = os.environ | tasks | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    job = ["bash", str(tmp_path / "job.sh")]
+
+    with subprocess.Popen(job, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True) as first:
+        deadline = time.monotonic() + 600
+        while not (out / "metrics.csv").is_file() or (out / "metrics.csv").read_text().count("\n") < 4:
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGTERM)  # to each task and the script, as at the end of the time
+        said = first.communicate(timeout=300)[1]
+    assert f"go on with protoseg train --resume {out}" in said
+    stopped = load_state(out / "last.ckpt")["global_step"]
+    assert 3 <= stopped < 100
+    second = subprocess.run(job, env=env, capture_output=True, text=True, timeout=900, check=False)
+    assert second.returncode == 0, second.stderr[-2000:]
+    steps = [int(row["step"]) for row in csv.DictReader((out / "metrics.csv").open(newline=""))]
+    assert steps == list(range(1, 101))
+    assert (out / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

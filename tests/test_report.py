@@ -406,6 +406,14 @@ class TestOtherFolders:
         assert main(["report", str(old), str(other)]) == 2
         assert f"1 of the 1 evaluation image of {old} is not in {other}" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("more", [(), ("data",)], ids=["alone", "with the data"])
+    def test_damaged_lists_are_named(
+        self, run: Run, old: Path, more: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (old / "split.json").write_text('{"labeled": []}')
+        assert main(["report", str(old), *(str(run.data) for _ in more)]) == 2
+        assert f"{old / 'split.json'} is damaged ('hash' is missing); put a whole copy in its place" in capsys.readouterr().err
+
     def test_a_run_that_has_not_finished(self, run: Run, tmp_path: Path) -> None:
         out = tmp_path / "half"
         shutil.copytree(run.out, out)

@@ -38,6 +38,11 @@ def config(*words: str) -> Any:
     [
         (False, "--trainer.accelerator cpu", "cpu, float32, 2 workers for images"),
         (False, "--trainer.accelerator cpu --trainer.precision bf16-mixed", "cpu, bfloat16, 2 workers for images"),
+        (
+            False,
+            "--trainer.accelerator cpu --trainer.precision 16-mixed",
+            "cpu, bfloat16, not float16, 2 workers for images",
+        ),
         (True, "", "GPU, bfloat16, channels last, 2 workers for images"),
         (True, "--trainer.precision 32-true", "GPU, float32, channels last, 2 workers for images"),
         (True, "--trainer.devices 4", "GPU, bfloat16, channels last, devices 4, 2 workers for images"),

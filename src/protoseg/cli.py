@@ -196,8 +196,9 @@ def _free(path: Path) -> Path:
 
 
 def _train(arguments: list[str], *, command: str | None = None) -> int:
-    """0, or 1 where training has collapsed or lost a process."""
+    """0, or 1 where training has collapsed, or lost a process or the drive with the images."""
     config = parse_train([word for word in arguments if word != DRY_RUN])
+    from protoseg.data.patience import AwayError
     from protoseg.engine.collapse import CollapseError
     from protoseg.engine.lost import LostProcessError
 
@@ -213,7 +214,7 @@ def _train(arguments: list[str], *, command: str | None = None) -> int:
     except CollapseError as error:
         print(f"protoseg train: {error}", file=sys.stderr)
         return 1
-    except LostProcessError as error:
+    except (LostProcessError, AwayError) as error:
         if os.environ.get("PROTOSEG_TRACEBACK"):
             raise
         print(f"protoseg train: {error}{_how_to_go_on('; ')}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -10,12 +9,13 @@ from rich.console import Console
 
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import DataIndex, Sample
+from protoseg.data.run_lists import read_run_lists
 from protoseg.engine.checkpoint import MODEL
 from protoseg.engine.evaluate import tally
 from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.tally import TALLY
 from protoseg.report.gather import BASELINE
-from protoseg.trained import SPLIT, classes_of, device, load_model, matched, progress
+from protoseg.trained import classes_of, device, load_model, matched, progress
 from protoseg.words import counted
 
 
@@ -61,10 +61,7 @@ def rescore(run: Path, root: Path, *, console: Console, format: str | None = Non
 
 def _scored(run: Path, index: DataIndex) -> list[Sample]:
     """The evaluation images of a run, in its order."""
-    lists = run / SPLIT
-    if not lists.is_file():
-        raise FileNotFoundError(f"{run} does not say which images it was scored on ({SPLIT} is missing)")
-    names = json.loads(lists.read_text())["evaluation"]
+    names = read_run_lists(run).evaluation
     if not names:
         raise ValueError(f"the run in {run} kept no images to score on; leave out the data set")
     labeled = {sample.name: sample for sample in (*index.samples, *index.spare) if sample.mask is not None}

@@ -35,6 +35,7 @@ from protoseg.config import (
 )
 from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
+from protoseg.data.run_lists import SPLIT, as_stored, read_run_lists
 from protoseg.data.splits import Partition
 from protoseg.engine.evaluate import Normalization
 from protoseg.engine.tracker import check_tracker
@@ -48,7 +49,7 @@ from protoseg.self_training import FIRST, prepare
 from protoseg.settings import RUN_FOLDER, TrainConfig
 from protoseg.stage import describe_device, stored_json, train_one, uses_cuda, write_json
 from protoseg.summary import describe_data, print_found, print_result
-from protoseg.trained import CONFIG, SPLIT, progress, require_empty
+from protoseg.trained import CONFIG, progress, require_empty
 
 
 def train(config: TrainConfig, *, console: Console, command: str | None = None) -> dict[str, Any] | None:
@@ -216,7 +217,7 @@ def _run_folder(config: TrainConfig, partition: Partition, console: Console) -> 
         return
     if config.resume is not None:
         out = Path(config.resume)
-        if stored_json(out / SPLIT).get("hash") != partition.hash:
+        if read_run_lists(out).hash != partition.hash:
             raise ValueError(f"the images in {config.data} are not those that the run in {out} started with; start a new run")
     else:
         out = _new_folder(config)
@@ -224,7 +225,7 @@ def _run_folder(config: TrainConfig, partition: Partition, console: Console) -> 
     with locked(out, warn=lambda text: console.print(f"warning: {text}")):
         if config.resume is None:
             require_empty(out, "--out")  # another run may have come first
-            write_json(out / SPLIT, _lists(partition))
+            write_json(out / SPLIT, as_stored(partition))
             stored = dataclasses.replace(config, out=str(out))
             try:  # last: what has settings can go on
                 write_text(out / CONFIG, yaml.safe_dump(stored.to_dict(), sort_keys=False))
@@ -257,18 +258,6 @@ def _note_start(out: Path, command: str | None, found: dict[str, Any]) -> None:
     write_json(path, {"commands": [*commands, *([command] if command else [])], "data": found})
 
 
-def _lists(partition: Partition) -> dict[str, Any]:
-    """Which image stood where; unlabelled ones are the rest, and many: they are counted, and told by a hash of their names."""
-    named = {"labeled": partition.labeled, "evaluation": partition.evaluation}
-    return {
-        "hash": partition.hash,
-        "evaluation_name": partition.evaluation_name,
-        "unlabeled": len(partition.unlabeled),
-        "unlabeled_hash": partition.unlabeled_hash,
-        **{name: [sample.name for sample in samples] for name, samples in named.items()},
-    }
-
-
 def _new_folder(config: TrainConfig) -> Path:
     """Make the folder of a new run: --out, or one in `runs` that no other run has."""
     if config.out:
@@ -288,6 +277,8 @@ def _check_batch(config: TrainConfig, network: nn.Module) -> None:
         raise ValueError(f"{config.method} trains several models one after the other, in one process, not in {processes}")
     if processes > 1 and config.on_collapse == "rollback":
         raise ValueError(f"--on-collapse rollback works in one process, not in {processes}; give stop or continue")
+    if processes > 1 and config.trainer.get("sync_batchnorm") and not uses_cuda(config):
+        raise ValueError("--trainer.sync_batchnorm true works on GPUs alone; with several processes of a CPU give false")
     if processes > 1 and config.batch % processes:
         raise ValueError(f"--batch {config.batch} does not divide over {processes} processes; give a multiple of {processes}")
     if config.batch == max(processes, 1):

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from protoseg.data.check import CheckedData
 from protoseg.data.images import read_image
 from protoseg.data.index import Sample
 from protoseg.data.io import UnreadableImageError
+from protoseg.data.patience import AwayError, patiently
 from protoseg.engine.callbacks import snapshot
 from protoseg.engine.evaluate import Normalization, predict_image
 from protoseg.engine.inference import Inference
@@ -26,7 +28,7 @@ from protoseg.engine.metrics import ConfusionMatrix, iou
 from protoseg.files import write_text
 from protoseg.methods.base import Method
 from protoseg.settings import TrainConfig
-from protoseg.stage import train_one, uses_cuda
+from protoseg.stage import stored_json, train_one, uses_cuda
 from protoseg.trained import load_model, progress
 
 FIRST, RELIABLE, AGREEMENT = "first", "reliable", "agreement.json"
@@ -93,7 +95,9 @@ def stability(
 ) -> float:
     """Mean over earlier snapshots of the mean IoU between what they and the last model see in an image; 0 if unreadable."""
     try:
-        image = read_image(sample.image, normalization.kind)
+        image = patiently(partial(read_image, sample.image, normalization.kind), sample.image)
+    except AwayError:  # it may be read later, and what is found here is kept
+        raise
     except UnreadableImageError:  # training counts and names it
         return 0.0
     label = predict_image(last, image, normalization, inference).label
@@ -117,7 +121,7 @@ def _agreement(
 ) -> dict[str, float]:
     stored = folder / AGREEMENT
     if stored.is_file():
-        return json.loads(stored.read_text())  # type: ignore[no-any-return]
+        return stored_json(stored)
     earlier = []
     for path in snapshots:
         network = copy.deepcopy(last)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from protoseg.config import (
     build_views,
     metric_fields,
 )
-from protoseg.data.check import CheckedData, read_pair
+from protoseg.data.check import CheckedData
 from protoseg.data.images import read_image, to_rgb
 from protoseg.data.io import UnreadableImageError
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
+from protoseg.data.patience import patiently
 from protoseg.engine.checkpoint import MODEL, save_model
 from protoseg.engine.datamodule import StreamModule
-from protoseg.engine.evaluate import Normalization, evaluate, predict_image, tally
+from protoseg.engine.evaluate import Normalization, evaluate, predict_image, read_labeled, tally
 from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.inference import Inference
 from protoseg.engine.machine import machine
@@ -236,7 +238,10 @@ def describe_device(config: TrainConfig) -> str:
     else:
         chosen = options.get("accelerator", "auto")
         own = "mps" if torch.backends.mps.is_available() else "cpu"
-        words = [own if chosen == "auto" else str(chosen), *words]
+        device = own if chosen == "auto" else str(chosen)
+        if device == "cpu" and words == ["float16"]:
+            words = ["bfloat16, not float16"]  # what Lightning makes of it
+        words = [device, *words]
     several = [f"{name} {options[name]}" for name in ("devices", "num_nodes") if options.get(name, 1) not in (1, "1")]
     return ", ".join([*words, *several, counted(config.workers or 0, "worker") + " for images"])
 
@@ -284,7 +289,7 @@ def _result(config: TrainConfig, data: CheckedData, fitted: FitReport, header: d
 def _is_image(path: str) -> bool:
     """Whether a file that was skipped can be read, and so is of another kind than the labelled images."""
     try:
-        read_image(Path(path))
+        patiently(partial(read_image, Path(path)), path)
     except UnreadableImageError:
         return False
     return True
@@ -315,12 +320,11 @@ def _write_sheet(
     for sample in samples[:: max(1, len(samples) // _SHEET_ROWS)]:
         truth = []
         if scored:
-            image, mask = read_pair(sample, normalization.kind)
-            label = classes.encode(mask)
+            image, label = read_labeled(sample, classes, normalization)
             truth, void = [colorize(label, classes)], void or bool((label == IGNORE_INDEX).any())  # which truth alone holds
         else:
             try:
-                image = read_image(sample.image, normalization.kind)
+                image = patiently(partial(read_image, sample.image, normalization.kind), sample.image)
             except UnreadableImageError:  # training has counted it
                 continue
         labels = [predict_image(net, image, normalization, inference).label.cpu() for net in networks.values()]

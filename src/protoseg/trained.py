@@ -25,6 +25,7 @@ from protoseg.data.index import ClassTable, DataIndex, Sample, Split, UnknownVal
 from protoseg.data.io import check_names
 from protoseg.data.masks import describe
 from protoseg.data.palettes import check_palettes, mask_facts
+from protoseg.data.run_lists import SPLIT, read_run_lists
 from protoseg.engine.checkpoint import load_model_file, part
 from protoseg.engine.evaluate import Normalization, tally
 from protoseg.engine.examples import EXAMPLES, write_examples
@@ -45,8 +46,8 @@ from protoseg.types import IGNORE_INDEX
 from protoseg.words import counted
 
 Head = Literal["linear", "prototype", "mean"]
-CONFIG, SPLIT = "config.yaml", "split.json"
-"""Files of a run folder: its settings, and which image stood where."""
+CONFIG = "config.yaml"
+"""File of a run folder: its settings."""
 CLASSES = "classes.csv"
 """File of a folder of predictions: what the numbers in the masks mean."""
 
@@ -274,13 +275,13 @@ def _to_score(index: DataIndex, run: Path, split: Split | None, *, given: Path) 
         raise ValueError(f"{index.root} has no {split} part, only labelled images; leave out --split to score on them")
     if _trained_on(run) != given.resolve():  # a zip file is unpacked elsewhere
         return labeled, "labelled images (no test/ or val/ there)"
-    lists = json.loads((_folder_of(run) / SPLIT).read_text())
-    if lists["evaluation_name"] != "holdout":
+    lists = read_run_lists(_folder_of(run))
+    if lists.evaluation_name != "holdout":
         raise ValueError(
             f"the images of {index.root} trained the model in {_folder_of(run)}, so a score on them says nothing; "
             f"put others into {index.root / 'test'}, or train with --holdout 1/5"
         )
-    kept = set(lists["evaluation"])
+    kept = set(lists.evaluation)
     return [sample for sample in (*labeled, *index.spare) if sample.name in kept], "holdout images"
 
 
@@ -290,12 +291,15 @@ def _learned_from(samples: Sequence[Sample], run: Path) -> str:
     Told by their names, because a data set may have been copied or moved since.
     """
     folder = _folder_of(run)
-    lists = next((path for path in (folder / SPLIT, folder.parent / SPLIT) if path.is_file()), None)
-    if lists is None:
+    told = next((place for place in (folder, folder.parent) if (place / SPLIT).is_file()), None)
+    if told is None:
         if all(sample.split != "train" for sample in samples):
             return ""
         return f"{run} alone does not say which images it learned from; if they are among these, the score says nothing"
-    learned = set(json.loads(lists.read_text())["labeled"])
+    try:
+        learned = set(read_run_lists(told).labeled)
+    except ValueError as error:  # or it is the split.json of something else
+        return f"{error}; if the model learned from some of these images, the score says nothing"
     again = [sample for sample in samples if sample.name in learned]
     if not again:
         return ""

@@ -67,8 +67,17 @@ def test_from_values() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="do not match"):
         ClassTable(("a", "b"), ((0,),), ((0, 0, 0),))
-    with pytest.raises(ValueError, match="255 classes"):
-        table_from_names([str(i) for i in range(256)])
+    for number in (256, 2000):
+        with pytest.raises(ValueError, match=f"at most 255 classes, got {number}: .* 'not labelled'; list fewer"):
+            table_from_names([str(i) for i in range(number)])
+
+
+def test_as_many_classes_as_there_may_be() -> None:
+    table = table_from_values(range(256))  # 255 is no class
+    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert len(table) == 255
+    assert (table.encode(mask) == mask).all()
+    assert (table.decode(table.encode(mask)) == mask).all()
 
 
 def test_150_colors_differ_from_each_other_and_from_ignored_black() -> None:

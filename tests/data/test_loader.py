@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import torch
 from make_folder import cut_short, make_folder, write_image, write_index
 
-from protoseg.data import loader
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import Sample, table_from_values
 from protoseg.data.io import UnreadableImageError
@@ -124,25 +122,3 @@ def test_labeled_and_unlabeled_geometry_belong_to_the_seed(tmp_path: Path) -> No
     crops = UnlabeledCrops(samples, Geometry(24))
     assert torch.equal(labeled[Draw(1, 5)]["image"], crops[Draw(1, 5)]["image"])
     assert not torch.equal(crops[Draw(1, 5)]["image"], crops[Draw(1, 6)]["image"])
-
-
-@pytest.mark.parametrize(
-    ("times", "number", "comes"), [(2, errno.ESTALE, True), (3, errno.ESTALE, False), (1, errno.EACCES, False)]
-)
-def test_a_drive_that_is_away_for_a_moment_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, number: int, comes: bool
-) -> None:
-    crops = unlabeled(tmp_path)
-    expected, read, calls = crops[Draw(0, 5)], loader.read_image, [0]
-
-    def away(path: Path, *rest: Any) -> Any:
-        calls[0] += 1
-        if calls[0] <= times:
-            raise UnreadableImageError(f"{path} cannot be read as an image") from OSError(number, "away")
-        return read(path, *rest)
-
-    monkeypatch.setattr(loader, "read_image", away)
-    monkeypatch.setattr(loader, "_PAUSES", (0, 0))
-    crop = crops[Draw(0, 5)]
-    assert crop["skipped"] == ([] if comes else [str(crops.samples[0].image)])
-    assert torch.equal(crop["image"], expected["image"]) is comes

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from make_folder import TINY, make_folder
+from safetensors.torch import load_file
 
 from protoseg.cli import main
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops
 from protoseg.engine.lost import lost
+from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import load_state
 
 TWO = ("--batch", "4", "--trainer.accelerator", "cpu", "--trainer.devices", "2")
@@ -138,6 +141,42 @@ def test_a_file_that_vanishes_in_mid_run(
     else:
         assert status == 2
         assert f"{lost_file} does not exist" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a file that does not answer is a pipe here")
+@pytest.mark.parametrize("when", ["in training", "in scoring"])
+def test_a_drive_that_goes_away_in_mid_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], when: str
+) -> None:
+    """Without workers too; when it is there again, the run ends where one ends that nothing has happened to."""
+    data = make_folder(tmp_path / "data", train=6, labeled=3, test=1)
+    words = ["train", str(data), *TINY, "--steps", "6", "--checkpoint-every", "1", "--consistency.warmup_steps", "1"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    lost_file = data / "images/img_01.png" if when == "in training" else next((data / "images/test").iterdir())
+    pipe, kept, step = tmp_path / "pipe", tmp_path / "kept.png", TrainingModule.training_step
+    os.mkfifo(pipe)
+
+    def vanish(self: TrainingModule, batch: dict[str, Any], batch_idx: int) -> Any:
+        if self.global_step == 2:
+            lost_file.rename(kept)
+            lost_file.symlink_to(pipe)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "training_step", vanish)
+        patch.setattr("protoseg.data.patience._WAITS", (0.5, 2.5))
+        capfd.readouterr()
+        assert main([*words, "--out", str(tmp_path / "out")]) == 1
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert f"{lost_file} or its mask" in said
+    assert "cannot be read (no answer for 3 seconds); look whether its drive is there" in said
+    assert said.endswith(f"; go on with protoseg train --resume {tmp_path / 'out'}")
+    lost_file.unlink()
+    kept.rename(lost_file)
+    assert main(["train", "--resume", str(tmp_path / "out")]) == 0
+    whole, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "out"))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # whoever still waits reads its end
 
 
 @pytest.mark.parametrize(

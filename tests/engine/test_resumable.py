@@ -102,8 +102,8 @@ class TestRun:
         return ["train", str(data), *TINY, *settings, "--no-evaluate"]
 
     @pytest.fixture
-    def broken_off(self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A run with checkpoints of steps 4 and 6."""
+    def break_off(self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+        """Makes a run that ends in its seventh step."""
         step = TrainingModule.training_step
 
         def die(self: TrainingModule, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
@@ -111,11 +111,19 @@ class TestRun:
                 raise RuntimeError("killed")
             return step(self, batch, batch_idx)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(TrainingModule, "training_step", die)
-            with pytest.raises(RuntimeError, match="killed"):
-                main([*words, "--out", str(tmp_path / "out")])
-        return tmp_path / "out"
+        def train(*more: str) -> Path:
+            with monkeypatch.context() as patch:
+                patch.setattr(TrainingModule, "training_step", die)
+                with pytest.raises(RuntimeError, match="killed"):
+                    main([*words, *more, "--out", str(tmp_path / "out")])
+            return tmp_path / "out"
+
+        return train
+
+    @pytest.fixture
+    def broken_off(self, break_off: Callable[..., Path]) -> Path:
+        """A run with checkpoints of steps 4 and 6."""
+        return break_off()
 
     def test_goes_on_from_the_one_before(
         self, words: list[str], broken_off: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -145,3 +153,29 @@ class TestRun:
             (broken_off / name).write_bytes((broken_off / name).read_bytes()[:-500])
         assert main(["train", "--resume", str(broken_off)]) == 2
         assert f"{broken_off / 'last.ckpt'} is damaged" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("there", [False, True])
+    def test_goes_on_from_the_one_that_waits(
+        self,
+        words: list[str],
+        break_off: Callable[..., Path],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        there: bool,
+    ) -> None:
+        """It is newer than the one that the run may go back to."""
+        out = break_off("--on-collapse", "rollback")
+        steps = {path.name: load_state(path)["global_step"] for path in out.glob("*.ckpt")}
+        assert steps == {"last.ckpt": 6, "waiting.ckpt": 2, "previous.ckpt": 0}
+        content = (out / "last.ckpt").read_bytes()
+        (out / "last.ckpt").unlink()  # as a run leaves it that is killed between two renames
+        if there:
+            (out / "last.ckpt").write_bytes(content[:-500])
+        capsys.readouterr()
+        assert main(["train", "--resume", str(out)]) == 0
+        said = capsys.readouterr().out
+        assert ("going on from the checkpoint before it, of step 2" in said) is there
+        assert [path.name for path in out.glob("*.ckpt")] == ["last.ckpt"]
+        assert main([*words, "--on-collapse", "rollback", "--out", str(tmp_path / "whole")]) == 0
+        whole, resumed = (load_file(run / "model.safetensors") for run in (tmp_path / "whole", out))
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from protoseg.data.index import DataIndex, Sample
-from protoseg.trained import SPLIT
+from protoseg.data.run_lists import read_run_lists
 
 
 class Lists(NamedTuple):
@@ -26,12 +25,9 @@ def lists_of(run: Path, index: DataIndex) -> Lists:
 
     Raises:
         FileNotFoundError: the run does not say.
-        ValueError: not all of them are there.
+        ValueError: not all of them are there, or what it says is damaged.
     """
-    path = run / SPLIT
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} does not say which images were labelled ({SPLIT} is missing); give a run folder")
-    stored = json.loads(path.read_text())
+    stored = read_run_lists(run)
     there = {sample.name: sample for sample in (*index.samples, *index.spare)}
 
     def with_masks(names: Sequence[str]) -> list[Sample]:
@@ -47,11 +43,11 @@ def lists_of(run: Path, index: DataIndex) -> Lists:
             found.append(replace(sample, mask=mask))
         return found
 
-    used = {*stored["labeled"], *stored["evaluation"]}
+    used = {*stored.labeled, *stored.evaluation}
     # Without their masks, so that none can be opened by mistake.
     rest = [replace(sample, mask=None, if_listed=None) for sample in index.of("train") if sample.name not in used]
-    evaluation = with_masks(stored["evaluation"])
-    return Lists(with_masks(stored["labeled"]), sorted(rest, key=lambda s: s.name), evaluation, stored["evaluation_name"])
+    evaluation = with_masks(stored.evaluation)
+    return Lists(with_masks(stored.labeled), sorted(rest, key=lambda s: s.name), evaluation, stored.evaluation_name)
 
 
 def thinned(samples: Sequence[Sample], most: int) -> list[Sample]:

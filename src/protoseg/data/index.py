@@ -77,13 +77,16 @@ class ClassTable:
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.values) == len(self.colors):
             raise ValueError(f"{len(self.names)} names, {len(self.values)} values and {len(self.colors)} colours do not match")
+        if len(self.names) > IGNORE_INDEX:
+            raise ValueError(
+                f"there can be at most {IGNORE_INDEX} classes, got {len(self.names)}: masks are 8-bit numbers inside, and "
+                f"{IGNORE_INDEX} means 'not labelled'; list fewer, and give the rest to one class or to 'ignore'"
+            )
         if repeated := next((name for name in self.names if self.names.count(name) > 1), None):
             raise ValueError(f"two classes are called {repeated!r}")
         for name in self.names:
             if fault := _fault_of_name(name):
                 raise ValueError(f"the class name {name!a} {fault}; correct it in the data or in the list of classes")
-        if len(self.names) > IGNORE_INDEX:
-            raise ValueError(f"there can be at most {IGNORE_INDEX} classes, got {len(self.names)}")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -5,13 +5,11 @@ B images of this process · I channels · S side of the crop
 
 from __future__ import annotations
 
-import errno
 import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from protoseg.data.check import read_pair
 from protoseg.data.images import PHOTOGRAPH, ImageArray, ImageKind, missing_pixels, read_image
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UInt8Array, UnreadableImageError
+from protoseg.data.patience import AwayError, patiently
 from protoseg.data.rare import RareCrops, pixel_of
 from protoseg.data.sampler import Draw, StreamSampler
 from protoseg.data.views import CropView, crop_view
@@ -32,13 +31,7 @@ _REPLACEMENTS = 16  # tries before a run of unreadable images is taken for a bro
 
 _GRACE = 20  # seconds that a worker goes on after SIGTERM
 
-T = TypeVar("T")
-
-_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
-"""What a network drive answers while it is away for a moment."""
-_PAUSES = (1, 10, 60)  # seconds before a file is tried again
-
-_STALLED = 900  # seconds without a batch from a worker after which a drive that does not answer is taken for lost
+_STALLED = 900  # seconds without a batch from a worker, which waits less for one file, after which the drive is taken for lost
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,9 @@ class LabeledCrops(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         chosen, rare_class = (draw.image, None) if self.rare is None else self.rare.replace(draw)
-        image, mask = _patiently(partial(read_pair, self.samples[chosen], self.geometry.kind))
+        sample = self.samples[chosen]
+        read = partial(read_pair, sample, self.geometry.kind)
+        image, mask = patiently(read, f"{sample.image} or its mask {sample.mask}")
         label = self.classes.encode(mask)
         label[missing_pixels(image)] = IGNORE_INDEX
         around = None if rare_class is None else pixel_of(torch.from_numpy(label), rare_class, seed=draw.seed)
@@ -107,19 +102,24 @@ class LabeledCrops(Dataset[dict[str, Any]]):
 class UnlabeledCrops(Dataset[dict[str, Any]]):
     """A crop of an unlabelled image for each draw. Masks are never opened.
 
-    An unreadable file is replaced by another image, chosen by the draw's seed alone; its name travels in `skipped`.
+    An unreadable file is replaced by another image, chosen by the draw's seed alone; its name travels in `skipped`. So is one
+    that its drive does not give, but not two in a row: then the drive is away, and gives no other image either.
     """
 
     def __init__(self, samples: Sequence[Sample], geometry: Geometry) -> None:
         self.samples, self.geometry = tuple(samples), geometry
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        index, skipped = draw.image, list[str]()
+        index, skipped, is_away = draw.image, list[str](), False
         for attempt in range(_REPLACEMENTS):
             path = self.samples[index].image
             try:
-                image = _patiently(partial(read_image, path, self.geometry.kind))
-            except UnreadableImageError:
+                image = patiently(partial(read_image, path, self.geometry.kind), path)
+            except UnreadableImageError as error:
+                if isinstance(error, AwayError):
+                    if is_away:
+                        raise
+                    is_away = True
                 skipped.append(str(path))
                 index = fold(draw.seed, "replacement", attempt) % len(self.samples)
                 continue
@@ -128,18 +128,6 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
         raise UnreadableImageError(
             f"{_REPLACEMENTS} unlabelled images in a row cannot be read, the last was {skipped[-1]}; check the folder"
         )
-
-
-def _patiently(read: Callable[[], T]) -> T:
-    """Read once more, after a while, what a drive could not give just now; any other error is final."""
-    for pause in _PAUSES:
-        try:
-            return read()
-        except UnreadableImageError as error:
-            if getattr(error.__cause__, "errno", None) not in _PASSING:
-                raise
-            time.sleep(pause)
-    return read()
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -71,8 +71,8 @@ class Checkpoint(StepCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         # Every process has read it by now. The last one is damaged or missing, and must not take its place.
-        if trainer.is_global_zero and trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.previous:
-            self.previous.replace(self.last)
+        if trainer.is_global_zero and trainer.ckpt_path is not None and Path(trainer.ckpt_path) != self.last:
+            Path(trainer.ckpt_path).replace(self.last)
         if self.to_go_back_to:
             assert isinstance(pl_module, TrainingModule)
             if not self.previous.is_file():

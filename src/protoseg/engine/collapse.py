@@ -117,9 +117,9 @@ def roll_back(way_back: WayBack, collapse: Collapse, *, threshold: float | None)
         for group in state["optimizer_states"][0]["param_groups"]:
             group["lr"] *= 0.5  # of the next step; for those after it the schedule knows
     events = state["protoseg"]["events"] = [*state["protoseg"]["events"], event]
-    for path in (way_back.previous, way_back.last):  # the next collapse may come before the next checkpoint
-        save_state(state, path)
-    way_back.waiting.unlink(missing_ok=True)
+    save_state(state, way_back.previous)  # too, because the next collapse may come before the next checkpoint
+    way_back.waiting.unlink(missing_ok=True)  # before there is a last one that it would seem to belong to
+    save_state(state, way_back.last)
     if len([e for e in events if "back_to" in e]) >= TRIES:
         told = "; ".join(f"step {e['step']}: {e['alarm']}" for e in events)
         raise CollapseError(f"training has collapsed {TRIES} times and stops ({told})")

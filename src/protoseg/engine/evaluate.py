@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from protoseg.data.check import read_pair
 from protoseg.data.images import ImageArray, ImageKind, missing_pixels
 from protoseg.data.index import ClassTable, Sample, UnknownValueError
 from protoseg.data.io import UInt8Array
+from protoseg.data.patience import patiently
 from protoseg.data.tiff_rows import ImageRows
 from protoseg.engine.inference import Inference
 from protoseg.engine.metrics import IoU, count_pairs
@@ -139,9 +141,9 @@ def read_labeled(sample: Sample, classes: ClassTable, normalization: Normalizati
 
     Raises:
         UnknownValueError: the mask holds a value that is no class.
-        ValueError: see `read_pair`.
+        ValueError: see `read_pair`; AwayError where the drive gives none of them.
     """
-    image, mask = read_pair(sample, normalization.kind)
+    image, mask = patiently(partial(read_pair, sample, normalization.kind), f"{sample.image} or its mask {sample.mask}")
     try:
         label = classes.encode(mask)
     except UnknownValueError as error:

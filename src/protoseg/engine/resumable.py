@@ -18,6 +18,8 @@ from protoseg.torch_file import load_torch_file
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
 WAITING = "waiting.ckpt"
 """Between the two, where a run that may go back does not know yet whether it is healthy."""
+CHECKPOINTS = (CHECKPOINT, WAITING, PREVIOUS)
+"""The newest first."""
 _MARK = b"\nprotoseg-sha256 "
 _ENDING = len(_MARK) + 64 + 1  # torch reads a zip archive, whose end is found from behind: what follows it is no part of it
 _END_RECORD = 22  # bytes at the end of a zip archive without a comment

@@ -26,7 +26,7 @@ from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, descri
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.lost import UNREACHABLE, lost
 from protoseg.engine.module import TrainingModule
-from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, WAITING, CheckpointFiles, DamagedError, load_state
+from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, DamagedError, load_state
 from protoseg.engine.stop import Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.methods.base import Method
@@ -281,17 +281,17 @@ class Start(NamedTuple):
 
 def has_checkpoint(out: Path) -> bool:
     """Whether there is something to go on from."""
-    return any((out / name).is_file() for name in (CHECKPOINT, PREVIOUS))
+    return any((out / name).is_file() for name in CHECKPOINTS)
 
 
 def newest_whole(out: Path, module: TrainingModule) -> Start:
-    """The last checkpoint, or the one before where that is damaged; looked at before the trainer touches anything.
+    """The last checkpoint, or the newest before it that is not damaged; looked at before the trainer touches anything.
 
     Raises:
         ValueError: none is whole, or it is of another model.
     """
     damage: DamagedError | None = None
-    for path in (out / CHECKPOINT, out / PREVIOUS):
+    for path in (out / name for name in CHECKPOINTS):
         if not path.is_file():
             continue
         try:

@@ -13,6 +13,7 @@ import yaml
 from protoseg import safe_yaml
 from protoseg.data.index import default_colors
 from protoseg.data.masks import Color
+from protoseg.data.run_lists import SPLIT, RunLists, read_run_lists
 from protoseg.engine.callbacks import SHARES, read_rows, read_shares
 from protoseg.engine.checkpoint import MODEL, load_header
 from protoseg.engine.examples import EXAMPLES
@@ -60,7 +61,7 @@ class Story:
         verdict: what the unlabelled images did.
         config: every setting.
         start: run.json.
-        split: which images were what.
+        split: which images were what; None where nothing says so.
         versions: of the code that trained.
         examples: of `write_examples`; pictures are files below `folder_of_examples`.
         folder_of_examples: where they are.
@@ -79,7 +80,7 @@ class Story:
     verdict: Verdict
     config: dict[str, Any]
     start: dict[str, Any]
-    split: dict[str, Any]
+    split: RunLists | None
     versions: dict[str, Any]
     examples: tuple[dict[str, Any], ...]
     folder_of_examples: Path
@@ -133,7 +134,7 @@ def gather(run: Path, *, scored: Path | None = None) -> Story:
     pictures = (scored or folder) / EXAMPLES
     examples = tuple(_list(pictures / "examples.json"))
     sheet = folder / SHEET if not examples and scored is None and (folder / SHEET).is_file() else None
-    split = _json(folder / "split.json")
+    split = _split(folder, must_be_whole=scored is None)
     return Story(
         name=folder.resolve().name,
         subject=_subject(ours, split, evaluation),
@@ -219,14 +220,25 @@ def _why_not(config: dict[str, Any], ours: Part, *, scored: bool, unfinished: bo
     return "run with --baseline"
 
 
-def _subject(ours: Part, split: dict[str, Any], evaluation: dict[str, Any]) -> str:
+def _split(folder: Path, *, must_be_whole: bool) -> RunLists | None:
+    if not (folder / SPLIT).is_file():
+        return None
+    try:
+        return read_run_lists(folder)
+    except ValueError:
+        if must_be_whole:
+            raise
+        return None  # `evaluate` has said so; beside a model file alone it may be the split.json of something else
+
+
+def _subject(ours: Part, split: RunLists | None, evaluation: dict[str, Any]) -> str:
     """What the score is of."""
     if evaluation:
         scored = evaluation["scored"]
         images = scored["images"]
         return f"{counted(scored['number'], images.replace('images', 'image', 1), images)} of {scored['folder']}"
     number = ours.result.get("evaluated") or (len(ours.tally.names) if ours.tally else 0)
-    name = split.get("evaluation_name") or "evaluation"
+    name = (split.evaluation_name if split else "") or "evaluation"
     return f"{counted(number, f'{name} image')}, the model of the last step" if number else ""
 
 
