@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from protoseg.data.cache import ImageCache
 from protoseg.data.check import read_pair
 from protoseg.data.images import PHOTOGRAPH, ImageArray, ImageKind, missing_pixels, read_image
 from protoseg.data.index import ClassTable, Sample
@@ -90,13 +92,19 @@ class LabeledCrops(Dataset[dict[str, Any]]):
     """A crop of a labelled image for each draw, now and then around a rare class."""
 
     def __init__(
-        self, samples: Sequence[Sample], classes: ClassTable, geometry: Geometry, *, rare: RareCrops | None = None
+        self,
+        samples: Sequence[Sample],
+        classes: ClassTable,
+        geometry: Geometry,
+        *,
+        rare: RareCrops | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
-        self.samples, self.classes, self.geometry, self.rare = tuple(samples), classes, geometry, rare
+        self.samples, self.classes, self.geometry, self.rare, self.cache = tuple(samples), classes, geometry, rare, cache
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         chosen, rare_class = (draw.image, None) if self.rare is None else self.rare.replace(draw)
-        image, mask = _patiently(partial(read_pair, self.samples[chosen], self.geometry.kind))
+        image, mask = _patiently(partial(read_pair, self.samples[chosen], self.geometry.kind, read=_reader(self.cache)))
         label = self.classes.encode(mask)
         label[missing_pixels(image)] = IGNORE_INDEX
         around = None if rare_class is None else pixel_of(torch.from_numpy(label), rare_class, seed=draw.seed)
@@ -110,15 +118,15 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
     An unreadable file is replaced by another image, chosen by the draw's seed alone; its name travels in `skipped`.
     """
 
-    def __init__(self, samples: Sequence[Sample], geometry: Geometry) -> None:
-        self.samples, self.geometry = tuple(samples), geometry
+    def __init__(self, samples: Sequence[Sample], geometry: Geometry, *, cache: ImageCache | None = None) -> None:
+        self.samples, self.geometry, self.cache = tuple(samples), geometry, cache
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, skipped = draw.image, list[str]()
         for attempt in range(_REPLACEMENTS):
             path = self.samples[index].image
             try:
-                image = _patiently(partial(read_image, path, self.geometry.kind))
+                image = _patiently(partial(_reader(self.cache), path, self.geometry.kind))
             except UnreadableImageError:
                 skipped.append(str(path))
                 index = fold(draw.seed, "replacement", attempt) % len(self.samples)
@@ -128,6 +136,10 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
         raise UnreadableImageError(
             f"{_REPLACEMENTS} unlabelled images in a row cannot be read, the last was {skipped[-1]}; check the folder"
         )
+
+
+def _reader(cache: ImageCache | None) -> Callable[[Path, ImageKind | None], ImageArray]:
+    return read_image if cache is None else cache.read
 
 
 def _patiently(read: Callable[[], T]) -> T:
