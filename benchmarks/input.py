@@ -15,7 +15,6 @@ machine counts in none of them; files and cache are in memory, so that no disk d
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -31,7 +30,7 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.functional import normalize, to_tensor
 
-from protoseg.bench.store import machine
+from protoseg.bench.store import append, machine
 from protoseg.config import IMAGENET_MEAN, IMAGENET_STD
 from protoseg.data.batch import BatchViews
 from protoseg.data.cache import open_cache
@@ -39,6 +38,9 @@ from protoseg.data.images import PHOTOGRAPH, read_image
 from protoseg.data.index import Sample
 from protoseg.data.loader import Geometry, UnlabeledCrops, collate
 from protoseg.data.sampler import Draw
+from protoseg.versions import commit
+
+RESULTS = Path(__file__).with_name("results") / "input.jsonl"
 
 
 class Setting(NamedTuple):
@@ -56,12 +58,12 @@ SETTINGS = (
 )
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=16, help="different images; default 16")
     parser.add_argument("--rounds", type=int, default=7, help="each way takes all images once a round; default 7")
-    parser.add_argument("--json", type=Path, help="also write a list of {width, height, crop, ...: images a second}")
-    options = parser.parse_args()
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"JSON lines file to add to; default {RESULTS}")
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
     rows = []
     print("| image | crop | decode | their way | ours, worker | ratio | ours, worker and views | ratio ", end="")
@@ -70,7 +72,8 @@ def main() -> None:
     for setting in SETTINGS:
         with tempfile.TemporaryDirectory() as folder:
             row = measure(setting, write_images(Path(folder), setting, options.images), options.rounds)
-        rows.append({**setting._asdict(), **row, "machine": machine()})
+        counted = {"images": options.images, "rounds": options.rounds}
+        rows.append({**setting._asdict(), **counted, **row, "commit": commit(), "machine": machine()})
         whole = 1 / (1 / row["worker"] + 1 / row["views"])
         cells = [f"{setting.width} x {setting.height} {setting.suffix[1:]}", f"{setting.crop}", f"{row['decode']:.0f}"]
         cells.append(f"{row['theirs']:.1f}")
@@ -79,8 +82,8 @@ def main() -> None:
         cells += [f"{row['cached']:.0f}", f"{row['gain']:.2f} x", f"{1000 * row['fill']:.1f}", f"{1000 * row['check']:.1f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
     print(f"\nImages a second of one core, medians of {options.rounds} rounds over {options.images} images; {machine()}.")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    for row in rows:
+        append(options.results, row | {"finished": time.strftime("%Y-%m-%d")})
 
 
 def write_images(folder: Path, setting: Setting, count: int) -> list[Path]:

@@ -26,6 +26,7 @@ from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UInt8Array, UnreadableImageError
 from protoseg.data.rare import RareCrops, pixel_of
 from protoseg.data.sampler import Draw, StreamSampler
+from protoseg.data.samples import packed
 from protoseg.data.views import CropView, crop_view
 from protoseg.functional.random import fold, generator
 from protoseg.types import IGNORE_INDEX
@@ -119,7 +120,7 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, samples: Sequence[Sample], geometry: Geometry, *, cache: ImageCache | None = None) -> None:
-        self.samples, self.geometry, self.cache = tuple(samples), geometry, cache
+        self.samples, self.geometry, self.cache = packed(samples), geometry, cache
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, skipped = draw.image, list[str]()
