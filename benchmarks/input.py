@@ -5,14 +5,16 @@
 Theirs, as the data sets of FixMatch and UniMatch do it in the worker: decode, resize the whole image with Pillow, crop, flip,
 then two strong views by colour jitter, greyscale and blur, two CutMix boxes, and three normalised float tensors. Ours in the
 worker: decode, crop, resize the crop, uint8; the strong views are made on the device, and what they cost on this processor
-stands in a column of its own. Same files and crop sizes for both, one process and one thread; the two take turns, so that
-whatever else the machine does meets both.
+stands in a column of its own. The last columns take the decoded images from `--cache` instead, the same crops of the same
+images, and say what a start costs: filling the cache once, and finding and checking it at each later start.
+
+Same files and crop sizes for all, one process and one thread, in turns. Time is the processor's, so that other work on the
+machine counts in none of them; files and cache are in memory, so that no disk does either.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -28,13 +30,17 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.functional import normalize, to_tensor
 
-from protoseg.bench.store import machine
+from protoseg.bench.store import append, machine
 from protoseg.config import IMAGENET_MEAN, IMAGENET_STD
 from protoseg.data.batch import BatchViews
-from protoseg.data.images import read_image
+from protoseg.data.cache import open_cache
+from protoseg.data.images import PHOTOGRAPH, read_image
 from protoseg.data.index import Sample
 from protoseg.data.loader import Geometry, UnlabeledCrops, collate
 from protoseg.data.sampler import Draw
+from protoseg.versions import commit
+
+RESULTS = Path(__file__).with_name("results") / "input.jsonl"
 
 
 class Setting(NamedTuple):
@@ -52,29 +58,32 @@ SETTINGS = (
 )
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=16, help="different images; default 16")
     parser.add_argument("--rounds", type=int, default=7, help="each way takes all images once a round; default 7")
-    parser.add_argument("--json", type=Path, help="also write a list of {width, height, crop, ...: images a second}")
-    options = parser.parse_args()
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"JSON lines file to add to; default {RESULTS}")
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
     rows = []
-    print("| image | crop | decode | their way | ours, worker | ratio | ours, worker and views | ratio |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| image | crop | decode | their way | ours, worker | ratio | ours, worker and views | ratio ", end="")
+    print("| ours, worker with --cache | ratio to without | to fill it, ms an image | to check it, ms an image |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for setting in SETTINGS:
         with tempfile.TemporaryDirectory() as folder:
             row = measure(setting, write_images(Path(folder), setting, options.images), options.rounds)
-        rows.append({**setting._asdict(), **row, "machine": machine()})
+        counted = {"images": options.images, "rounds": options.rounds}
+        rows.append({**setting._asdict(), **counted, **row, "commit": commit(), "machine": machine()})
         whole = 1 / (1 / row["worker"] + 1 / row["views"])
         cells = [f"{setting.width} x {setting.height} {setting.suffix[1:]}", f"{setting.crop}", f"{row['decode']:.0f}"]
         cells.append(f"{row['theirs']:.1f}")
         for speed in (row["worker"], whole):
             cells += [f"{speed:.0f}", f"{speed / row['theirs']:.1f} x"]
+        cells += [f"{row['cached']:.0f}", f"{row['gain']:.2f} x", f"{1000 * row['fill']:.1f}", f"{1000 * row['check']:.1f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
     print(f"\nImages a second of one core, medians of {options.rounds} rounds over {options.images} images; {machine()}.")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    for row in rows:
+        append(options.results, row | {"finished": time.strftime("%Y-%m-%d")})
 
 
 def write_images(folder: Path, setting: Setting, count: int) -> list[Path]:
@@ -92,10 +101,17 @@ def write_images(folder: Path, setting: Setting, count: int) -> list[Path]:
 
 def measure(setting: Setting, paths: list[Path], rounds: int) -> dict[str, float]:
     """Images a second of each part."""
-    ours = UnlabeledCrops([Sample(path.stem, path, mask=None, split="train") for path in paths], Geometry(setting.crop))
+    samples = [Sample(path.stem, path, mask=None, split="train") for path in paths]
+    ours = UnlabeledCrops(samples, Geometry(setting.crop))
+    folder, starts = paths[0].parent / "cache", list[float]()
+    for _ in range(2):
+        start = time.process_time()
+        cache = open_cache(folder, samples, PHOTOGRAPH, say=lambda text: None)
+        starts.append((time.process_time() - start) / len(paths))
+    cached = UnlabeledCrops(samples, Geometry(setting.crop), cache=cache)
     views = BatchViews(mean=IMAGENET_MEAN, std=IMAGENET_STD, num_strong=2, cutmix_per="image")
     rng = np.random.default_rng(0)
-    times: dict[str, list[float]] = {"decode": [], "theirs": [], "worker": [], "views": []}
+    times: dict[str, list[float]] = {"decode": [], "theirs": [], "worker": [], "cached": [], "views": []}
     for round_ in range(rounds + 1):  # the first is not counted
         draws = [Draw(i, seed=round_ * len(paths) + i) for i in range(len(paths))]
         raw = collate([ours[draw] for draw in draws[:8]])
@@ -103,13 +119,16 @@ def measure(setting: Setting, paths: list[Path], rounds: int) -> dict[str, float
             "decode": (len(paths), lambda: [read_image(path) for path in paths]),
             "theirs": (len(paths), lambda: [their_way(path, setting.crop, rng) for path in paths]),
             "worker": (len(paths), lambda draws=draws: [ours[draw] for draw in draws]),  # type: ignore[misc]
+            "cached": (len(paths), lambda draws=draws: [cached[draw] for draw in draws]),  # type: ignore[misc]
             "views": (len(draws[:8]), lambda raw=raw: views.unlabeled(raw, step=0)),  # type: ignore[misc]
         }
         for name, (count, part) in parts.items():
-            start = time.perf_counter()
+            start = time.process_time()
             part()
-            times[name] += [(time.perf_counter() - start) / count] if round_ else []
-    return {name: 1 / statistics.median(values) for name, values in times.items()}
+            times[name] += [(time.process_time() - start) / count] if round_ else []
+    gain = statistics.median(plain / kept for plain, kept in zip(times["worker"], times["cached"], strict=True))
+    speeds = {name: 1 / statistics.median(values) for name, values in times.items()}
+    return speeds | {"gain": gain, "fill": starts[0], "check": starts[1]}
 
 
 def their_way(path: Path, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

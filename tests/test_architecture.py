@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "functional": ("types", "functional"),
     "nn": ("types", "torch_file", "functional", "nn"),
     "methods": ("types", "functional", "nn", "methods"),
-    "data": ("types", "words", "functional", "data"),
+    "data": ("types", "words", "files", "functional", "data"),
     "engine": ("types", "files", "torch_file", "functional", "data", "engine", "methods.base"),
     "report": ("words", "safe_yaml", "files", "data", "engine", "report"),
     "settings": (),

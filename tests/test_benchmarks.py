@@ -17,6 +17,8 @@ import branch
 import doctor
 import grid
 import growth
+import index as bench_index
+import input as bench_input
 import pool
 import predict as bench_predict
 import pseudo_labels
@@ -254,6 +256,25 @@ def test_a_step_of_each_method_is_measured(
     assert rows[0]["ratio"] == 1
     assert rows[1]["quartiles"][0] <= rows[1]["ratio"] <= rows[1]["quartiles"][1]
     assert "| prototype | " in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_pool_of_unlabelled_images_is_listed(tmp_path: Path, inside: bool) -> None:
+    data = bench_index.write_data(tmp_path, 30, 4, inside=inside)
+    row = bench_index.measure(*data)
+    assert row["unlabeled"] == 30
+    assert min(row[name] for name in ("list", "divide", "hash", "pack", "packed", "peak")) > 0
+
+
+def test_crops_are_counted_by_all_ways(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_input, "SETTINGS", [bench_input.Setting(40, 30, ".jpg", 16)])
+    bench_input.main(["--images", "2", "--rounds", "1", "--results", str(tmp_path / "i.jsonl")])
+    (row,) = store.read(tmp_path / "i.jsonl")
+    assert min(row[name] for name in ("decode", "theirs", "worker", "cached", "views", "gain", "fill", "check")) > 0
+    assert f"| 40 x 30 jpg | 16 | {row['decode']:.0f} |" in capsys.readouterr().out
 
 
 def test_the_growth_of_the_branch_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

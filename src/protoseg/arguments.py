@@ -83,7 +83,7 @@ def _check_used(arch: str, given: set[str]) -> None:
         raise ValueError(f"{arch} has an encoder of its own; leave out --model.encoder, or choose another --model.arch")
 
 
-_RESUMABLE = ("--resume", "--workers", "--checkpoint_every", "--logger")
+_RESUMABLE = ("--resume", "--workers", "--checkpoint_every", "--logger", "--cache")
 """What may change when a run goes on: nothing that changes its result."""
 _MOVABLE = ("--data", "--unlabeled", "--labels", "--holdout")
 """Where images and lists lie now; that they are the same images is checked by the run."""
@@ -99,7 +99,7 @@ def _parse_resume(parser: Any, words: list[str], run: Path) -> TrainConfig:
     if changed := sorted(given - {*_RESUMABLE, *_MOVABLE}):
         raise ValueError(
             f"{', '.join(changed)} would change the run that --resume goes on with; give only --checkpoint-every, --workers, "
-            f"--logger, or where images and lists lie now ({', '.join(_MOVABLE)}), or start a new run"
+            f"--logger, --cache, or where images and lists lie now ({', '.join(_MOVABLE)}), or start a new run"
         )
     config: TrainConfig = _instantiate(parser, _parse(parser, ["--config", yaml.safe_dump(read_settings(stored)), *words]))
     return config

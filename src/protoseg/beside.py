@@ -52,7 +52,8 @@ def labels_only_beside(config: TrainConfig, out: Path, console: Console) -> Iter
         return
     with _half_of_the_threads() as threads:
         words = ["--workers", str(config.workers), "--checkpoint-every", str(config.checkpoint_every)]
-        words += ["--logger", config.logger] if config.logger else []
+        for name, value in (("--logger", config.logger), ("--cache", config.cache)):
+            words += [name, value] if value else []
         quiet = ["--quiet"] if console.is_terminal or console.quiet else []
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "protoseg.labels_only", str(out), str(threads), *quiet, *words],

@@ -293,6 +293,7 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
         config,
         data=_absolute(config.data),
         unlabeled=config.unlabeled and _absolute(config.unlabeled),
+        cache=config.cache and str(Path(config.cache).absolute()),  # it may not be there yet
         labels=config.labels and (config.labels if is_amount(config.labels) else _absolute(config.labels)),
         holdout=config.holdout and (config.holdout if is_amount(config.holdout) else _absolute(config.holdout)),
     )

@@ -93,7 +93,7 @@ def examine_data(config: TrainConfig, *, console: Console, overfit: bool = False
 
     # Both val and test are read, whichever is scored: a broken or leaking file in the other one comes to light as well.
     scored_on = {sample.name for sample in partition.evaluation}
-    others = [s for s in index.samples if s.split != "train" and s.mask is not None and s.name not in scored_on]
+    others = [s for s in index.whole if s.split != "train" and s.mask is not None and s.name not in scored_on]
     facts = examine(partition, others, track=progress)
     labeled = [fact for fact in facts if fact.role == "labeled" and fact.is_readable]
     index = dataclasses.replace(index, notes=index.notes + partition.notes)

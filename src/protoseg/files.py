@@ -118,6 +118,25 @@ def locked(folder: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a folder for a while, after whoever holds it; False where the file system knows no locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # as on Windows, of every folder
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            is_held = True
+        except OSError:
+            is_held = False
+        yield is_held
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def _naming(folder: Path) -> Iterator[None]:
     try:
         yield

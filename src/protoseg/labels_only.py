@@ -23,7 +23,7 @@ from protoseg.engine.collapse import CollapseError
 from protoseg.engine.lost import LostProcessError
 from protoseg.files import locked, make_folder
 from protoseg.report.gather import BASELINE
-from protoseg.run import baseline_config, build, settle
+from protoseg.run import baseline_config, build, settle, with_cache
 from protoseg.stage import train_one
 
 
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     silent = Console(quiet=True)  # what there is to say about data and settings, the other process has said
     try:
         config, data = settle(parse_train(["--resume", str(run), *words]), console=silent)
-        normalization, network, _ = build(config, data, console=silent)
+        normalization, network, ours = build(config, data, console=silent)
+        data = with_cache(config, data, ours, silent)
         alone, console = baseline_config(config), make_console(quiet=quiet)
         method = build_method(alone, network, data.report.pixels.tolist())
         make_folder(run / BASELINE)

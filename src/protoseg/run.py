@@ -33,6 +33,7 @@ from protoseg.config import (
     settle_method,
     validate,
 )
+from protoseg.data.cache import open_cache
 from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
 from protoseg.data.run_lists import SPLIT, as_stored, read_run_lists
@@ -69,6 +70,7 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
     join_slurm(config.trainer)
     config, data = settle(config, console=console)
     normalization, network, method = build(config, data, console=console)
+    data = with_cache(config, data, method, console)
     # Whatever cannot work has stopped by now; only from here on something is written.
     with _run_folder(config, data.partition, console) as out:
         if is_first():
@@ -192,6 +194,22 @@ def load_data(config: TrainConfig, *, track: Callable[[Sequence[Sample]], Iterab
     """
     index, partition = build_partition(config)
     return CheckedData(index, partition, check_labels(index, partition, build_class_rules(config.classes), track=track))
+
+
+def with_cache(config: TrainConfig, data: CheckedData, method: Method, console: Console) -> CheckedData:
+    """The same data, its training images decoded in the folder of --cache where one is named."""
+    if config.cache is None:
+        return data
+    # All of them, whichever is labelled, so that divisions of the same images share a cache.
+    samples = [*data.partition.labeled, *(data.partition.unlabeled if method.uses_unlabeled else ())]
+    cache = open_cache(
+        Path(config.cache),
+        samples,
+        data.report.kind,
+        say=console.print if is_first() else lambda text: None,
+        track=progress("decoding images for the cache", console),
+    )
+    return dataclasses.replace(data, cache=cache)
 
 
 def baseline_config(config: TrainConfig) -> TrainConfig:

@@ -236,7 +236,7 @@ class TrainConfig:
         crop: side of the crops in pixels; default by image size
         batch: labelled and unlabelled images each; default by device
         accumulate: batches per optimizer step
-        workers: processes that decode images
+        workers, cache: processes that decode images; folder that keeps small sets of them decoded
         seed: of everything random
         out: run folder; default runs/NAME
         resume: go on with the run in this folder
@@ -262,6 +262,7 @@ class TrainConfig:
     batch: int | None = None
     accumulate: int = 1
     workers: int | None = None
+    cache: str | None = None
     seed: int = 0
     out: str | None = None
     resume: str | None = None

@@ -102,7 +102,7 @@ def _names(found: Iterable[int], table: ClassTable | None) -> str:
 def _warn_of_leaks(index: DataIndex, partition: Partition, console: Console) -> None:
     """Evaluation images that training shows too, and unlabelled ones that are labelled too: by name or as nearly the same
     picture."""
-    train, evaluation = [*partition.labeled, *partition.unlabeled], [s for s in index.samples if s.split != "train"]
+    train, evaluation = [*partition.labeled, *partition.unlabeled], [s for s in index.whole if s.split != "train"]
     labeled = {sample.image.stem: sample for sample in partition.labeled}
     extra = [sample for sample in partition.unlabeled if sample.name.startswith(EXTRA)]
     # Within one data set equal file names are usual (a folder for each camera or sequence), and then not the same picture.

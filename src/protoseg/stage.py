@@ -54,7 +54,7 @@ from protoseg.words import counted
 _SHEET_ROWS = 6
 _PRECISIONS = {"None": "float32", "32-true": "float32", "32": "float32", "64-true": "float64", "64": "float64"}
 _PRECISIONS |= {"bf16-mixed": "bfloat16", "bf16": "bfloat16", "16-mixed": "float16", "16": "float16"}
-_PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "logger", "trainer"}
+_PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "logger", "trainer", "cache"}
 """Settings that say where things lie on one machine: of no use to whoever gets the model file."""
 
 
@@ -178,8 +178,14 @@ def build_streams(
     assert config.batch is not None
     geometry = build_geometry(config, normalization)
     return StreamModule(
-        LabeledCrops(data.partition.labeled, data.classes, geometry, rare=build_rare_crops(config.views, data.report)),
-        UnlabeledCrops(data.partition.unlabeled, geometry) if method.uses_unlabeled else None,
+        LabeledCrops(
+            data.partition.labeled,
+            data.classes,
+            geometry,
+            rare=build_rare_crops(config.views, data.report),
+            cache=data.cache,
+        ),
+        UnlabeledCrops(data.partition.unlabeled, geometry, cache=data.cache) if method.uses_unlabeled else None,
         batch=config.batch,
         seed=config.seed,
         workers=config.workers or 0,

@@ -262,10 +262,10 @@ def _make_writable(out: Path) -> None:
 
 def _to_score(index: DataIndex, run: Path, split: Split | None, *, given: Path) -> tuple[list[Sample], str]:
     """The labelled images to score a model on, and what to call them."""
-    labeled = [sample for sample in index.samples if sample.mask is not None]
+    labeled = [sample for sample in index.whole if sample.mask is not None]
     if not labeled:
         raise ValueError(f"there is no labelled image in {index.root} to score on")
-    if any(sample.split != "train" for sample in index.samples):
+    if any(sample.split != "train" for sample in index.whole):
         chosen: Split = split or ("test" if any(sample.split == "test" for sample in labeled) else "val")
         samples = [sample for sample in labeled if sample.split == chosen]
         if not samples:

@@ -184,7 +184,7 @@ class TestWhatIsNotUsedForLong:
         def no_locks(*_: object) -> None:
             raise OSError("no locks")
 
-        monkeypatch.setattr("protoseg.data.archive.fcntl.flock", no_locks)
+        monkeypatch.setattr("protoseg.files.fcntl.flock", no_locks)
         unpack(write_zip(tmp_path / "new.zip", {"a.txt": b""}))
         assert self.kept(cache) == ["new", "old"]
 

@@ -153,7 +153,7 @@ class TestMasksBesideTheLists:
 
     def test_train_only_where_a_list_names_them(self, root: Path) -> None:
         partition = make_partition(open_dataset(root))
-        assert names(partition.labeled + partition.unlabeled) == ["2007_000032"]
+        assert names([*partition.labeled, *partition.unlabeled]) == ["2007_000032"]
 
     def test_neither_come_in_again_by_the_further_folder(self, root: Path, listed) -> None:  # type: ignore[no-untyped-def]
         """Nor do those that a holdout keeps back."""

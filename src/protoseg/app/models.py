@@ -96,7 +96,7 @@ class Models:
             head = load_prototypes(model, choice.path, advice="").to(device()).eval()
             tones = shades(model.classes.colors, head.per_class).tolist()
         masks, note = None, ""
-        if self.index is not None and any(sample.mask for sample in self.index.samples):
+        if self.index is not None and any(sample.mask for sample in self.index.whole):
             try:
                 masks = matched(model.classes, classes_of(self.index, model), self.index.root)
             except ValueError as error:

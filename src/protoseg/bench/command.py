@@ -138,7 +138,7 @@ def _checked(
     config, *_ = [settings(found[0], method) for method in methods]
     # More labels than masks stop here, not once in every cell.
     index, *_ = [build_partition(settings(chosen, methods[0]))[0] for chosen in found]
-    scored = any(sample.split != "train" and sample.mask is not None for sample in index.samples)
+    scored = any(sample.split != "train" and sample.mask is not None for sample in index.whole)
     if not config.evaluate or not (scored or config.holdout):
         raise ValueError(f"there is nothing to compare by: {data} has no test or val images; keep some with --holdout 1/5")
     return config, index.format

@@ -10,19 +10,15 @@ import lzma
 import os
 import shutil
 import stat
-import sys
 import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from protoseg.data.index import named_split
-
-if sys.platform != "win32":
-    import fcntl
+from protoseg.files import held
 
 _MOST_RATIO, _SMALL = 200, 1 << 26  # photographs hardly shrink and masks do: more than this is a decompression bomb
 _SHOWN = 40  # letters of a name that a message or the name of a folder can hold
@@ -95,7 +91,7 @@ def _take(folder: Path) -> bool:
     """
     if not folder.is_dir():
         return False
-    with _held(folder.parent):
+    with held(folder.parent):
         try:
             os.utime(folder)
         except FileNotFoundError:  # cleaned away a moment ago
@@ -111,31 +107,12 @@ def _clean(cache: Path) -> None:
     No process takes a folder while another one cleans. Without locks nothing is removed.
     """
     away = Path(tempfile.mkdtemp(prefix=".old-", dir=cache))
-    with _held(cache) as is_held:
+    with held(cache) as is_held:
         for folder in cache.iterdir() if is_held else ():
             with suppress(OSError):  # another process has finished and renamed it meanwhile, or it is another user's
                 if time.time() - folder.stat().st_mtime > _KEPT:
                     folder.rename(away / folder.name)
     shutil.rmtree(away, ignore_errors=True)  # which takes long, so nobody has to wait for it
-
-
-@contextmanager
-def _held(cache: Path) -> Iterator[bool]:
-    """Hold the cache for a moment, after whoever holds it; False where the file system knows no locks."""
-    try:
-        descriptor = os.open(cache, os.O_RDONLY)
-    except OSError:  # as on Windows, of every folder
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            is_held = True
-        except OSError:
-            is_held = False
-        yield is_held
-    finally:
-        os.close(descriptor)
 
 
 def _top(folder: Path) -> Path:

@@ -6,11 +6,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from protoseg.data.cache import ImageCache
 from protoseg.data.class_rules import ClassRules
 from protoseg.data.facts import Facts, class_pixels, facts_of
 from protoseg.data.images import ImageArray, ImageKind, Picture, kind_of, read_image, read_picture
@@ -63,35 +65,41 @@ class LabelReport:
 
 @dataclass(frozen=True)
 class CheckedData:
-    """Everything about the images of a run, after every labelled one has been decoded."""
+    """Everything about the images of a run, after every labelled one has been decoded; and the decoded ones, where kept."""
 
     index: DataIndex
     partition: Partition
     report: LabelReport
+    cache: ImageCache | None = None
 
     @property
     def classes(self) -> ClassTable:
         return self.report.classes
 
 
-def read_pair(sample: Sample, kind: ImageKind | None = None) -> tuple[ImageArray, MaskArray]:
+def read_pair(
+    sample: Sample, kind: ImageKind | None = None, *, read: Callable[[Path, ImageKind | None], ImageArray] = read_image
+) -> tuple[ImageArray, MaskArray]:
     """Read a labelled image and its mask.
 
     Args:
         sample: with a mask.
         kind: that the image must be of; any when left out.
+        read: the image, where `read_image` is not meant.
 
     Raises:
         ValueError: one of them is unreadable, their sizes differ, or the image is of another kind.
     """
-    picture, mask = _read_pair(sample, kind)
+    picture, mask = _read_pair(sample, kind, lambda path, kind: Picture(read(path, kind)))
     return picture.image, mask.values
 
 
-def _read_pair(sample: Sample, kind: ImageKind | None) -> tuple[Picture, PaletteMask]:
+def _read_pair(
+    sample: Sample, kind: ImageKind | None, read: Callable[[Path, ImageKind | None], Picture] = read_picture
+) -> tuple[Picture, PaletteMask]:
     assert sample.mask is not None
     try:
-        picture, mask = read_picture(sample.image, kind), read_with_palette(sample.mask)
+        picture, mask = read(sample.image, kind), read_with_palette(sample.mask)
     except DamagedImageError as error:
         raise DamagedImageError(f"{error}; put a whole file in its place, or take image and mask away") from error
     if picture.image.shape[:2] != mask.values.shape:

@@ -105,7 +105,7 @@ def left_out(index: DataIndex) -> list[Finding]:
 
 def unscored(index: DataIndex) -> list[Finding]:
     """Evaluation images without masks."""
-    bare = [sample for sample in index.samples if sample.split != "train" and sample.mask is None]
+    bare = [sample for sample in index.whole if sample.split != "train" and sample.mask is None]
     if not bare:
         return []
     return [

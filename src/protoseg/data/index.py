@@ -8,18 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protoseg.data.io import UInt8Array, is_text
 from protoseg.data.masks import COLOR, Color, MaskArray, MaskSource, count_values, describe, pack, unpack
+from protoseg.data.samples import Sample as Sample
+from protoseg.data.samples import Samples, packed
+from protoseg.data.samples import Split as Split
 from protoseg.data.shapes import BlankMask, ShapesMask
 from protoseg.types import IGNORE_INDEX
 from protoseg.words import counted
 
-Split = Literal["train", "val", "test"]
 _SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -43,17 +44,6 @@ BACKGROUND = "background"
 
 EXTRA = "unlabeled:"
 """Prefix of the names of images from a further folder."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image, and where its mask comes from if there is one. Whether that mask may be used is decided by the partition."""
-
-    name: str  # path below the image folder, without suffix: unique within a data set
-    image: Path
-    mask: MaskSource | None
-    split: Split
-    if_listed: MaskSource | None = None  # the mask where a list of labelled images names an image that has none
 
 
 @dataclass(frozen=True)
@@ -184,7 +174,7 @@ def in_order(index: DataIndex, names: Sequence[str], colors: Sequence[Color]) ->
     samples = (replace(s, mask=renumbered(s.mask), if_listed=renumbered(s.if_listed)) for s in index.samples)
     values = tuple((i,) for i in range(len(names)))
     table = ClassTable(tuple(names), values, tuple(colors), index.classes.ignored)
-    return replace(index, samples=tuple(samples), classes=table)
+    return replace(index, samples=Samples(samples), classes=table)
 
 
 def default_colors(count: int) -> tuple[Color, ...]:
@@ -304,7 +294,7 @@ class DataIndex:
     Attributes:
         root: its folder.
         format: the name of its layout.
-        samples: all images, sorted by name, of every split.
+        samples: all images, sorted by name, of every split; however they are given, they are kept as `Samples`.
         classes: the class table where the data set has one; None where it has to be read off the labelled masks.
         notes: how it was read, where that is not plain.
         left_out: files that look like data and are not used.
@@ -313,16 +303,24 @@ class DataIndex:
 
     root: Path
     format: str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     classes: ClassTable | None
     notes: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     spare: tuple[Sample, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", packed(self.samples))
+
+    @property
+    def whole(self) -> list[Sample]:
+        """At least the samples with masks and those for evaluation; the others are unlabelled training images, and many."""
+        return packed(self.samples).whole
+
     @property
     def names_classes(self) -> bool:
         """Whether its masks are painted from annotation files, which name the classes: mask values are our own numbers."""
-        return any(isinstance(sample.mask, ShapesMask) for sample in self.samples)
+        return any(isinstance(sample.mask, ShapesMask) for sample in self.whole)
 
-    def of(self, split: Split) -> list[Sample]:
-        return [sample for sample in self.samples if sample.split == split]
+    def of(self, split: Split) -> Samples:
+        return packed(self.samples).of(split)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -69,7 +70,16 @@ def walk(root: Path) -> list[Path]:
     Raises:
         ValueError: a name that is no UTF-8 or holds a line break, so that no list or result could hold it.
     """
-    paths, seen = list[Path](), set[str]()
+    return [root / file for file in walk_below(root)]
+
+
+def walk_below(root: Path) -> list[str]:
+    """`walk`, as paths below the folder with slashes: a million of these take a tenth of what as many `Path`s do.
+
+    Raises:
+        ValueError: see `walk`.
+    """
+    found, seen = list[str](), set[str]()
     for folder, below, files in os.walk(root, followlinks=True):
         below.sort()  # of two ways to a folder the first one counts, on every machine
         place = os.path.realpath(folder)
@@ -77,9 +87,12 @@ def walk(root: Path) -> list[Path]:
             below.clear()
             continue
         seen.add(place)
-        paths += [Path(folder, file) for file in files]
-    found = sorted(path for path in paths if not any(map(_is_hidden, path.relative_to(root).parts)))
-    check_names(found)
+        parts = Path(folder).relative_to(root).parts
+        if not any(map(_is_hidden, parts)):
+            found += ["/".join((*parts, file)) for file in files if not _is_hidden(file)]
+    found.sort(key=lambda file: file.replace("/", "\0"))  # folder by folder: a, a/b, a-b
+    if found:
+        check_names([root, *(root / file for file in found if not is_plain(file))])
     return found
 
 
@@ -119,6 +132,33 @@ def is_text(name: str) -> bool:
     return True
 
 
+def resolver() -> Callable[[str], str]:
+    """A function that follows links, as `Path.resolve` does, and looks at each folder once."""
+    folders = dict[str, str]()
+
+    def resolved(path: str) -> str:
+        folder, separator, file = path.rpartition(os.sep)
+        if not folder or _is_link(path):
+            return os.path.realpath(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        return folders[folder] + separator + file
+
+    return resolved
+
+
+def _is_link(path: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name holds nothing that `check_names` could mind; False does not say that it does."""
+    return name.isascii() and name.isprintable()
+
+
 def composed(name: str) -> str:
     """A name as it is compared: a file may have come from macOS, which stores ü as two characters, or from elsewhere."""
     return unicodedata.normalize("NFC", name)
@@ -130,15 +170,43 @@ def files_by_name(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     Raises:
         ValueError: two files share a name.
     """
-    found: dict[str, Path] = {}
-    for path in walk(root):
-        if path.suffix.lower() not in suffixes:
+    return {name: root / file for name, file in by_name(root, walk_below(root), suffixes).items()}
+
+
+def by_name(root: Path, files: Iterable[str], suffixes: Set[str]) -> dict[str, str]:
+    """Name -> file, both below a folder: its path, and that without suffix as it is compared.
+
+    Args:
+        root: folder, for messages.
+        files: below it.
+        suffixes: of those that are wanted.
+
+    Raises:
+        ValueError: two files share a name.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        folder, slash, last = file.rpartition("/")
+        stem, suffix = split_suffix(last)
+        if suffix.lower() not in suffixes:
             continue
-        name = composed(path.relative_to(root).with_suffix("").as_posix())
+        name = composed(folder + slash + stem)
         if name in found:
-            raise ValueError(f"{found[name]} and {path} have the same name; keep one of them")
-        found[name] = path
+            raise ValueError(f"{root / found[name]} and {root / file} have the same name; keep one of them")
+        found[name] = file
     return found
+
+
+def path_below(folder: Path) -> Callable[[str], str]:
+    """A function that makes `str(folder / file)` of a file below a folder, in a fraction of the time."""
+    before = str(folder / "_")[:-1]
+    return lambda file: before + file.replace("/", os.sep)
+
+
+def split_suffix(file: str) -> tuple[str, str]:
+    """A file's name in front of its suffix, and that with its dot; as pathlib sees them."""
+    stem, dot, suffix = file.rpartition(".")
+    return (stem, dot + suffix) if stem and suffix else (file, "")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from protoseg.data.index import LeftOut, Sample
-from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, walk
+from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, split_suffix, walk
 from protoseg.data.masks import MaskFile
+from protoseg.data.samples import packed
 
 
-def unread_images(samples: Iterable[Sample]) -> list[LeftOut]:
+def unread_images(samples: Sequence[Sample]) -> list[LeftOut]:
     """Pictures of kinds that are not read, in the folders that hold images."""
-    folders = sorted({sample.image.parent for sample in samples})
+    folders = sorted(packed(samples).folders())
     return _unread(
-        (path for folder in folders for path in sorted(folder.iterdir())),
+        (folder / name for folder in folders for name in _names(folder) if split_suffix(name)[1].lower() in OTHER_PICTURES),
         "file beside the images is of a kind that is not read",
         "files beside the images are of kinds that are not read",
         f"convert them to one of {', '.join(sorted(IMAGE_SUFFIXES))}",
@@ -24,7 +26,7 @@ def unread_images(samples: Iterable[Sample]) -> list[LeftOut]:
 
 def unused_masks(folder: Path, samples: Sequence[Sample]) -> list[LeftOut]:
     """Files in a folder of masks that are no image's: none has their name, or they are of a kind that holds no classes."""
-    used = {sample.mask.path for sample in samples if isinstance(sample.mask, MaskFile)}
+    used = {sample.mask.path for sample in packed(samples).whole if isinstance(sample.mask, MaskFile)}
     files = walk(folder)
     orphans = [path for path in files if path.suffix.lower() in MASK_SUFFIXES and path not in used]
     return _some(
@@ -56,6 +58,12 @@ _OTHER_LISTS = frozenset(
     for name in ("classes", "_classes", "class_names", "classnames", "labels", "label_names", "names", "categories")
     for suffix in (".txt", ".csv", ".json", ".yaml", ".yml", ".names")
 )
+
+
+def _names(folder: Path) -> list[str]:
+    """Of all that lies in a folder, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)
 
 
 def _unread(files: Iterable[Path], one: str, many: str, advice: str, suffixes: Collection[str]) -> list[LeftOut]:

@@ -6,9 +6,10 @@ B images of this process · I channels · S side of the crop
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from protoseg.data.cache import ImageCache
 from protoseg.data.check import read_pair
 from protoseg.data.images import PHOTOGRAPH, ImageArray, ImageKind, missing_pixels, read_image
 from protoseg.data.index import ClassTable, Sample
@@ -23,6 +25,7 @@ from protoseg.data.io import UInt8Array, UnreadableImageError
 from protoseg.data.patience import AwayError, patiently
 from protoseg.data.rare import RareCrops, pixel_of
 from protoseg.data.sampler import Draw, StreamSampler
+from protoseg.data.samples import packed
 from protoseg.data.views import CropView, crop_view
 from protoseg.functional.random import fold, generator
 from protoseg.types import IGNORE_INDEX
@@ -83,14 +86,20 @@ class LabeledCrops(Dataset[dict[str, Any]]):
     """A crop of a labelled image for each draw, now and then around a rare class."""
 
     def __init__(
-        self, samples: Sequence[Sample], classes: ClassTable, geometry: Geometry, *, rare: RareCrops | None = None
+        self,
+        samples: Sequence[Sample],
+        classes: ClassTable,
+        geometry: Geometry,
+        *,
+        rare: RareCrops | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
-        self.samples, self.classes, self.geometry, self.rare = tuple(samples), classes, geometry, rare
+        self.samples, self.classes, self.geometry, self.rare, self.cache = tuple(samples), classes, geometry, rare, cache
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         chosen, rare_class = (draw.image, None) if self.rare is None else self.rare.replace(draw)
         sample = self.samples[chosen]
-        read = partial(read_pair, sample, self.geometry.kind)
+        read = partial(read_pair, sample, self.geometry.kind, read=_reader(self.cache))
         image, mask = patiently(read, f"{sample.image} or its mask {sample.mask}")
         label = self.classes.encode(mask)
         label[missing_pixels(image)] = IGNORE_INDEX
@@ -106,15 +115,15 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
     that its drive does not give, but not two in a row: then the drive is away, and gives no other image either.
     """
 
-    def __init__(self, samples: Sequence[Sample], geometry: Geometry) -> None:
-        self.samples, self.geometry = tuple(samples), geometry
+    def __init__(self, samples: Sequence[Sample], geometry: Geometry, *, cache: ImageCache | None = None) -> None:
+        self.samples, self.geometry, self.cache = packed(samples), geometry, cache
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index, skipped, is_away = draw.image, list[str](), False
         for attempt in range(_REPLACEMENTS):
             path = self.samples[index].image
             try:
-                image = patiently(partial(read_image, path, self.geometry.kind), path)
+                image = patiently(partial(_reader(self.cache), path, self.geometry.kind), path)
             except UnreadableImageError as error:
                 if isinstance(error, AwayError):
                     if is_away:
@@ -128,6 +137,10 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
         raise UnreadableImageError(
             f"{_REPLACEMENTS} unlabelled images in a row cannot be read, the last was {skipped[-1]}; check the folder"
         )
+
+
+def _reader(cache: ImageCache | None) -> Callable[[Path, ImageKind | None], ImageArray]:
+    return read_image if cache is None else cache.read
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeGuard
 
@@ -16,9 +18,11 @@ import torch
 
 from protoseg.data.index import EXTRA, DataIndex, Sample, Split
 from protoseg.data.io import composed, listed_path, read_lines
+from protoseg.data.samples import Samples, packed
 from protoseg.functional.random import generator
 from protoseg.words import counted
 
+_TOGETHER = 4096  # names that are hashed at a time
 _NO_MASK = "give it one where the data set keeps them, or take the line out"
 _BELOW = "path below the data set's folder"  # every layout has its images elsewhere
 _SHARE = re.compile(r"(?P<number>[0-9]*\.[0-9]+|[0-9]+(?=\s*%))\s*(?P<percent>%?)")
@@ -31,31 +35,49 @@ class Partition:
 
     Attributes:
         labeled: images whose masks are learned from.
-        unlabeled: all other training images; their masks, if any, are never opened.
+        unlabeled: all other training images; their masks, if any, are never opened. However they are given, they are kept as
+            `Samples`.
         evaluation: labelled images to score on, empty where there are none.
         evaluation_name: "test", "val", "holdout", or "" where there are none.
         notes: how a list was read, where that is not plain.
     """
 
     labeled: tuple[Sample, ...]
-    unlabeled: tuple[Sample, ...]
+    unlabeled: Sequence[Sample]
     evaluation: tuple[Sample, ...]
     evaluation_name: str
     notes: tuple[str, ...] = ()
 
-    @property
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unlabeled", packed(self.unlabeled))
+
+    @cached_property
     def hash(self) -> str:
         """12 hex digits that change when any of the three lists does."""
-        return _digest([[sample.name for sample in part] for part in (self.labeled, self.unlabeled, self.evaluation)])
+        labeled, unlabeled, evaluation = map(_json_names, (self.labeled, self.unlabeled, self.evaluation))
+        return _digest(chain("[", labeled, [", "], unlabeled, [", "], evaluation, "]"))
 
-    @property
+    @cached_property
     def unlabeled_hash(self) -> str:
         """12 hex digits of the unlabelled images alone: two runs with equal ones learned from the same pool."""
-        return _digest([sample.name for sample in self.unlabeled])
+        return _digest(_json_names(self.unlabeled))
 
 
-def _digest(names: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:12]
+def _digest(pieces: Iterable[str]) -> str:
+    hashed = hashlib.sha256()
+    for piece in pieces:
+        hashed.update(piece.encode())
+    return hashed.hexdigest()[:12]
+
+
+def _json_names(samples: Sequence[Sample]) -> Iterator[str]:
+    """The names as `json.dumps` writes their list, in pieces: a million of them are never there together."""
+    names = samples.names() if isinstance(samples, Samples) else (sample.name for sample in samples)
+    between = "["
+    while some := list(islice(names, _TOGETHER)):
+        yield between + json.dumps(some)[1:-1]
+        between = ", "
+    yield "]" if between == ", " else "[]"
 
 
 def make_partition(
@@ -90,7 +112,7 @@ def make_partition(
     if holdout is not None and split is not None:
         raise ValueError(f"--holdout {holdout} and --split {split} both say which images to score on; give one of them")
     train = index.of("train")
-    masked = [sample for sample in train if sample.mask is not None]
+    masked = [sample for sample in train.whole if sample.mask is not None]
     notes = list[str]()
     listed = _from_list(Path(labels), index, "--labels", notes) if is_list(labels) else None
     kept: list[Sample] = []
@@ -110,9 +132,10 @@ def make_partition(
     labeled = _without(stock, kept)
     if not labeled:
         raise ValueError("no labelled image is left to learn from; keep back fewer with --holdout or give more masks")
-    unlabeled = _without_spare(_without(train, [*labeled, *kept]), [*labeled, *kept], index)
+    used = {sample.name for sample in (*labeled, *kept)}
+    unlabeled = _without_spare(train.where(lambda name: name not in used), [*labeled, *kept], index)
     evaluation, name = (kept, "holdout") if kept else _evaluation(index, split)
-    return Partition(_sorted(labeled), _sorted(unlabeled), _sorted(evaluation), name, tuple(notes))
+    return Partition(_sorted(labeled), unlabeled.by_name(), _sorted(evaluation), name, tuple(notes))
 
 
 def draw_labels(
@@ -175,11 +198,13 @@ def _without(samples: Sequence[Sample], others: Sequence[Sample]) -> list[Sample
     return [sample for sample in samples if sample.name not in names]
 
 
-def _without_spare(samples: Sequence[Sample], chosen: Sequence[Sample], index: DataIndex) -> list[Sample]:
+def _without_spare(samples: Samples, chosen: Sequence[Sample], index: DataIndex) -> Samples:
     """Samples without the images that a list chose from the spare ones, which a further folder may bring under another name."""
     spare = {sample.name for sample in index.spare}
     images = {sample.image.resolve() for sample in chosen if sample.name in spare}
-    return [s for s in samples if not images or not s.name.startswith(EXTRA) or s.image.resolve() not in images]
+    if not images:
+        return samples
+    return Samples(s for s in samples if not s.name.startswith(EXTRA) or s.image.resolve() not in images)
 
 
 def _sorted(samples: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -236,7 +261,7 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
         meant = _fraction(str(path))
         why = f"; for that share of the images, write {meant}" if meant else " (and it is no number or fraction)"
         raise FileNotFoundError(f"{option} {path}: there is no such file{why}")
-    train = [sample for sample in index.of("train") if not sample.name.startswith(EXTRA)]
+    train = index.of("train").where(lambda name: not name.startswith(EXTRA))
 
     def whole_names(sample: Sample) -> tuple[str, ...]:
         below_root, whole = sample.image.relative_to(index.root).as_posix(), sample.image.as_posix().lstrip("/")
@@ -244,7 +269,7 @@ def _from_list(path: Path, index: DataIndex, option: str, notes: list[str]) -> l
 
     whole = _by([*train, *index.spare], whole_names)
     short = _by(index.spare, _short_names) | _by(train, _short_names)
-    scored = [sample for sample in index.samples if sample.split != "train"]
+    scored = [sample for sample in index.whole if sample.split != "train"]
     evaluation = _by(scored, whole_names).keys() | _by(scored, _short_names).keys()
     chosen: dict[str, Sample] = {}
     empty, others = list[Sample](), list[str]()

@@ -11,11 +11,12 @@ from typing import Protocol
 from protoseg.data.archive import opened, unpack
 from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import ade20k, camvid, cityscapes, coco, cvat, folder, label_studio, labelme, voc
-from protoseg.data.index import BACKGROUND, DataIndex, Sample, in_order
-from protoseg.data.io import check_names
+from protoseg.data.index import BACKGROUND, DataIndex, in_order
+from protoseg.data.io import check_names, is_plain, resolver
 from protoseg.data.left_out import unread_class_lists, unread_images
 from protoseg.data.masks import MaskFile
 from protoseg.data.misplaced import apart, no_images_folder
+from protoseg.data.samples import packed
 from protoseg.words import counted
 
 
@@ -105,7 +106,7 @@ def with_mask_files(root: Path) -> DataIndex | None:
     if not is_known and not folder.matches(root):
         return None
     index = open_dataset(root, format=None if is_known else "folder", for_training=False)
-    return index if any(isinstance(sample.mask, MaskFile) for sample in (*index.samples, *index.spare)) else None
+    return index if any(isinstance(sample.mask, MaskFile) for sample in (*index.whole, *index.spare)) else None
 
 
 def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_training: bool, is_listed: bool) -> DataIndex:
@@ -122,25 +123,25 @@ def _open(root: Path, *, format: str | None, unlabeled: Path | None, for_trainin
             index = ade20k.read(root, asked_for=format is not None)
         else:
             index = FORMATS[name].read(root)
-        stock = (*index.of("train"), *(index.spare if is_listed else ()))
+        stock = (*index.of("train").whole, *(index.spare if is_listed else ()))
         if for_training and not any(sample.mask for sample in stock):
             raise ValueError(
                 f"{root} looks like {name}, but no training image in it has a mask; {_lacking(index, FORMATS[name].NEEDS)}"
             )
-    more: list[Sample] = []
+    samples = packed(index.samples)
     if unlabeled is not None:
-        listed = {sample.image.resolve() for sample in index.samples}
+        resolved = resolver()
+        listed = set(map(resolved, samples.images()))
         found = folder.read_images(unlabeled, "--unlabeled", to_learn_from=True)
-        more = [sample for sample in found if sample.image.resolve() not in listed]
-    samples = (*index.samples, *more)
-    check_names(sample.image for sample in samples)
+        samples += found.where(lambda image: resolved(image) not in listed, of="image")
+    check_names(Path(image) for image in samples.images() if not is_plain(image))
     lists = unread_class_lists(root) if index.classes is None else ()
     return dataclasses.replace(index, samples=samples, left_out=(*index.left_out, *unread_images(samples), *lists))
 
 
 def _lacking(index: DataIndex, needs: str) -> str:
     """What to do about a data set without a labelled training image."""
-    if kept := sum(sample.mask is not None for sample in index.samples):
+    if kept := sum(sample.mask is not None for sample in index.whole):
         spare = sum(sample.mask is not None for sample in index.spare)
         if spare:
             return (

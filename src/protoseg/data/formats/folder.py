@@ -7,17 +7,30 @@ Class names come from `classes.txt` or another list (see `data.class_list`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from protoseg.data.archive import title
 from protoseg.data.class_list import read_class_list
 from protoseg.data.index import EXTRA, DataIndex, LeftOut, Sample, Split, named_split
-from protoseg.data.io import IMAGE_SUFFIXES, MASK_SUFFIXES, OTHER_PICTURES, files_by_name, walk
+from protoseg.data.io import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    OTHER_PICTURES,
+    by_name,
+    files_by_name,
+    path_below,
+    split_suffix,
+    walk,
+    walk_below,
+)
 from protoseg.data.left_out import unused_masks
 from protoseg.data.masks import MaskFile
 from protoseg.data.misplaced import no_masks_folder, rename_hint, unread_pictures
+from protoseg.data.samples import Samples, SamplesBuilder
 
+_EVALUATION: tuple[Split, ...] = ("test", "val")
 _BLURRED = (IMAGE_SUFFIXES | {".gif"}) - MASK_SUFFIXES
 
 
@@ -41,31 +54,41 @@ def read(root: Path, *, for_training: bool = True) -> DataIndex:
     images, masks = top / "images", top / "masks"
     if for_training and not masks.is_dir():
         raise FileNotFoundError(no_masks_folder(top))
-    mask_of, image_of = files_by_name(masks, MASK_SUFFIXES), files_by_name(images, IMAGE_SUFFIXES)
+    files = walk_below(images)
+    mask_of, image_of = files_by_name(masks, MASK_SUFFIXES), by_name(images, files, IMAGE_SUFFIXES)
     # `train` means something only beside test or val; on its own it is a folder like any other.
     beside = [part for part in _evaluation_folders(root) if (part / "images").is_dir()]
     has_train = bool(beside or _evaluation_folders(images)) and "train" in map(named_split, _folders(images))
-    samples = []
-    for name, path in image_of.items():
-        split = _split_of(name, only_train_folder=has_train)
-        if split is not None:
-            samples.append(Sample(name, path, _mask(mask_of, name), split))
+    names: dict[Split | None, list[str]] = {"train": [], "val": [], "test": [], None: []}
+    for name in sorted(image_of):
+        names[_split_of(name, only_train_folder=has_train)].append(name)
+    evaluation = [
+        Sample(name, images / image_of[name], _mask(mask_of, name), split) for split in _EVALUATION for name in names[split]
+    ]
     for part in beside:
-        samples += _beside(part)
-    samples.sort(key=lambda sample: (sample.split, sample.name))
-    for first, second in pairwise(samples):
+        evaluation += _beside(part)
+    evaluation.sort(key=lambda sample: (sample.split, sample.name))
+    for first, second in pairwise(evaluation):
         if first.name == second.name:
             raise ValueError(f"{first.image} and {second.image} are the same evaluation image; keep one of the two layouts")
+    builder, to_image = SamplesBuilder(), path_below(images)
+    for name in names["train"]:
+        if (mask := _mask(mask_of, name)) is None:
+            builder.add_image(name, to_image(image_of[name]))
+        else:
+            builder.add(Sample(name, images / image_of[name], mask, "train"))
+    train = builder.samples()
     if for_training:
-        _check_training(top, samples, image_of, mask_of)
-    used = {sample.image for sample in samples}
-    left_out = _left_out(images, [path for path in image_of.values() if path not in used])
+        _check_training(top, train, image_of, mask_of)
+    test, val = (Samples(sample for sample in evaluation if sample.split == split) for split in _EVALUATION)
+    index = DataIndex(root, "folder", test + train + val, read_class_list(root))
+    left_out = _left_out(images, files, [images / image_of[name] for name in names[None]])
     for folder in (masks, *(part / "masks" for part in beside)):
-        left_out += unused_masks(folder, samples)
-    return DataIndex(root, "folder", tuple(samples), read_class_list(root), left_out=tuple(left_out))
+        left_out += unused_masks(folder, index.samples)
+    return replace(index, left_out=tuple(left_out))
 
 
-def _left_out(images: Path, loose: list[Path]) -> list[LeftOut]:
+def _left_out(images: Path, files: list[str], loose: list[Path]) -> list[LeftOut]:
     """Images outside `images/train` and the evaluation folders; pictures that are not read in folders without others."""
     found = []
     if loose:
@@ -78,8 +101,8 @@ def _left_out(images: Path, loose: list[Path]) -> list[LeftOut]:
                 tuple(loose),
             )
         )
-    good = {path.parent for path in walk(images) if path.suffix.lower() in IMAGE_SUFFIXES}
-    other = [path for path in walk(images) if path.suffix.lower() in OTHER_PICTURES and path.parent not in good]
+    good = {_folder_of(file) for file in files if _suffix_of(file) in IMAGE_SUFFIXES}
+    other = [images / file for file in files if _suffix_of(file) in OTHER_PICTURES and _folder_of(file) not in good]
     if other:  # those in the other folders are found in every format
         words = "file below images/ is of a kind that is not read", "files below images/ are of kinds that are not read"
         found.append(LeftOut(*words, f"convert them to one of {_list(IMAGE_SUFFIXES)}", tuple(other)))
@@ -94,8 +117,15 @@ def _training_folder(root: Path) -> Path:
     return root / "train" if below.is_dir() else root
 
 
-def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path], mask_of: dict[str, Path]) -> None:
-    train = [sample for sample in samples if sample.split == "train"]
+def _folder_of(file: str) -> str:
+    return file.rpartition("/")[0]
+
+
+def _suffix_of(file: str) -> str:
+    return split_suffix(file.rpartition("/")[2])[1].lower()
+
+
+def _check_training(root: Path, train: Samples, image_of: dict[str, str], mask_of: dict[str, Path]) -> None:
     if not train:
         unread = unread_pictures(root / "images")
         raise ValueError(f"there is no training image in {root / 'images'} ({_list(IMAGE_SUFFIXES)}){unread}")
@@ -108,15 +138,16 @@ def _check_training(root: Path, samples: list[Sample], image_of: dict[str, Path]
                 "masks as PNG"
             )
         raise ValueError(f"there is no mask in {root / 'masks'} ({_list(MASK_SUFFIXES)}); label a few images first")
-    if any(sample.mask for sample in train):
+    if any(sample.mask for sample in train.whole):
         return
+    whole_paths = {name: root / "images" / file for name, file in image_of.items()}
     raise ValueError(
         f"no training image in {root / 'images'} has a mask of the same name in {root / 'masks'}"
-        f"{rename_hint(mask_of, image_of)} (paths must be equal, suffix aside)"
+        f"{rename_hint(mask_of, whole_paths)} (paths must be equal, suffix aside)"
     )
 
 
-def read_images(root: Path, option: str, *, to_learn_from: bool = False) -> list[Sample]:
+def read_images(root: Path, option: str, *, to_learn_from: bool = False) -> Samples:
     """List a folder of images without masks; their names start with the folder's, so that they differ from all others.
 
     Args:
@@ -133,12 +164,15 @@ def read_images(root: Path, option: str, *, to_learn_from: bool = False) -> list
     # A data set of this layout is images beside masks, which are no pictures to learn from, and images to score on.
     is_data_set = to_learn_from and (root / "images").is_dir() and (root / "masks").is_dir()
     folder = root / "images" if is_data_set else root
-    found = files_by_name(folder, IMAGE_SUFFIXES)
+    found = by_name(folder, walk_below(folder), IMAGE_SUFFIXES)
     if is_data_set:
-        found = {name: path for name, path in found.items() if _split_of(name, only_train_folder=False) == "train"}
+        found = {name: file for name, file in found.items() if _split_of(name, only_train_folder=False) == "train"}
     if not found:
         raise ValueError(f"there is no image in {folder} ({_list(IMAGE_SUFFIXES)})")
-    return [Sample(f"{EXTRA}{title(root)}/{name}", path, None, "train") for name, path in found.items()]
+    builder, above, to_image = SamplesBuilder(), f"{EXTRA}{title(root)}/", path_below(folder)
+    for name, file in found.items():
+        builder.add_image(above + name, to_image(file))
+    return builder.samples()
 
 
 def _split_of(name: str, *, only_train_folder: bool) -> Split | None:
