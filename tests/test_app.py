@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from protoseg.app.command import serve, told_apart
 from protoseg.app.desk import THUMB, Desk
 from protoseg.app.gallery import Gallery, list_folder
-from protoseg.app.look import MAPS, cut, look, picture, shares
+from protoseg.app.look import MAPS, colored, cropped, cut, look, shares, smaller
 from protoseg.app.models import Models, choices
 from protoseg.app.page import render
 from protoseg.app.recent import Recent
 from protoseg.app.server import GoneError, Server, is_local
 from protoseg.atlas.follow import lattice
+from protoseg.atlas.pictures import Box as Part
 from protoseg.cli import main
 from protoseg.data.index import ClassTable
 from protoseg.data.io import UnreadableImageError
@@ -94,6 +95,7 @@ class TestLook:
         model, head, image = make_model(), make_head(), make_image()
         truth = np.random.default_rng(1).choice([0, 1, 2, IGNORE_INDEX], image.shape[:2]).astype(np.uint8)
         shown = look(model, head, image, truth)
+        maps = shown.picture()
         network = model.network
         for y in range(image.shape[0]):
             for x in range(image.shape[1]):
@@ -105,49 +107,57 @@ class TestLook:
                 near = [[float(F.cosine_similarity(feature, head.prototype[c, k], dim=0)) for k in (0, 1)] for c in (0, 1)]
                 weights = [math.exp(max(values) / head.temperature) for values in near]
                 c = weights.index(max(weights))
-                own = {name: plane[y, x] for name, plane in shown.maps.items()}
+                own = {name: plane[y, x] for name, plane in maps.items()}
                 assert own["label"] == shown.label[y, x] == said.argmax()
                 assert own["confidence"] == shown.confidence[y, x] == pytest.approx(255 * float(said.max()), abs=0.51)
                 assert own["truth"] == truth[y, x]
                 assert own["prototype"] == c
                 assert own["certainty"] == pytest.approx(255 * max(weights) / sum(weights), abs=0.51)
-                assert followed(shown.maps)[y, x] == 2 * c + near[c].index(max(near[c]))
+                assert followed(maps)[y, x] == 2 * c + near[c].index(max(near[c]))
                 if own["label"] == c:
                     assert own["disagreement"] == 0
                 elif truth[y, x] == IGNORE_INDEX:
                     assert own["disagreement"] == 4
                 else:
                     assert own["disagreement"] == {int(own["label"]): 1, c: 2}.get(int(truth[y, x]), 3)
-        assert set(np.unique(shown.maps["disagreement"])) == {0, 1, 2, 3, 4}  # else the loop has not tried all
+        assert set(np.unique(maps["disagreement"])) == {0, 1, 2, 3, 4}  # else the loop has not tried all
         assert shown.parts == 1
-        assert set(shown.maps) == set(MAPS)
+        assert set(maps) == set(MAPS)
 
-    @pytest.mark.parametrize("longest", [1280, 17])
-    def test_pieces_say_what_the_whole_says(self, longest: int) -> None:
+    def test_pieces_say_what_the_whole_says(self) -> None:
         model, head, image = make_model(around=2), make_head(), make_image(47, 61)
         truth = np.random.default_rng(1).integers(0, 3, image.shape[:2], dtype=np.uint8)
-        whole = look(model, head, image, truth, longest=longest)
-        pieces = look(model, head, image, truth, longest=longest, side=20, margin=3)
+        whole = look(model, head, image, truth)
+        pieces = look(model, head, image, truth, side=20, margin=3)
         assert pieces.parts == 4 * 5
         assert (pieces.label == whole.label).all()
         assert abs(pieces.confidence.astype(int) - whole.confidence).max() <= 1
+        expected, maps = whole.picture(), pieces.picture()
         for name in MAPS:
-            assert abs(pieces.maps[name].astype(int) - whole.maps[name]).max() <= (name in {"confidence", "certainty"})
-        assert len(np.unique(followed(whole.maps))) > 2
+            assert abs(maps[name].astype(int) - expected[name]).max() <= (name in {"confidence", "certainty"})
+        assert len(np.unique(followed(expected))) > 2
 
     def test_a_picture_shows_the_middle_pixels_of_its_cells(self) -> None:
-        image = make_image(40, 60)
-        shown = look(make_model(), make_head(), image, longest=15)
+        shown = look(make_model(), make_head(), make_image(40, 60))
         y, x = lattice(0, 0, 40, 60, rows=10, columns=15).view(10, 15, 2).numpy().transpose(2, 0, 1)
-        assert shown.maps["label"].shape == (10, 15)
-        assert (shown.maps["label"] == shown.label[y, x]).all()
-        assert shown.label.shape == (40, 60)
+        whole, maps = shown.picture(), shown.picture(15)
+        assert whole["label"].shape == (40, 60)
+        for name in MAPS:
+            assert (maps[name] == whole[name][y, x]).all()
+
+    def test_a_part_is_every_pixel_of_a_box(self) -> None:
+        truth = np.random.default_rng(1).choice([0, 1, 2, IGNORE_INDEX], (40, 60)).astype(np.uint8)
+        shown = look(make_model(), make_head(), make_image(40, 60), truth)
+        whole, part = shown.picture(), shown.part(Part(3, 7, 20, 11))
+        for name in MAPS:
+            assert (part[name] == whole[name][3:23, 7:18]).all()
 
     def test_without_prototypes(self) -> None:
         shown = look(make_model(), None, make_image())
-        assert (followed(shown.maps) == NOBODY).all()
-        assert (shown.maps["prototype"] == IGNORE_INDEX).all()
-        assert not shown.maps["disagreement"].any()
+        maps = shown.picture()
+        assert (followed(maps) == NOBODY).all()
+        assert (maps["prototype"] == IGNORE_INDEX).all()
+        assert not maps["disagreement"].any()
         assert len(np.unique(shown.label)) > 1
 
     @pytest.mark.parametrize("inference", [Inference(), Inference(flip=True, scales=(0.5, 1.0)), Inference(window=9)], ids=str)
@@ -206,7 +216,7 @@ class TestPicture:
         image = np.zeros((4, 6, 5), np.uint16)
         image[:, 3:, 4] = 900
         image[2:, :, 1] = 70
-        shown = picture(image, (4, 0, 1))
+        shown = colored(image, (4, 0, 1))
         assert shown[:, :3, 0].max() == 0
         assert shown[:, 3:, 0].min() == 255
         assert shown[..., 1].max() == 0
@@ -215,21 +225,27 @@ class TestPicture:
 
     def test_a_photograph_keeps_its_colours(self) -> None:
         image = make_image()
-        assert (picture(image) == image).all()
-        assert (picture(image, (2, 1, 0)) == image[..., ::-1]).all()
+        assert (colored(image) == image).all()
+        assert (colored(image, (2, 1, 0)) == image[..., ::-1]).all()
 
     def test_four_bands_of_8_bits_are_spread_whichever_are_chosen(self) -> None:
         image = (make_image(20, 20)[..., [0, 1, 2, 0]] // 8).astype(np.uint8)
-        assert (picture(image, (0, 1, 2)) == picture(image)).all()
-        assert picture(image).max() == 255
+        assert (colored(image, (0, 1, 2)) == colored(image)).all()
+        assert colored(image).max() == 255
 
     def test_a_large_image_is_made_smaller(self) -> None:
-        assert picture(make_image(30, 90), longest=45).shape == (15, 45, 3)
+        assert smaller(make_image(30, 90), longest=45).shape == (15, 45, 3)
+        image = make_image(30, 90)
+        assert (smaller(image) == image).all()
+
+    def test_a_part(self) -> None:
+        image = make_image(30, 90)
+        assert (cropped(image, Part(4, 9, 20, 31)) == image[4:24, 9:40]).all()
 
     @pytest.mark.parametrize("bands", [(0, 1, 3), (-1, 0, 1), (0, 1)])
     def test_no_such_band(self, bands: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match="channels 0 to 2"):
-            picture(make_image(), bands)
+            colored(make_image(), bands)
 
 
 class Box:
@@ -492,6 +508,35 @@ class TestDesk:
             assert file.content == expected.read_bytes()
         assert desk.download(0, "f0", "mask").name == "test_00.png"
 
+    def test_a_part_of_an_image_pixel_by_pixel(self, desk: Desk, data: Path) -> None:
+        _, whole = unpacked(desk.look(0, "f0"))
+        box = Part(10, 4, 21, 33)
+        planes = np.frombuffer(desk.near(0, "f0", box), np.uint8).reshape(len(MAPS), 21, 33)
+        for name, plane in zip(MAPS, planes, strict=True):
+            assert (plane == whole[name][10:31, 4:37]).all()
+        shown = np.asarray(Image.open(io.BytesIO(desk.part("f0", box))))
+        assert (shown == np.asarray(Image.open(data / "images/test/test_00.png"))[10:31, 4:37]).all()
+
+    @pytest.mark.parametrize("box", [(0, 0, 41, 48), (0, 1, 40, 48), (0, 0, 0, 9), (99, 0, 1, 1)], ids=str)
+    def test_there_is_no_such_part(self, desk: Desk, box: tuple[int, int, int, int]) -> None:
+        for ask_for in (functools.partial(desk.near, 0, "f0"), functools.partial(desk.part, "f0")):
+            with pytest.raises(ValueError, match="no such part of an image of 48 x 40"):
+                ask_for(Part(*box))
+
+    def test_a_part_that_is_too_large(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("protoseg.app.desk.MOST_NEAR", 100)
+        assert len(desk.near(0, "f0", Part(0, 0, 10, 10))) == 100 * len(MAPS)
+        with pytest.raises(ValueError, match="at most 100 of them"):
+            desk.near(0, "f0", Part(0, 0, 10, 11))
+
+    def test_a_part_has_the_brightness_of_the_whole(self, desk: Desk) -> None:
+        dark_and_bright, content = np.zeros((40, 40, 3), np.uint16), io.BytesIO()
+        dark_and_bright[:, 20:] = 60_000
+        dark_and_bright[:, :20] = np.arange(20)[:, None]  # would be spread from black to white, were it alone
+        tifffile.imwrite(content, dark_and_bright, photometric="rgb")
+        entry = desk.upload("bands.tif", len(content.getvalue()), io.BytesIO(content.getvalue()).read)
+        assert np.asarray(Image.open(io.BytesIO(desk.part(entry["id"], Part(0, 0, 16, 16))))).max() < 9
+
     def test_small_pictures(self, desk: Desk) -> None:
         small = Image.open(io.BytesIO(desk.thumb("f1")))
         assert max(small.size) == min(48, THUMB)
@@ -621,7 +666,15 @@ class TestServer:
         ],
     )
     @pytest.mark.parametrize(
-        "address", ["/picture?image=", "/thumb?image=", "/look?model=0&image=", "/download?model=0&what=mask&image="]
+        "address",
+        [
+            "/picture?image=",
+            "/thumb?image=",
+            "/look?model=0&image=",
+            "/near?model=0&box=0,0,9,9&image=",
+            "/part?box=0,0,9,9&image=",
+            "/download?model=0&what=mask&image=",
+        ],
     )
     def test_no_id_leads_to_a_file(self, server: Server, address: str, id: str) -> None:
         status, content, _ = ask(server, address + id)
@@ -641,6 +694,14 @@ class TestServer:
             ("/picture?image=f0&bands=0,1", 400),
             ("/picture?image=f0&bands=0,1,x", 400),
             ("/picture?image=f0&bands=0,1,9", 422),
+            ("/part?image=f0&box=0,0,9", 400),
+            ("/part?image=f0&box=0,0,9,99", 422),
+            ("/part?image=f0&box=0,0,9,9", 200),
+            ("/near?model=0&image=f0", 400),
+            ("/near?model=0&image=f0&box=0,0,9,-9", 400),
+            ("/near?model=0&image=f0&box=0,0,9,9999999999999999", 400),
+            ("/near?model=0&image=f0&box=0,0,9,99", 422),
+            ("/near?model=0&image=f0&box=0,0,9,9", 200),
             ("/?" + "a" * 3000, 414),
             ("/state?" + "&".join("abcdefghijk"), 200),
             ("/look?" + "&".join(f"{i}=1" for i in range(20)), 422),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import threading
 import time
@@ -105,14 +106,21 @@ def choose(browser: Any, layer: str) -> None:
 
 def painted(browser: Any) -> Any:
     """(h, w, 4) of what lies over the image."""
+    return drawn(browser, "over")
+
+
+def drawn(browser: Any, name: str) -> Any:
+    """(h, w, 4) of a canvas or a picture."""
     # From a copy: the browser notes that pixels of a canvas are read again and again, as the page itself never does.
     script = (
-        "const from = document.getElementById('over'), c = document.createElement('canvas');"
-        "[c.width, c.height] = [from.width, from.height]; const pen = c.getContext('2d', {willReadFrequently: true});"
-        "pen.drawImage(from, 0, 0); return [c.height, c.width, [...pen.getImageData(0, 0, c.width, c.height).data]]"
+        "const from = document.getElementById(arguments[0]), c = document.createElement('canvas');"
+        "[c.width, c.height] = [from.naturalWidth || from.width, from.naturalHeight || from.height];"
+        "const pen = c.getContext('2d', {willReadFrequently: true}); pen.drawImage(from, 0, 0);"
+        "let text = ''; for (const value of pen.getImageData(0, 0, c.width, c.height).data) text += String.fromCharCode(value);"
+        "return [c.height, c.width, btoa(text)]"
     )
-    height, width, values = browser.execute_script(script)
-    return np.array(values, np.uint8).reshape(height, width, 4)
+    height, width, values = browser.execute_script(script, name)
+    return np.frombuffer(base64.b64decode(values), np.uint8).reshape(height, width, 4)
 
 
 def in_colors(values: Any, colors: Any, known: Any = True) -> Any:
@@ -307,28 +315,103 @@ def test_downloads(browser: Any, desk: Desk, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "test_00.png").mode == "P"
 
 
-def test_an_image_larger_than_the_screen(browser: Any, tmp_path: Path, desk: Desk) -> None:
-    image = np.kron(draw_shapes(np.random.default_rng(3))[0], np.ones((50, 50, 1), np.uint8))  # 2000 x 2400
-    file = tmp_path / "large.jpg"
-    Image.fromarray(image).save(file, quality=50)
-    find(browser, "#files").send_keys(str(file))
-    wait(browser, "large.jpg")
-    assert "2,400 \N{MULTIPLICATION SIGN} 2,000 pixels" in find(browser, "#facts").text
+LARGE = (1600, 1920)
+"""Rows and columns of an image that the page shows reduced."""
+
+
+@pytest.fixture
+def large(browser: Any, tmp_path: Path) -> Any:
+    """The page with a large image of noise under shapes, in which every pixel differs from its neighbours."""
+    image = np.kron(draw_shapes(np.random.default_rng(3))[0], np.ones((40, 40, 1), np.uint8))
+    noise = np.random.default_rng(4).integers(0, 4, (LARGE[0], 48, 3), dtype=np.uint8)
+    image = np.minimum(image, 250) + np.tile(noise, (1, 40, 1))  # less than the megabyte that is taken here
+    find(browser, "#files").send_keys(str(write_image(tmp_path / "large.png", image)))
+    wait(browser, "large.png")
+    return image
+
+
+def arrived(browser: Any) -> list[int]:
+    """The part of the image that is there pixel by pixel, once it holds all that is seen."""
+    script = (
+        "const seen = boxAround(0), own = near && near.box; return nearing === null && own && own[0] <= seen[0] && own[1] <= "
+        "seen[1] && own[0] + own[2] >= seen[0] + seen[2] && own[1] + own[3] >= seen[1] + seen[3]"
+    )
+    until(lambda: browser.execute_script(script))
+    return list(browser.execute_script("return near.box"))
+
+
+def told(browser: Any) -> tuple[int, int]:
+    """(row, column) of the line below the image."""
+    column, row = find(browser, "#readout").text.split("column ")[1].split(", row ")
+    return int(row), int(column)
+
+
+def test_an_image_larger_than_the_screen(browser: Any, large: Any, desk: Desk) -> None:
+    assert "1,920 \N{MULTIPLICATION SIGN} 1,600 pixels" in find(browser, "#facts").text
     assert "pieces" in find(browser, "#notes").text
     frame, stage = find(browser, "#frame"), find(browser, "#stage")
     assert stage.size["height"] <= browser.execute_script("return innerHeight")
+    assert not find(browser, "#near").is_displayed()
     find(browser, "#zoom").send_keys("400")
-    assert stage.size["width"] == 4 * 1280
+    assert stage.size["width"] == 4 * 1920
     browser.execute_script("arguments[0].scrollTo(2000, 1500)", frame)
+    top, left, height, width = box = arrived(browser)
     webdriver.ActionChains(browser).move_to_element(frame).perform()
     place = "const b = arguments[0].getBoundingClientRect(); return [b.left, b.top, b.width, b.height]"
     outer, inner = (browser.execute_script(place, part) for part in (frame, stage))
-    column, row = ((outer[i] + outer[i + 2] / 2 - inner[i]) / 4 * 2400 / 1280 for i in (0, 1))  # at its middle
-    said = find(browser, "#readout").text.split("column ")[1]
-    assert abs(int(said.split(",")[0]) - column) < 4
-    assert abs(int(said.split("row ")[1]) - row) < 4
-    left, _, width, _ = browser.execute_script(place, find(browser, "#tip"))
-    assert outer[0] <= left < left + width <= outer[0] + outer[2]
+    row, column = told(browser)
+    for at, i in ((column, 0), (row, 1)):
+        assert abs(at + 0.5 - (outer[i] + outer[i + 2] / 2 - inner[i]) / 4) <= 1  # that at the middle of the frame
+    shown = desk._kept(0, desk.models.get(0), desk.gallery.find("u1"), large).shown
+    name = desk.models.get(0).model.classes.names[shown.label[row, column]]
+    lines = find(browser, "#tip").text.split("\n")
+    assert lines[0] == f"{name} {shown.confidence[row, column] / 2.55:.1f} %"
+    assert lines[1].endswith(f" {shown.certainty[row, column] / 2.55:.1f} %")
+    tip_left, _, tip_width, _ = browser.execute_script(place, find(browser, "#tip"))
+    assert outer[0] <= tip_left < tip_left + tip_width <= outer[0] + outer[2]
+    seen = drawn(browser, "near-photo")
+    assert (seen[..., :3] == large[top : top + height, left : left + width]).all()
+    where = browser.execute_script(place, find(browser, "#near-photo"))
+    expected = [inner[0] + 4 * left, inner[1] + 4 * top, 4 * width, 4 * height]
+    assert np.abs(np.array(where) - expected).max() < 0.6
+    for layer, values in (("mask", shown.label), ("followed", shown.followed)):
+        choose(browser, layer)
+        part = values[top : top + height, left : left + width]
+        colors = browser.execute_script("return [...values()].map(([, pair]) => pair[1])")
+        assert (drawn(browser, "near-over") == in_colors(part, colors)).all()
+    assert box == browser.execute_script("return near.box")
+
+
+def test_a_large_image_is_moved_and_zoomed(browser: Any, large: Any) -> None:
+    frame, stage = find(browser, "#frame"), find(browser, "#stage")
+    actions = webdriver.ActionChains(browser)
+    actions.move_to_element_with_offset(stage, 60, 40).double_click().perform()
+    assert find(browser, "#zoom").get_attribute("value") == "1"
+    row, column = told(browser)
+    assert stage.size["width"] == 1920
+    arrived(browser)
+    actions.move_by_offset(1, 0).perform()  # what was under the pointer still is
+    assert abs(told(browser)[0] - row) <= 3
+    assert abs(told(browser)[1] - column) <= 4
+    before = browser.execute_script("return [arguments[0].scrollLeft, arguments[0].scrollTop]", frame)
+    actions.move_to_element(frame).click_and_hold().move_by_offset(-150, -90).release().perform()
+    after = browser.execute_script("return [arguments[0].scrollLeft, arguments[0].scrollTop]", frame)
+    assert np.abs(np.subtract(after, before) - [150, 90]).max() <= 2
+    arrived(browser)
+    stage.send_keys("+")
+    assert find(browser, "#zoom").get_attribute("value") == "2"
+    row, column = told(browser)
+    stage.send_keys(KEYS.SHIFT, KEYS.ARROW_RIGHT)
+    assert told(browser) == (row, column + 1)
+    stage.send_keys(KEYS.NULL, *[KEYS.ARROW_DOWN] * 40)  # beyond what is seen
+    assert told(browser) == (row + 400, column + 1)
+    mark = browser.execute_script("return document.getElementById('mark').getBoundingClientRect()")
+    outer = browser.execute_script("return arguments[0].getBoundingClientRect()", frame)
+    assert outer["top"] <= mark["top"] < mark["bottom"] <= outer["bottom"]
+    arrived(browser)
+    stage.send_keys("-", "-")
+    assert find(browser, "#zoom").get_attribute("value") == "fit"
+    assert not find(browser, "#near").is_displayed()
 
 
 @pytest.mark.parametrize("width", [1400, 800, 390])

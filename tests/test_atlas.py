@@ -18,7 +18,7 @@ from make_folder import TINY, draw_shapes, make_folder, write_index
 from rich.console import Console
 
 from protoseg.atlas.collect import Found, Nearest, Sampled, count
-from protoseg.atlas.follow import NOBODY, answers, follow, lattice, see
+from protoseg.atlas.follow import NOBODY, Seen, answers, follow, grid_answers, lattice, see
 from protoseg.atlas.gather import gather
 from protoseg.atlas.likeness import alike, closest_classes, dead, too_similar
 from protoseg.atlas.lists import lists_of, thinned
@@ -64,6 +64,32 @@ class TestFollow:
             near = [float(F.cosine_similarity(features[i], head.prototype[c, k], dim=0)) for k in range(3)]
             assert followed[i] == 3 * c + near.index(max(near))
             assert float(cosine[i]) == pytest.approx(max(near), abs=1e-6)
+
+    @pytest.mark.parametrize("align_corners", [False, True])
+    @pytest.mark.parametrize("cells", [(6, 8), (1, 8), (6, 1), (48, 64)], ids=str)
+    def test_a_grid_is_told_what_its_pixels_are_told(
+        self, cells: tuple[int, int], align_corners: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        head = make_head()
+        features = torch.randn(1, 5, *cells, generator=generator(1))
+        linear = torch.randint(0, 4, (45, 61), generator=generator(2))
+        seen = Seen(linear, features, (48, 64), align_corners)
+        y, x = torch.arange(0, 45, 4), torch.arange(2, 61)
+        points = torch.cartesian_prod(y, x)
+        expected = answers(seen, head, points)
+        for numbers in (1, 1 << 23):  # a row at a time, and all
+            monkeypatch.setattr("protoseg.atlas.follow._NUMBERS", numbers)
+            said = grid_answers(seen, head, y, x)
+            for name in ("linear", "prototype", "followed"):
+                assert (getattr(said, name).flatten() == getattr(expected, name)).all()
+            for name in ("cosine", "probability"):
+                assert torch.allclose(getattr(said, name).flatten(), getattr(expected, name), atol=2e-6)
+        assert len(said.followed.unique()) > 3
+
+    def test_a_grid_where_no_class_has_prototypes(self) -> None:
+        head = PrototypeHead(5, 4, per_class=3)
+        seen = Seen(torch.zeros(8, 8, dtype=torch.int64), torch.randn(1, 5, 2, 2), (8, 8), False)
+        assert (grid_answers(seen, head, torch.arange(8), torch.arange(8)).followed == NOBODY).all()
 
     def test_a_lattice_of_as_many_cells_is_every_pixel(self) -> None:
         points = lattice(3, 5, 4, 6, rows=4, columns=6)

@@ -1092,6 +1092,19 @@ def test_the_loss_terms_are_whole_on_a_narrow_terminal() -> None:
     assert text.replace(" ", "") in printed
 
 
+@pytest.mark.parametrize("no_color", [False, True])
+def test_the_bar_of_a_run_has_colours_where_they_are_wanted(no_color: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(file=io.StringIO(), width=60, force_terminal=True, color_system="256", markup=False)
+    bar = _BarAboveText(console=console)
+    bar.add_task("run", total=2, completed=1, text="loss 0.1")
+    console.print(bar.get_renderable())
+    assert isinstance(console.file, io.StringIO)
+    assert ("\x1b[3" in console.file.getvalue()) == (not no_color)
+
+
 def test_the_bar_of_a_run_shows_step_losses_share_speed_and_time_left(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=250, force_terminal=True)
     data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)
@@ -1123,7 +1136,9 @@ def test_interrupted_runs_say_how_to_go_on(
 def test_brackets_in_a_class_name_are_no_markup(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_folder(tmp_path / "data", train=3, labeled=2, test=1, classes=(name, "b", "c"))
     assert main(["train", str(tmp_path / "data"), *TINY, "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.count(name) == 2  # among the classes and in the table
+    printed = capsys.readouterr().out
+    assert printed.count(name) == 2  # among the classes and in the table
+    assert "\x1b" not in printed  # no terminal
 
 
 class TestQuiet:

@@ -490,7 +490,7 @@ def _bench(arguments: list[str]) -> int:
         jobs=options.jobs,
         keep_runs=options.keep_runs,
         only_table=options.table,
-        say=_console().print,
+        console=_console(),
         command=_shown("bench", arguments),
     )
     return int(failed > 0)

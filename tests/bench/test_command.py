@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from make_folder import TINY, make_folder
 from PIL import Image
 
+from bench.test_page import row as make_row
 from protoseg.bench import running, store
-from protoseg.bench.cells import Labels, find_labels
+from protoseg.bench.cells import Labels, find_labels, make_cells
 from protoseg.bench.command import columns_of, report
 from protoseg.cli import main
 
@@ -80,6 +82,60 @@ def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.Captur
     assert (out / "results.jsonl").read_bytes() == before
     assert main(words(data, out, "--evaluate-every", "1", "--table")) == 0
     assert capsys.readouterr().out.count("| fixmatch+prototypes | 0, 1 |") == 2
+
+
+BAR = "\N{BOX DRAWINGS LIGHT VERTICAL}"
+"""Between the cells of a table on a terminal."""
+
+
+@pytest.fixture
+def finished(data: Path, tmp_path: Path) -> list[str]:
+    """A command all of whose cells have been run."""
+    command = words(data, tmp_path / "out")
+    extra = command[command.index("--out") + 2 :]
+    labels = [find_labels("3", data)]
+    for number, cell in enumerate(make_cells(data, labels, METHODS, (0, 1), recipe="prototype", extra=extra)):
+        row = make_row(cell.identity["method"], cell.identity["seed"], 0.4 + number**2 / 50)
+        store.append(tmp_path / "out/results.jsonl", row | cell.identity)
+    return command
+
+
+def test_plain_lines_where_there_is_no_terminal(finished: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(finished) == 0
+    printed = capsys.readouterr().out
+    assert "| fixmatch+prototypes | 0, 1 |" in printed
+    assert "\x1b" not in printed
+    assert BAR not in printed
+
+
+def test_quiet(finished: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*finished, "--quiet"]) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'out/report.html'}\n"
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_bar_and_tables_on_a_terminal(
+    no_color: bool, finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take anything for a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    assert main(finished) == 0
+    printed = capsys.readouterr().out
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", printed)) == (not no_color)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed)
+    assert re.search(r"cells \S+ *4/4 ", shown)
+    lines = [
+        line for line in (tmp_path / "out/table.md").read_text().splitlines() if line.startswith("| fixmatch+prototypes |")
+    ]
+    assert lines
+    for line in lines:
+        cells = [re.escape(cell.strip()) for cell in line.strip("|").split("|")]
+        assert re.search(rf" *{BAR} *".join(cells), shown), line
+        assert line not in shown
+    assert shown.splitlines()[-1] == f"report: {tmp_path / 'out/report.html'}"
 
 
 def test_a_failing_cell_ends_with_status_1(

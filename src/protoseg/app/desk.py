@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from protoseg.app.gallery import Entry, Gallery, left_out_note
-from protoseg.app.look import MAPS, SIDE, Shown, look, picture, shares
+from protoseg.app.look import MAPS, SIDE, Shown, colored, cropped, look, shares, smaller
 from protoseg.app.models import Loaded, Models
 from protoseg.app.recent import Recent
-from protoseg.atlas.pictures import jpeg
+from protoseg.atlas.pictures import Box, jpeg, png
 from protoseg.atlas.views import DISAGREEMENT
-from protoseg.data.images import ImageArray, kind_of, to_rgb
+from protoseg.data.images import ImageArray, kind_of
 from protoseg.data.io import IMAGE_SUFFIXES, UInt8Array, UnreadableImageError, write_mask
 from protoseg.engine.evaluate import read_labeled
 from protoseg.engine.pictures import mask_palette, overlay
@@ -28,6 +28,8 @@ Download = Literal["mask", "overlay", "confidence"]
 DOWNLOADS: tuple[Download, ...] = get_args(Download)
 THUMB = 112
 """Pixels of the longer side of the small pictures in the list."""
+MOST_NEAR = 1 << 22
+"""Pixels of the largest part of an image that is shown pixel by pixel: a screen of them, and what lies around it."""
 _MOST_IMAGES, _MOST_LOOKS, _MOST_THUMBS = 256 << 20, 512 << 20, 32 << 20  # bytes that are remembered
 _WAIT = 0.2  # seconds between two looks at whether somebody still waits
 
@@ -46,6 +48,17 @@ class Bytes(bytes):
         return len(self)
 
 
+class Kept(NamedTuple):
+    """Attributes: what a model says of an image; what the reader should know beside it."""
+
+    shown: Shown
+    notes: list[str]
+
+    @property
+    def nbytes(self) -> int:
+        return self.shown.nbytes
+
+
 class Desk:
     """Answers what the page asks. Any thread may ask; the network looks at one image at a time.
 
@@ -56,7 +69,8 @@ class Desk:
     def __init__(self, models: Models, gallery: Gallery) -> None:
         self.models, self.gallery = models, gallery
         self._images: Recent[ImageArray] = Recent(_MOST_IMAGES)
-        self._looks: Recent[Shown] = Recent(_MOST_LOOKS)
+        self._colored: Recent[UInt8Array] = Recent(_MOST_IMAGES)
+        self._looks: Recent[Kept] = Recent(_MOST_LOOKS)
         self._thumbs: Recent[Bytes] = Recent(_MOST_THUMBS)
         self._session = secrets.token_hex(4)
         self._looking = threading.Lock()
@@ -73,6 +87,7 @@ class Desk:
             "images": [_listed(entry) for entry in self.gallery.entries()],
             "suffixes": sorted(IMAGE_SUFFIXES),
             "most_bytes": self.gallery.most_bytes,
+            "most_near": MOST_NEAR,
         }
 
     def upload(self, name: str, size: int, read: Callable[[int], bytes]) -> dict[str, str]:
@@ -84,13 +99,18 @@ class Desk:
         kept = self._thumbs.get(id)
         if kept is None:
             # Not by `_image`: a list of small pictures would drive the image that is looked at out of the memory.
-            kept = Bytes(jpeg(picture(self.gallery.read(self.gallery.find(id)), longest=THUMB)))
+            kept = Bytes(jpeg(smaller(colored(self.gallery.read(self.gallery.find(id))), longest=THUMB)))
             self._thumbs.put(id, kept)
         return kept
 
     def picture(self, id: str, bands: tuple[int, int, int] | None = None) -> bytes:
         """The image as the page shows it, a JPEG."""
-        return jpeg(picture(self._image(self.gallery.find(id)), bands))
+        return jpeg(smaller(self._rgb(self.gallery.find(id), bands)))
+
+    def part(self, id: str, box: Box, bands: tuple[int, int, int] | None = None) -> bytes:
+        """The pixels of a part of the image, a PNG."""
+        rgb = self._rgb(self.gallery.find(id), bands)
+        return png(cropped(rgb, _checked(box, rgb)))
 
     def look(self, number: int, id: str, between: Callable[[], None] = lambda: None) -> bytes:
         """What a model says of an image: four bytes with the length of a JSON text, that text, and the planes of `MAPS`.
@@ -103,8 +123,9 @@ class Desk:
         entry, start = self.gallery.find(id), time.perf_counter()
         loaded = self.models.get(number)
         image = self._image(entry)
-        shown, notes = self._shown(number, loaded, entry, image, between)
-        rows, columns = shown.maps["label"].shape
+        shown, notes = self._kept(number, loaded, entry, image, between)
+        maps = shown.picture()
+        rows, columns = maps["label"].shape
         classes = loaded.model.classes
         said = {
             "size": [image.shape[1], image.shape[0]],
@@ -124,7 +145,15 @@ class Desk:
             "seconds": round(time.perf_counter() - start, 1),
         }
         text = json.dumps(said).encode()
-        return b"".join((len(text).to_bytes(4, "big"), text, *(shown.maps[name].tobytes() for name in MAPS)))
+        return b"".join((len(text).to_bytes(4, "big"), text, *(maps[name].tobytes() for name in MAPS)))
+
+    def near(self, number: int, id: str, box: Box, between: Callable[[], None] = lambda: None) -> bytes:
+        """The planes of `MAPS` of every pixel in a part of an image that has been looked at."""
+        entry, loaded = self.gallery.find(id), self.models.get(number)
+        image = self._image(entry)
+        _checked(box, image)
+        maps = self._kept(number, loaded, entry, image, between).shown.part(box)
+        return b"".join(maps[name].tobytes() for name in MAPS)
 
     def progress(self, number: int, id: str) -> dict[str, int]:
         """How many pieces of an image have been seen, of how many; nothing where the network looks at another one."""
@@ -135,7 +164,7 @@ class Desk:
         """The mask, the overlay or the confidence at the size of the image, as `protoseg predict` writes them."""
         entry, loaded = self.gallery.find(id), self.models.get(number)
         image = self._image(entry)
-        shown, _ = self._shown(number, loaded, entry, image, lambda: None)
+        shown = self._kept(number, loaded, entry, image).shown
         classes, stem = loaded.model.classes, entry.sample.name.rsplit("/", 1)[-1]
         file = io.BytesIO()
         if what == "mask":
@@ -144,7 +173,7 @@ class Desk:
         if what == "confidence":
             Image.fromarray(shown.confidence).save(file, format="PNG")
             return File(f"{stem}.confidence.png", "image/png", file.getvalue())
-        Image.fromarray(overlay(to_rgb(image), shown.label, classes)).save(file, format="JPEG", quality=92)
+        Image.fromarray(overlay(self._rgb(entry, None), shown.label, classes)).save(file, format="JPEG", quality=92)
         return File(f"{stem}.overlay.jpg", "image/jpeg", file.getvalue())
 
     def _image(self, entry: Entry) -> ImageArray:
@@ -154,41 +183,67 @@ class Desk:
             self._images.put(entry.id, kept)
         return kept
 
-    def _shown(
-        self, number: int, loaded: Loaded, entry: Entry, image: ImageArray, between: Callable[[], None]
-    ) -> tuple[Shown, list[str]]:
-        """What a model says of an image, and what the reader should know beside it."""
+    def _rgb(self, entry: Entry, bands: tuple[int, int, int] | None) -> UInt8Array:
+        """An image for the eye. Of a part alone neither its darkest nor its brightest pixels would be known."""
+        key = (entry.id, bands)
+        kept = self._colored.get(key)
+        if kept is None:
+            kept = colored(self._image(entry), bands)
+            self._colored.put(key, kept)
+        return kept
+
+    def _kept(
+        self, number: int, loaded: Loaded, entry: Entry, image: ImageArray, between: Callable[[], None] = lambda: None
+    ) -> Kept:
+        """What a model says of an image, remembered or looked at now."""
         wanted = loaded.model.normalization.kind
         if kind_of(image) != wanted:
             raise UnreadableImageError(
                 f"{entry.name} has {kind_of(image)}, and {loaded.choice.name} has learned from images of {wanted}; choose "
                 "another image or model"
             )
-        notes = [loaded.note] if loaded.note else []
-        truth, note = _truth(loaded, entry)
-        notes += [note] if note else []
         key = (number, entry.id)
+        kept = self._looks.get(key)
+        if kept is not None:  # a closer look does not wait for the network, which may be at another image
+            return kept
         while not self._looking.acquire(timeout=_WAIT):
             between()
         try:
-            shown = self._looks.get(key)
-            if shown is None:
+            kept = self._looks.get(key)
+            if kept is None:
 
                 def note_and(done: int, of: int) -> None:
                     self._done = (key, done, of)
                     between()
 
+                truth, note = _truth(loaded, entry)
                 shown = look(loaded.model, loaded.head, image, truth, between=note_and)
-                self._looks.put(key, shown)
+                kept = Kept(shown, [text for text in (loaded.note, note, _in_pieces(shown)) if text])
+                self._looks.put(key, kept)
         finally:
             self._done = None
             self._looking.release()
-        if shown.parts > 1:
-            notes.append(
-                f"the network has seen this image in {shown.parts} overlapping pieces of at most {SIDE:,} pixels a side; "
-                "protoseg predict shows it all that the model was told to see at once"
-            )
-        return shown, notes
+        return kept
+
+
+def _checked(box: Box, of: ImageArray) -> Box:
+    """A part of an image, which must lie inside of it and not be too large."""
+    height, width = of.shape[:2]
+    inside = box.top + box.height <= height and box.left + box.width <= width
+    if not (inside and 0 < box.height * box.width <= MOST_NEAR):
+        raise ValueError(
+            f"there is no such part of an image of {width} x {height} pixels; at most {MOST_NEAR:,} of them are shown"
+        )
+    return box
+
+
+def _in_pieces(shown: Shown) -> str:
+    if shown.parts == 1:
+        return ""
+    return (
+        f"the network has seen this image in {shown.parts} overlapping pieces of at most {SIDE:,} pixels a side; "
+        "the mask of protoseg predict may differ a little"
+    )
 
 
 def _truth(loaded: Loaded, entry: Entry) -> tuple[UInt8Array | None, str]:

@@ -1,4 +1,4 @@
-"""What is shown of one image: what the model says of every pixel, and what both predictors say of those that its picture has.
+"""What is shown of one image: what both predictors say of every pixel, and which of them a picture shows.
 
 H W image · h w picture · C classes · K prototypes per class
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from protoseg.atlas.follow import NOBODY, Seen, answers, lattice
+from protoseg.atlas.follow import NOBODY, Seen, grid_answers, lattice
 from protoseg.atlas.maps import disagreement
 from protoseg.atlas.pictures import Box, resized, shown_size
 from protoseg.data.images import ImageArray, kind_of, to_rgb
@@ -26,11 +27,12 @@ from protoseg.trained import TrainedModel
 from protoseg.types import IGNORE_INDEX, SegOutput
 
 LONGEST = 1280
-"""Pixels of the longer side of what the page shows."""
+"""Pixels of the longer side of the picture of a whole image."""
 SIDE, MARGIN = 1536, 128
 """Pixels a side that the network sees at once, and how many of them at each inner border are seen, but not kept."""
 _MOST_NUMBERS = 1 << 28  # C probabilities of each pixel seen at once: 1 GiB
 _NO_PROTOTYPE = 0xFFFF
+_Index: TypeAlias = tuple[slice, slice] | tuple[NDArray[np.int64], ...]
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,46 @@ class Shown:
 
     Attributes:
         label, confidence: (H, W) uint8 class ids of the mask, and their probability from 0 to 255.
-        maps: (h, w) uint8 each, by name, in the order of `MAPS`; nearest to the middle of what a pixel of the picture covers.
+        followed, certainty: (H, W) uint16 the prototype c * K + k that a pixel follows, the largest number for none; uint8 the
+            probability of its class by the prototypes alone, from 0 to 255.
+        truth: (H, W) uint8 class ids, IGNORE_INDEX where nothing is known.
+        per_class: K; 0 without prototypes.
         parts: pieces in which the network has seen the image.
     """
 
     label: UInt8Array
     confidence: UInt8Array
-    maps: dict[str, UInt8Array]
+    followed: NDArray[np.uint16]
+    certainty: UInt8Array
+    truth: UInt8Array
+    per_class: int
     parts: int
 
     @property
     def nbytes(self) -> int:
-        return self.label.nbytes + self.confidence.nbytes + sum(plane.nbytes for plane in self.maps.values())
+        return sum(part.nbytes for part in (self.label, self.confidence, self.followed, self.certainty, self.truth))
+
+    def picture(self, longest: int = LONGEST) -> dict[str, UInt8Array]:
+        """`MAPS` of the whole image, (h, w) each: of the pixel in the middle of what a pixel of the picture covers."""
+        height, width = self.label.shape
+        rows, columns = shown_size(height, width, longest)
+        grid = lattice(0, 0, height, width, rows=rows, columns=columns).view(rows, columns, 2).numpy()
+        return self._maps(np.ix_(grid[:, 0, 0], grid[0, :, 1]))
+
+    def part(self, box: Box) -> dict[str, UInt8Array]:
+        """`MAPS` of every pixel in a box."""
+        return self._maps(_slices(box))
+
+    def _maps(self, of: _Index) -> dict[str, UInt8Array]:
+        label, truth, followed = self.label[of], self.truth[of], self.followed[of]
+        prototype, differ = np.full(label.shape, IGNORE_INDEX, np.uint8), np.zeros(label.shape, np.uint8)
+        if self.per_class:
+            prototype = np.where(followed == _NO_PROTOTYPE, IGNORE_INDEX, followed // self.per_class).astype(np.uint8)
+            said = (torch.from_numpy(part.astype(np.int64)) for part in (label, prototype, truth))
+            differ = disagreement(*said).numpy().astype(np.uint8)
+        planes = (label, self.confidence[of], truth, prototype, self.certainty[of], differ)
+        bytes_of = ((followed >> 8).astype(np.uint8), (followed & 255).astype(np.uint8))
+        return dict(zip(MAPS, (*planes, *bytes_of), strict=True))
 
 
 MAPS = ("label", "confidence", "truth", "prototype", "certainty", "disagreement", "followed_high", "followed_low")
@@ -65,7 +95,6 @@ def look(
     image: ImageArray,
     truth: UInt8Array | None = None,
     *,
-    longest: int = LONGEST,
     side: int = SIDE,
     margin: int = MARGIN,
     between: Callable[[int, int], None] = lambda done, of: None,
@@ -79,48 +108,31 @@ def look(
         head: its prototypes, where it has some.
         image: (H, W, I) of the model's kind.
         truth: (H, W) class ids, IGNORE_INDEX where nothing is known.
-        longest: pixels of the longer side of the picture.
         side, margin: of the pieces.
         between: called before each piece with the number of those that are done and of all; what it raises ends the work.
     """
-    height, width = image.shape[:2]
+    size = height, width = image.shape[:2]
     device = next(model.network.parameters()).device
-    rows, columns = shown_size(height, width, longest)
-    grid = lattice(0, 0, height, width, rows=rows, columns=columns).view(rows, columns, 2)
-    ys, xs = grid[:, 0, 0].contiguous(), grid[0, :, 1].contiguous()
-    label, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-    prototype = torch.full((rows, columns), IGNORE_INDEX)
-    followed, certainty = torch.full((rows, columns), NOBODY), torch.zeros(rows, columns)
+    label, confidence, certainty = (np.zeros(size, np.uint8) for _ in range(3))
+    followed = np.full(size, _NO_PROTOTYPE, np.uint16)
     pieces = list(cut(height, width, side=min(side, math.isqrt(_MOST_NUMBERS // len(model.classes))), margin=margin))
     for done, (seen, kept) in enumerate(pieces):
         between(done, len(pieces))
         tensor = model.normalization(image[_slices(seen)], device)
         out: SegOutput = model.network(tensor)
         probability = _probability(model.network, model.inference, tensor, out)  # (C, seen height, seen width)
-        inside = _slices(kept._replace(top=kept.top - seen.top, left=kept.left - seen.left))
-        best, answer = (part[inside].cpu().numpy() for part in probability.max(dim=0))
-        label[_slices(kept)], confidence[_slices(kept)] = answer, gray(best)
+        own = kept._replace(top=kept.top - seen.top, left=kept.left - seen.left)
+        best, answer = (part[_slices(own)].cpu().numpy() for part in probability.max(dim=0))
+        there = _slices(kept)
+        label[there], confidence[there] = answer, gray(best)
         if head is not None:
-            of_rows, of_columns = _within(ys, kept.top, kept.height), _within(xs, kept.left, kept.width)
-            points = torch.cartesian_prod(ys[of_rows] - seen.top, xs[of_columns] - seen.left).to(device)
-            if len(points):
-                features = Seen(out.logits.argmax(dim=1)[0], out.features, out.covers, out.align_corners)
-                said = answers(features, head, points)
-                for plane, values in ((prototype, said.prototype), (followed, said.followed), (certainty, said.probability)):
-                    part = plane[of_rows, of_columns]
-                    part.copy_(values.view(part.shape))
-    read = (grid[..., 0].numpy(), grid[..., 1].numpy())
-    known = np.full((rows, columns), IGNORE_INDEX, np.uint8) if truth is None else truth[read]
-    differ = np.zeros((rows, columns), np.uint8)
-    if head is not None:
-        parts = (label[read].astype(np.int64), prototype.numpy(), known.astype(np.int64))
-        differ = disagreement(*(torch.from_numpy(part) for part in parts)).numpy().astype(np.uint8)
-    number = followed.masked_fill(followed == NOBODY, _NO_PROTOTYPE).numpy().astype(np.uint16)
-    planes = (
-        *(label[read], confidence[read], known, prototype.numpy().astype(np.uint8), gray(certainty.numpy()), differ),
-        *((number >> 8).astype(np.uint8), (number & 255).astype(np.uint8)),
-    )
-    return Shown(label, confidence, dict(zip(MAPS, planes, strict=True)), len(pieces))
+            features = Seen(out.logits.argmax(dim=1)[0], out.features, out.covers, out.align_corners)
+            y, x = (torch.arange(at, at + length, device=device) for at, length in (own[::2], own[1::2]))
+            said = grid_answers(features, head, y, x)
+            followed[there] = said.followed.masked_fill(said.followed == NOBODY, _NO_PROTOTYPE).cpu().numpy()
+            certainty[there] = gray(said.probability.cpu().numpy())
+    known = np.full(size, IGNORE_INDEX, np.uint8) if truth is None else truth
+    return Shown(label, confidence, followed, certainty, known, head.per_class if head else 0, len(pieces))
 
 
 def cut(height: int, width: int, *, side: int, margin: int) -> Iterator[tuple[Box, Box]]:
@@ -156,25 +168,34 @@ def _spans(size: int, side: int, margin: int) -> Iterator[tuple[int, int]]:
     return ((i * size // number, (i + 1) * size // number) for i in range(number))
 
 
-def picture(image: ImageArray, bands: Sequence[int] | None = None, *, longest: int = LONGEST) -> UInt8Array:
-    """An image for the eye: (H, W, I) to (h, w, 3).
+def colored(image: ImageArray, bands: Sequence[int] | None = None) -> UInt8Array:
+    """An image for the eye: (H, W, I) to (H, W, 3).
 
     Args:
         image: of any kind.
         bands: which three channels become red, green and blue; the first three when left out.
-        longest: pixels of the longer side; smaller images stay as they are.
 
     Raises:
         ValueError: it has no such channel.
     """
-    rows, columns = shown_size(image.shape[0], image.shape[1], longest)
-    if bands is not None:
-        if len(bands) != 3 or not all(0 <= band < image.shape[2] for band in bands):
-            raise ValueError(f"there are channels 0 to {image.shape[2] - 1}; choose three of them")
-        # As floats what is no photograph is spread from dark to bright, whichever bands are chosen.
-        chosen = image[..., list(bands)]
-        image = chosen if kind_of(image).is_photograph else chosen.astype(np.float32)
-    return resized(to_rgb(image), rows, columns)
+    is_photograph = kind_of(image).is_photograph
+    if bands is None:
+        return np.asarray(image, np.uint8) if is_photograph else to_rgb(image)
+    if len(bands) != 3 or not all(0 <= band < image.shape[2] for band in bands):
+        raise ValueError(f"there are channels 0 to {image.shape[2] - 1}; choose three of them")
+    # As floats what is no photograph is spread from dark to bright, whichever bands are chosen.
+    chosen = image[..., list(bands)]
+    return to_rgb(chosen if is_photograph else chosen.astype(np.float32))
+
+
+def smaller(rgb: UInt8Array, *, longest: int = LONGEST) -> UInt8Array:
+    """(H, W, 3) with so many pixels on its longer side; smaller images stay as they are."""
+    return resized(rgb, *shown_size(rgb.shape[0], rgb.shape[1], longest))
+
+
+def cropped(rgb: UInt8Array, box: Box) -> UInt8Array:
+    """(height, width, 3) of a box."""
+    return np.ascontiguousarray(rgb[_slices(box)])
 
 
 def _probability(network: nn.Module, inference: Inference, image: Tensor, out: SegOutput) -> Tensor:
@@ -183,12 +204,6 @@ def _probability(network: nn.Module, inference: Inference, image: Tensor, out: S
     if whole and inference.scales == (1.0,) and not inference.flip:
         return out.logits.float().softmax(dim=1)[0]
     return inference(network, image)
-
-
-def _within(positions: Tensor, start: int, length: int) -> slice:
-    """Which of ascending positions lie in a span."""
-    first, last = torch.searchsorted(positions, torch.tensor([start, start + length])).tolist()
-    return slice(first, last)
 
 
 def _slices(box: Box) -> tuple[slice, slice]:

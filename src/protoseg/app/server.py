@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from protoseg.app.desk import DOWNLOADS, Desk
 from protoseg.app.page import Page
+from protoseg.atlas.pictures import Box
 
 _PATIENCE = 60  # seconds in which something must come or go
 _LONGEST_ADDRESS = 2000
@@ -75,6 +76,8 @@ class Handler(BaseHTTPRequestHandler):
                 "/": self._page,
                 "/state": lambda: self._json(self.server.desk.state()),
                 "/look": self._look,
+                "/near": self._near,
+                "/part": self._part,
                 "/progress": lambda: self._json(self.server.desk.progress(self._number("model"), self._given("image"))),
                 "/picture": self._picture,
                 "/thumb": lambda: self._send(self.server.desk.thumb(self._given("image")), "image/jpeg", keep=True),
@@ -131,14 +134,15 @@ class Handler(BaseHTTPRequestHandler):
         said = self.server.desk.look(self._number("model"), self._given("image"), self._still_there)
         self._send(said, "application/octet-stream")
 
+    def _near(self) -> None:
+        said = self.server.desk.near(self._number("model"), self._given("image"), self._box(), self._still_there)
+        self._send(said, "application/octet-stream")
+
+    def _part(self) -> None:
+        self._send(self.server.desk.part(self._given("image"), self._box(), self._bands()), "image/png", keep=True)
+
     def _picture(self) -> None:
-        bands = None
-        if text := self._query().get("bands"):
-            numbers = text[0].split(",")
-            if len(numbers) != 3 or not all(_is_number(number) for number in numbers):
-                self._refuse(HTTPStatus.BAD_REQUEST, "bands are three numbers, such as 3,2,1")
-            bands = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
-        self._send(self.server.desk.picture(self._given("image"), bands), "image/jpeg", keep=True)
+        self._send(self.server.desk.picture(self._given("image"), self._bands()), "image/jpeg", keep=True)
 
     def _download(self) -> None:
         what = next((name for name in DOWNLOADS if name == self._given("what")), None)
@@ -176,6 +180,21 @@ class Handler(BaseHTTPRequestHandler):
         if not _is_number(text):
             self._refuse(HTTPStatus.BAD_REQUEST, f"{name} is a number")
         return int(text)
+
+    def _box(self) -> Box:
+        return Box(*self._numbers("box", 4, "0,0,400,600: top, left, height, width"))
+
+    def _bands(self) -> tuple[int, int, int] | None:
+        if "bands" not in self._query():
+            return None
+        red, green, blue = self._numbers("bands", 3, "3,2,1")
+        return red, green, blue
+
+    def _numbers(self, name: str, how_many: int, such_as: str) -> list[int]:
+        numbers = self._given(name).split(",")
+        if len(numbers) != how_many or not all(_is_number(number) for number in numbers):
+            self._refuse(HTTPStatus.BAD_REQUEST, f"{name} is {how_many} numbers, such as {such_as}")
+        return [int(number) for number in numbers]
 
     def _still_there(self) -> None:
         """Raises GoneError where the browser has hung up, because somebody has chosen another image meanwhile."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protoseg.atlas.follow import Answers, answers, lattice
+from protoseg.atlas.follow import Answers, grid_answers, lattice
 from protoseg.atlas.lists import Lists, thinned
 from protoseg.atlas.look import Looker, Track
 from protoseg.atlas.pictures import LONGEST, flat_png, jpeg, resized, shades, shown_size
@@ -46,12 +46,12 @@ def _map(looker: Looker, sample: Sample, role: str) -> ImageView:
     view, classes = looker(sample), looker.classes
     height, width = view.image.shape[:2]
     rows, columns = shown_size(height, width, LONGEST)
-    points = lattice(0, 0, height, width, rows=rows, columns=columns, device=device())
-    said = Answers(*(part.view(rows, columns).cpu() for part in answers(view.seen, looker.head, points)))
+    points = lattice(0, 0, height, width, rows=rows, columns=columns, device=device()).view(rows, columns, 2)
+    y, x = points[:, 0, 0], points[0, :, 1]
+    said = Answers(*(part.cpu() for part in grid_answers(view.seen, looker.head, y, x)))
     truth = torch.full((rows, columns), IGNORE_INDEX)
     if view.truth is not None:
-        y, x = points.cpu().unbind(dim=1)
-        truth = torch.from_numpy(view.truth.astype(np.int64))[y, x].view(rows, columns)
+        truth = torch.from_numpy(view.truth.astype(np.int64))[y.cpu()][:, x.cpu()]
     palette = np.array(classes.colors, dtype=np.uint8)
     layers = []
     for name, label in (("truth", truth), ("linear classifier", said.linear), ("nearest prototype", said.prototype)):

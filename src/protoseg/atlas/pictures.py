@@ -105,6 +105,11 @@ def jpeg(rgb: UInt8Array) -> bytes:
     return _encoded(Image.fromarray(rgb), "JPEG", quality=_QUALITY)
 
 
+def png(rgb: UInt8Array) -> bytes:
+    """Without loss, and soon rather than small."""
+    return _encoded(Image.fromarray(rgb), "PNG", compress_level=1)
+
+
 def flat_png(rgb: UInt8Array, alpha: NDArray[np.bool_] | None = None) -> bytes:
     """A picture of a few colours; transparent where `alpha` (H, W) is False."""
     if alpha is None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from protoseg.arguments import DRY_RUN, parse_train
 from protoseg.bench import plot, store, tables
@@ -40,7 +45,7 @@ def bench(
     jobs: int = 1,
     keep_runs: bool = False,
     only_table: bool = False,
-    say: Callable[[str], None],
+    console: Console,
     command: str | None = None,
 ) -> int:
     """Run a grid of trainings, or what is missing of it, and write tables, plot and report.
@@ -55,7 +60,7 @@ def bench(
         jobs: processes for each device.
         keep_runs: leave the run folders of finished cells.
         only_table: run nothing.
-        say: prints a line.
+        console: for everything that is printed: a bar and tables on a terminal, plain lines and Markdown elsewhere.
         command: that started it, for its report; None where it was no command.
 
     Returns:
@@ -64,6 +69,7 @@ def bench(
     Raises:
         ValueError, FileNotFoundError: one sentence on what is wrong, before anything runs.
     """
+    say = console.print
     for name, instead in _TAKEN.items():
         if any(word.split("=")[0].replace("_", "-") in {name, f"--no-{name[2:]}"} for word in extra):
             raise ValueError(f"protoseg bench sets {name} of each training; give {instead}")
@@ -77,12 +83,11 @@ def bench(
     identity = {"data": data.resolve().name, "recipe": recipe_identity(recipe)}
     identity |= {"settings": " ".join(extra)} if extra else {}
 
-    def write_tables() -> str:
+    def write_tables() -> list[Column]:
         rows = [row for row in store.read(results) if any(is_cell(row, identity | chosen.identity) for chosen in found)]
         columns = columns_of(rows, found)
-        text = report(columns, methods)
         if rows:
-            (out / TABLE).write_text(text, encoding="utf-8")
+            (out / TABLE).write_text(report(columns, methods), encoding="utf-8")
             plot.write(out / PLOT, rows, methods)
             write_page(
                 out / REPORT,
@@ -95,27 +100,31 @@ def bench(
                 plot=out / PLOT,
                 legend=_LEGEND,
             )
-        return text
+        return columns
 
     failed = []
     if not only_table:
         out.mkdir(parents=True, exist_ok=True)
         devices = config.trainer.get("devices", 1)
         say(f"{counted(len(cells), 'cell')}; results in {results}, tables in {out / TABLE}, plot in {out / PLOT}")
-        failed = run_cells(
-            cells,
-            results,
-            say=say,
-            runs=out / RUNS,
-            keep=keep_runs,
-            # A training on several devices divides them itself.
-            places=slots(jobs, cuda=_on_gpus(config)) if devices in (1, "1") else [{}] * jobs,
-            after=write_tables,
-        )
-    text = write_tables()
-    say(text or f"there is no finished cell of this grid in {results}")
-    if text:
+        with _bar(len(cells), console) as ended:
+            failed = run_cells(
+                cells,
+                results,
+                say=say,
+                runs=out / RUNS,
+                keep=keep_runs,
+                # A training on several devices divides them itself.
+                places=slots(jobs, cuda=_on_gpus(config)) if devices in (1, "1") else [{}] * jobs,
+                after=write_tables,
+                ended=ended,
+            )
+    columns = write_tables()
+    if columns:
+        _print_tables(columns, methods, console)
         say(f"report: {out / REPORT}")
+    else:
+        say(f"there is no finished cell of this grid in {results}")
     for cell, reason in failed:
         say(f"failed: {cell.title}: {reason}; its output is {out / RUNS / cell.folder}.log")
     if failed:
@@ -171,15 +180,39 @@ def report(columns: Sequence[Column], methods: Sequence[str]) -> str:
     for title, source, own in columns:
         parts.append(f"## {title}, {source}")
         parts += [f"**{text}**" for text in tables.mixed_images(own)]
-        shown = (
-            tables.score_table(own, methods, against=_against(methods)),
-            tables.term_table(own, methods),
-            tables.class_table(own, methods),
-        )
-        parts += [table.markdown() for table in shown if table is not None]
-    if parts:
-        parts.append(_LEGEND)
-    return "\n\n".join(part for part in parts if part) + ("\n" if parts else "")
+        parts += [table.markdown() for table in _tables(own, methods)]
+    return "\n\n".join([*parts, _LEGEND]) + "\n" if parts else ""
+
+
+def _print_tables(columns: Sequence[Column], methods: Sequence[str], console: Console) -> None:
+    if not console.is_terminal:
+        console.print(report(columns, methods))
+        return
+    for title, source, own in columns:
+        console.print(Text(f"\n{title}, {source}", style="bold"))
+        for text in tables.mixed_images(own):
+            console.print(f"warning: {text}")
+        for table in _tables(own, methods):
+            console.print(table.rich(), soft_wrap=False)
+    console.print(_LEGEND)
+
+
+def _tables(rows: Sequence[tables.Row], methods: Sequence[str]) -> list[tables.Table]:
+    found = (
+        tables.score_table(rows, methods, against=_against(methods)),
+        tables.term_table(rows, methods),
+        tables.class_table(rows, methods),
+    )
+    return [table for table in found if table is not None]
+
+
+@contextmanager
+def _bar(total: int, console: Console) -> Iterator[Callable[[], object]]:
+    """How many cells have ended, on a terminal; gives what to call for each."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("cells", total=total)
+        yield lambda: bar.advance(task)
 
 
 _LEGEND = """\

@@ -66,6 +66,7 @@ def run_cells(
     hide: Mapping[str, str] | None = None,
     places: Sequence[Environment] = ({},),
     after: Callable[[], object] = lambda: None,
+    ended: Callable[[], object] = lambda: None,
 ) -> list[Failed]:
     """Run all cells that are not in the results yet, in order, as many at a time as there are places.
 
@@ -78,6 +79,7 @@ def run_cells(
         hide: see `store.row_of`.
         places: of `slots`.
         after: called after each finished cell.
+        ended: called after each cell, whether it had to be run, and whatever came of it.
 
     Returns:
         The cells that failed.
@@ -115,6 +117,7 @@ def run_cells(
             return None
         finally:
             free.put(place)
+            ended()
 
     with ThreadPoolExecutor(max_workers=len(places)) as pool:
         futures = [pool.submit(work, number, cell) for number, cell in enumerate(cells, 1)]

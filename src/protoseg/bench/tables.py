@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from rich.table import Table as RichTable
 from scipy import stats
 
 from protoseg.bench.cells import base_of
@@ -23,6 +24,15 @@ class Table(NamedTuple):
     def markdown(self) -> str:
         head, *body = (f"| {' | '.join(line)} |" for line in [self.titles, *self.lines])
         return "\n".join([head, f"|{'---|' * len(self.titles)}", *body])
+
+    def rich(self) -> RichTable:
+        """For a terminal."""
+        table = RichTable(*self.titles)
+        for line in self.lines:
+            table.add_row(*line)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        return table
 
 
 def score_table(

@@ -126,11 +126,13 @@ class PrototypeHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             pixel = F.normalize(features.float(), dim=-1)  # (N, D)
             unit = F.normalize(self.prototype, dim=-1).flatten(0, 1)  # (C * K, D), a new tensor: `update` may write
-            cosine = (pixel @ unit.T).view(-1, self.num_classes, self.per_class)  # (N, C, K)
-            best, nearest = cosine.max(dim=-1)
-            bias = torch.where(self.ready, self.log_prior, torch.finfo(torch.float32).min)  # (C,)
-            logits = torch.add(bias, best, alpha=1 / self.temperature)
-        return PrototypeOutput(logits, nearest)
+            return self.judge((pixel @ unit.T).view(-1, self.num_classes, self.per_class))
+
+    def judge(self, cosine: Tensor) -> PrototypeOutput:
+        """`compare` for who knows the cosines already: (N, C, K) float32 of N pixels with all prototypes."""
+        best, nearest = cosine.max(dim=-1)
+        bias = torch.where(self.ready, self.log_prior, torch.finfo(torch.float32).min)  # (C,)
+        return PrototypeOutput(torch.add(bias, best, alpha=1 / self.temperature), nearest)
 
     def loss(self, logits: Tensor, label: Tensor, weight: Tensor | None = None, *, denominator: Tensor | None = None) -> Tensor:
         """Cross-entropy of prototype logits: pulls a pixel to one prototype of its class, away from those of all others.
