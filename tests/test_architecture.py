@@ -53,7 +53,7 @@ MAY_IMPORT = {
         "trained",
     ),
     "self_training": ("settings", "files", "methods", "data", "engine", "config", "trained", "stage"),
-    "beside": ("settings", "launch", "methods", "engine", "report", "stage"),
+    "beside": ("settings", "launch", "methods", "engine", "report", "arguments", "stage"),
     "run": (
         "settings",
         "launch",
@@ -69,7 +69,7 @@ MAY_IMPORT = {
         "self_training",
         "beside",
     ),
-    "labels_only": ("files", "engine", "report", "config", "arguments", "console", "stage", "run"),
+    "labels_only": ("files", "data", "engine", "report", "config", "arguments", "console", "stage", "run"),
     "dry_run": ("settings", "data", "engine", "config", "summary", "stage", "run"),
     "doctor": ("settings", "types", "words", "functional", "data", "config"),
     "split": ("settings", "types", "words", "data", "trained"),

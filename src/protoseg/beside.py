@@ -3,17 +3,20 @@ CPU's threads each end sooner than one after the other with all of them."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from rich.console import Console
 
+from protoseg.arguments import resume_words
 from protoseg.engine.lost import LostProcessError
 from protoseg.launch import num_processes
 from protoseg.methods.base import Method
@@ -21,6 +24,7 @@ from protoseg.report.gather import BASELINE, RESULT
 from protoseg.settings import TrainConfig
 from protoseg.stage import stored_json, uses_cuda
 
+_TAIL = 5  # of its last lines say why it has failed
 _PATIENCE = 60  # seconds that a training asked to stop may take for its step and its checkpoint
 
 
@@ -46,35 +50,31 @@ def labels_only_beside(config: TrainConfig, out: Path, console: Console) -> Iter
     Yields:
         What waits for its end and returns its result. Raises LostProcessError where it has failed, and can be gone on with.
     """
-    if (out / BASELINE / RESULT).is_file():
-        with _half_of_the_threads():
-            yield lambda: stored_json(out / BASELINE / RESULT)
-        return
     with _half_of_the_threads() as threads:
-        words = ["--workers", str(config.workers), "--checkpoint-every", str(config.checkpoint_every)]
-        for name, value in (("--logger", config.logger), ("--cache", config.cache)):
-            words += [name, value] if value else []
+        if any((out / name).is_file() for name in (RESULT, f"{BASELINE}/{RESULT}")):
+            yield lambda: stored_json(out / BASELINE / RESULT)
+            return
         quiet = ["--quiet"] if console.is_terminal or console.quiet else []
+        words = [str(out), str(threads), str(os.getpid()), *quiet, *resume_words(config)]
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "protoseg.labels_only", str(out), str(threads), *quiet, *words],
-            stdin=subprocess.PIPE,  # it ends as soon as this is closed, whatever closes it
+            [sys.executable, "-P", "-u", "-m", "protoseg.labels_only", *words],  # not what lies in the current folder
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             start_new_session=True,  # Ctrl-C is this process's, which tells it
         )
-        said, ending = list[str](), threading.Event()
-        reader = threading.Thread(target=_pass_on, args=(process.stdout, console, said, ending), daemon=True)
+        said, ending = deque[str](maxlen=_TAIL), threading.Event()
+        reader = threading.Thread(target=_pass_on, args=(process, console, said, ending), daemon=True)
         reader.start()
 
         def result() -> dict[str, Any]:
             with console.status("waiting for the labels-only model"):
                 status = process.wait()
-            reader.join()
+            reader.join(_PATIENCE)
             if status:
-                last = said[-1] if said else "it said nothing"
-                raise LostProcessError(f"training on labels only, beside this one, ended with status {status}: {last}")
+                raise LostProcessError(_how_it_ended(status, said))
             return stored_json(out / BASELINE / RESULT)
 
         try:
@@ -82,7 +82,7 @@ def labels_only_beside(config: TrainConfig, out: Path, console: Console) -> Iter
         finally:
             ending.set()
             _end(process)
-            reader.join()
+            reader.join(_PATIENCE)
 
 
 @contextmanager
@@ -95,12 +95,23 @@ def _half_of_the_threads() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _pass_on(lines: IO[str], console: Console, said: list[str], ending: threading.Event) -> None:
-    """Print what the other process prints: above the progress bar, where there is one; not how it ends when it is told to."""
-    for line in lines:
+def _pass_on(process: subprocess.Popen[str], console: Console, said: deque[str], ending: threading.Event) -> None:
+    """Print what the other process prints, above the progress bar where there is one; not how it ends when it is told to."""
+    assert process.stdout is not None
+    for line in process.stdout:
         if line.strip() and not ending.is_set():
             said.append(line.rstrip())
-            console.print(said[-1], highlight=False)
+            try:
+                console.print(said[-1], highlight=False, markup=False)
+            except (OSError, ValueError):  # nobody reads it, or it cannot be written there: no reason to let the other one wait
+                continue
+    status = process.wait()
+    if status and not ending.is_set():
+        console.print(f"warning: {_how_it_ended(status, said)}; this one goes on to its end", highlight=False, markup=False)
+
+
+def _how_it_ended(status: int, said: Iterable[str]) -> str:
+    return f"training on labels only, beside this one, has ended with status {status}: {' | '.join(said) or 'it said nothing'}"
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -114,4 +125,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        process.wait()
+        if process.poll() is None:
+            process.kill()
+            process.wait()

@@ -71,7 +71,7 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
     config, data = settle(config, console=console)
     normalization, network, method = build(config, data, console=console)
     data = with_cache(config, data, method, console)
-    # Whatever cannot work has stopped by now; only from here on something is written.
+    # Whatever cannot work has stopped by now; only from here on something is written, but for the cache, which is of any run.
     with _run_folder(config, data.partition, console) as out:
         if is_first():
             found = describe_data(config, data)

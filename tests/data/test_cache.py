@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from protoseg.cli import main
 from protoseg.data import cache as module
-from protoseg.data.cache import ImageCache, open_cache
+from protoseg.data.cache import _ENTRY, _START, ImageCache, open_cache
 from protoseg.data.formats import open_dataset
 from protoseg.data.images import PHOTOGRAPH, ImageKind, read_image
 from protoseg.data.index import Sample, table_from_values
@@ -218,3 +219,30 @@ def test_a_run_is_the_same_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 RUNS = ("plain", "cached")
+
+
+def test_a_cache_that_was_written_anew_is_not_taken_for_the_one_that_a_run_opened(
+    tmp_path: Path, samples: list[Sample]
+) -> None:
+    cache, _ = opened(tmp_path, samples)
+    for_a_worker = pickle.dumps(cache)
+    assert_same(pickle.loads(for_a_worker), samples)
+    content = bytearray(cache.file.read_bytes())
+    content[len(b"protoseg images1") + 3] ^= 1  # of the hash of all places
+    cache.file.write_bytes(content)
+    with pytest.raises(ValueError, match="was written anew while a run used it"):
+        pickle.loads(for_a_worker)
+
+
+@pytest.mark.parametrize("offset", [-1, 1 << 40])
+def test_a_cache_that_points_elsewhere_is_damaged(tmp_path: Path, samples: list[Sample], offset: int) -> None:
+    """Somebody has written it: its hashes fit."""
+    cache, _ = opened(tmp_path, samples)
+    whole, end = cache.file.read_bytes(), _START + len({sample.image.read_bytes() for sample in samples}) * _ENTRY.itemsize
+    entries = np.frombuffer(whole[_START:end], dtype=_ENTRY).copy()
+    entries["offset"][np.argmax(entries["height"])] = offset
+    table = entries.tobytes()
+    cache.file.write_bytes(whole[: _START - 32] + hashlib.sha256(table).digest() + table + whole[end:])
+    again, said = opened(tmp_path, samples)
+    assert said[0] == f"warning: the cache {cache.file} is damaged; the images are decoded again"
+    assert_same(again, samples)

@@ -31,6 +31,7 @@ from protoseg.data.index import Sample
 from protoseg.data.io import UInt8Array, UnreadableImageError
 from protoseg.data.limit import most_pixels
 from protoseg.data.parallel import in_threads
+from protoseg.data.patience import is_passing, patiently
 from protoseg.files import CannotWriteError, held, make_folder
 from protoseg.words import counted
 
@@ -38,6 +39,8 @@ MOST_BYTES = 64 << 30  # of decoded images: more do not stay in memory, and come
 _MAGIC = b"protoseg images1"
 _ENTRY = np.dtype([("source", "u1", 32), ("pixels", "u1", 32), ("offset", "<i8"), ("height", "<i8"), ("width", "<i8")])
 """One image: SHA-256 of its file and of its pixels, and where they lie. Height 0: its file holds no image of this kind."""
+
+_START = len(_MAGIC) + 32  # bytes before the entries: of what kind the file is, and their SHA-256
 
 Say = Callable[[str], None]
 Track = Callable[[Sequence[Sample]], Iterable[Sample]]
@@ -54,7 +57,7 @@ class Place(NamedTuple):
 class ImageCache:
     """Images of one run by their paths. What is not in it is read from its own file, and so fails as it does without a cache.
 
-    A worker process gets the places and maps the file itself.
+    A worker process gets the places and maps the file itself, if it is still the same one.
 
     Args:
         file: whole, see `open_cache`.
@@ -65,6 +68,7 @@ class ImageCache:
     def __init__(self, file: Path, kind: ImageKind, places: Mapping[str, Place]) -> None:
         self.file, self.kind, self.places = file, kind, places
         self._bytes = _mapped(file)
+        self._begins = self._bytes[:_START].tobytes()  # which holds the hash of all places
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_bytes"}
@@ -72,6 +76,8 @@ class ImageCache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._bytes = _mapped(self.file)
+        if self._bytes[:_START].tobytes() != self._begins:
+            raise ValueError(f"{self.file} was written anew while a run used it; let the run go on with --resume")
 
     def read(self, path: Path, kind: ImageKind | None = None) -> ImageArray:
         """As `read_image`: the same pixels, or the same error."""
@@ -97,7 +103,7 @@ def open_cache(folder: Path, samples: Sequence[Sample], kind: ImageKind, *, say:
     """
     if kind.dtype != "uint8":
         raise ValueError(f"--cache holds images of 8 bits, and these have {kind}; leave it out")
-    digests = in_threads(lambda sample: _digest(sample.image), samples)
+    digests = in_threads(lambda sample: patiently(lambda: _digest(sample.image), sample.image), samples)
     found = {digest: sample for sample, digest in zip(samples, digests, strict=True) if digest is not None}
     sources = {digest: found[digest] for digest in sorted(found)}
     file = folder / f"{_key(sources, kind)}.images"
@@ -121,11 +127,13 @@ def open_cache(folder: Path, samples: Sequence[Sample], kind: ImageKind, *, say:
 
 
 def _digest(path: Path) -> bytes | None:
-    """None of what cannot be read now: training tries it, and says so."""
+    """None of what cannot be read: training tries it, and says so."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
+    except OSError as error:
+        if is_passing(error):  # read again, see `patiently`: without it, this would seem to be another cache
+            raise
         return None
 
 
@@ -140,17 +148,18 @@ def _key(sources: Iterable[bytes], kind: ImageKind) -> str:
 
 def _checked(file: Path, sources: Mapping[bytes, Sample], kind: ImageKind) -> NDArray[np.void] | None:
     """(N,) entries of a whole file; None of a damaged one."""
-    start = len(_MAGIC) + 32
-    end = start + len(sources) * _ENTRY.itemsize
+    end = _START + len(sources) * _ENTRY.itemsize
     if file.stat().st_size < end:
         return None
     content = _mapped(file)
-    table = content[start:end].tobytes()
-    if content[:start].tobytes() != _MAGIC + hashlib.sha256(table).digest():
+    table = content[_START:end].tobytes()
+    if content[:_START].tobytes() != _MAGIC + hashlib.sha256(table).digest():
         return None
     entries = np.frombuffer(table, dtype=_ENTRY)
     places = [Place(*(int(entry[name]) for name in Place._fields)) for entry in entries]
     if len(content) != end + sum(place.height * place.width for place in places) * kind.channels:
+        return None
+    if any(min(place) < 0 or place.offset + place.height * place.width * kind.channels > len(content) for place in places):
         return None
     pixels = in_threads(lambda place: _hash(_pixels(content, place, kind)), places)
     whole = all(bytes(entry["pixels"]) == digest for entry, digest in zip(entries, pixels, strict=True))
@@ -159,7 +168,7 @@ def _checked(file: Path, sources: Mapping[bytes, Sample], kind: ImageKind) -> ND
 
 def _write(file: Path, sources: Mapping[bytes, Sample], kind: ImageKind, track: Track) -> None:
     """Decode all images into a new file, several at a time; it gets its name when it is whole."""
-    end = len(_MAGIC) + 32 + len(sources) * _ENTRY.itemsize
+    end = _START + len(sources) * _ENTRY.itemsize
     samples, lock = list(sources.values()), threading.Lock()
     _check_room(file.parent, end + sum(in_threads(_area, samples)) * kind.channels)
     entries, order = np.zeros(len(samples), dtype=_ENTRY), {sample.image: i for i, sample in enumerate(samples)}

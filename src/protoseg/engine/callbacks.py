@@ -20,7 +20,7 @@ from safetensors.torch import save
 from protoseg.engine.collapse import Collapse, OnCollapse, WayBack
 from protoseg.engine.health import Alarm
 from protoseg.engine.module import TrainingModule
-from protoseg.engine.resumable import CHECKPOINT, PREVIOUS
+from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, WAITING
 from protoseg.engine.stop import Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.files import append_text, replacing, write_text
@@ -73,6 +73,7 @@ class Checkpoint(StepCallback):
         # Every process has read it by now. The last one is damaged or missing, and must not take its place.
         if trainer.is_global_zero and trainer.ckpt_path is not None and Path(trainer.ckpt_path) != self.last:
             Path(trainer.ckpt_path).replace(self.last)
+            (self.folder / WAITING).unlink(missing_ok=True)  # a damaged one too
         if self.to_go_back_to:
             assert isinstance(pl_module, TrainingModule)
             if not self.previous.is_file():
