@@ -182,6 +182,32 @@ def prediction_memory() -> str:
     return Table(titles, lines).markdown()
 
 
+def crops() -> str:
+    """Crops a second of one core, by the ways to make them: the last measurement of each setting."""
+    last = {(row["width"], row["suffix"], row["crop"]): row for row in store.read(RESULTS / "input.jsonl")}
+    lines = []
+    for row in last.values():
+        image = f"{row['width']} x {row['height']} {row['suffix'][1:].upper()}"
+        speeds = [f"{row['theirs']:.1f}", f"{row['worker']:.0f}", f"{row['worker'] / row['theirs']:.1f} x"]
+        kept = [f"{row['cached']:.0f}", f"{row['gain']:.1f} x", *(f"{1000 * row[name]:.1f} ms" for name in ("fill", "check"))]
+        lines.append([image, str(row["crop"]), *speeds, *kept])
+    titles = ["image", "crop", "the peers' way", "ours", "", "with `--cache`", "against without", "to fill it, an image"]
+    return Table([*titles, "at each start, an image"], lines).markdown()
+
+
+def pools() -> str:
+    """What listing a pool of unlabelled images costs: the last measurement of each size."""
+    last = {(row["images"], row["inside"]): row for row in store.read(RESULTS / "index.jsonl")}
+    lines = []
+    for row in last.values():
+        where = "`images/`" if row["inside"] else "`--unlabeled`"
+        seconds = [f"{row[name]:.1f} s" for name in ("list", "divide", "hash", "pack")]
+        sizes = [f"{row[name] / 2**20:,.0f} MiB" for name in ("packed", "held", "peak")]
+        lines.append([f"{row['images']:,} in {where}", *seconds, *sizes])
+    titles = ["unlabelled images", "list", "divide", "hash", "pack", "packed", "held afterwards", "at the peak"]
+    return Table(titles, lines).markdown()
+
+
 DEMO = {"file": "demo", "recipe": "demo@50329b7c"}
 DEMO_BEFORE = {"file": "demo", "recipe": "demo@bc132b08"}
 CAMVID = {"file": "camvid", "recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"}
@@ -213,6 +239,8 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "gpu ways": lambda: gpu_steps(rounds=12),
         "prediction speed": prediction_speed,
         "prediction memory": prediction_memory,
+        "crops": crops,
+        "pools": pools,
     },
     ROOT / "README.md": {
         "demo": lambda: short(cells(seeds=REPORTED, **DEMO)),

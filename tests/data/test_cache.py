@@ -181,6 +181,10 @@ def test_is_refused_where_it_does_not_fit(tmp_path: Path, samples: list[Sample],
     with pytest.raises(ValueError, match=r"takes at most 0.0 GiB: .* leave it out"):
         opened(tmp_path, samples)
     assert list((tmp_path / "cache").iterdir()) == []
+    monkeypatch.setattr(module, "MOST_BYTES", 100)
+    monkeypatch.setattr(module, "_digest", no_decoding)  # of files that are too large no content is looked at
+    with pytest.raises(ValueError, match=r"takes at most 0.0 GiB: .* leave it out"):
+        opened(tmp_path, samples)
 
 
 def test_crops_are_the_same_to_the_last_bit(tmp_path: Path) -> None:

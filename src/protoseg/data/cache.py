@@ -103,6 +103,7 @@ def open_cache(folder: Path, samples: Sequence[Sample], kind: ImageKind, *, say:
     """
     if kind.dtype != "uint8":
         raise ValueError(f"--cache holds images of 8 bits, and these have {kind}; leave it out")
+    _check_size(sum(in_threads(_stored, samples)))  # files are smaller than what is in them: a large pool is not even read
     digests = in_threads(lambda sample: patiently(lambda: _digest(sample.image), sample.image), samples)
     found = {digest: sample for sample, digest in zip(samples, digests, strict=True) if digest is not None}
     sources = {digest: found[digest] for digest in sorted(found)}
@@ -204,12 +205,23 @@ def _write(file: Path, sources: Mapping[bytes, Sample], kind: ImageKind, track: 
             partial.unlink(missing_ok=True)
 
 
-def _check_room(folder: Path, size: int) -> None:
+def _stored(sample: Sample) -> int:
+    try:
+        return sample.image.stat().st_size
+    except OSError:
+        return 0
+
+
+def _check_size(size: int) -> None:
     if size > MOST_BYTES:
         raise ValueError(
-            f"--cache would hold {_gib(size)} of decoded images, and takes at most {_gib(MOST_BYTES)}: more would come from "
-            "the disk, slower than files are decoded; leave it out"
+            f"--cache would hold {_gib(size)} of decoded images or more, and takes at most {_gib(MOST_BYTES)}: more would come "
+            "from the disk, slower than files are decoded; leave it out"
         )
+
+
+def _check_room(folder: Path, size: int) -> None:
+    _check_size(size)
     if size > (room := shutil.disk_usage(folder).free):
         raise ValueError(
             f"--cache would hold {_gib(size)} of decoded images, and {folder} has room for {_gib(room)}; make room, give a "
