@@ -84,6 +84,17 @@ def test_nothing_sticks_out_of_the_window(browser: Any, width: int) -> None:
         assert find(browser, "h1").is_displayed()
 
 
+def test_a_long_name_in_a_list_does_not_widen_the_page_of_a_phone(browser: Any) -> None:
+    with window(browser, 390):
+        browser.execute_script(
+            "for (const one of document.querySelectorAll('option')) one.textContent = 'a_long_name_'.repeat(9)"
+        )
+        for select in browser.find_elements("css selector", "select"):
+            assert 0 < select.rect["width"] < 390
+            assert select.rect["x"] + select.rect["width"] <= 390
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
 def test_dark_where_the_reader_likes_it_dark(browser: Any) -> None:
     light, dark = grounds(browser, "body")
     assert light > 700
