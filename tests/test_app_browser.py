@@ -155,6 +155,14 @@ def test_opens_with_the_first_image_and_every_control_works(browser: Any, addres
     }
 
 
+def test_what_is_in_the_mask_is_said_once_it_is_there(browser: Any, desk: Desk) -> None:
+    said, _ = unpacked(desk.look(0, "f0"))
+    largest = max((one["share"], one["name"]) for one in said["classes"])
+    assert find(browser, "#readout").text.startswith(f"mostly {largest[1]} {100 * largest[0]:.1f}".removesuffix(".0"))
+    assert find(browser, "#readout").tag_name == "output"  # a live region
+    assert find(browser, "#status").get_attribute("aria-live") == "polite"
+
+
 def test_a_pointer_reads_class_prototype_and_probability(browser: Any, desk: Desk) -> None:
     said, planes = unpacked(desk.look(0, "f0"))
     for column, row in ((3, 5), (40, 31), (22, 17)):
