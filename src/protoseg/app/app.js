@@ -102,7 +102,12 @@ function choose(id) {
   showPhoto();
   markCurrent();
   const current = document.querySelector("#list [aria-current=true]");
-  if (current) current.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (current) {
+    // Not by scrollIntoView: Tab would go on from there, past the link that leads to the image.
+    const [outer, inner] = [by("list"), current].map((element) => element.getBoundingClientRect());
+    const shift = (start, end) => Math.min(0, inner[start] - outer[start]) + Math.max(0, inner[end] - outer[end]);
+    by("list").scrollBy(shift("left", "right"), shift("top", "bottom"));
+  }
   ask();
 }
 function clear() {
