@@ -52,6 +52,30 @@ def find(browser: Any, selector: str) -> Any:
     return browser.find_element("css selector", selector)
 
 
+NAMED = {
+    "application",
+    "button",
+    "checkbox",
+    "combobox",
+    "image",
+    "link",
+    "radio",
+    "region",
+    "searchbox",
+    "slider",
+    "table",
+}
+"""Roles of what a screen reader calls by a name."""
+
+
+def nameless(browser: Any) -> list[str]:
+    """Roles of what is on the page without a name, by the tree that Chromium gives to screen readers."""
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    seen = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    assert any(role == "heading" for role, _ in seen)
+    return [role for role, name in seen if role in NAMED and not name.strip()]
+
+
 @contextmanager
 def window(browser: Any, width: int) -> Iterator[None]:
     """The page as a window of that many pixels shows it; below 500 it is a phone's."""

@@ -537,6 +537,15 @@ class TestDesk:
         entry = desk.upload("bands.tif", len(content.getvalue()), io.BytesIO(content.getvalue()).read)
         assert np.asarray(Image.open(io.BytesIO(desk.part(entry["id"], Part(0, 0, 16, 16))))).max() < 9
 
+    def test_a_part_of_other_bands(self, desk: Desk) -> None:
+        part, other = (Image.open(io.BytesIO(desk.part("f0", Part(5, 6, 7, 8), bands))) for bands in (None, (2, 1, 0)))
+        assert (np.asarray(other) == np.asarray(part)[..., ::-1]).all()
+
+    def test_a_closer_look_does_not_wait_for_the_network(self, desk: Desk) -> None:
+        desk.look(0, "f0")
+        with desk._looking:  # at another image
+            assert desk.near(0, "f0", Part(0, 0, 9, 9))
+
     def test_small_pictures(self, desk: Desk) -> None:
         small = Image.open(io.BytesIO(desk.thumb("f1")))
         assert max(small.size) == min(48, THUMB)

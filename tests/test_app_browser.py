@@ -16,7 +16,7 @@ import tifffile
 from make_folder import TINY, draw_shapes, make_folder, write_image, write_index
 from PIL import Image
 
-from chromium import find, grounds, opened, requests, webdriver, window
+from chromium import find, grounds, nameless, opened, requests, webdriver, window
 from protoseg.app.desk import Desk
 from protoseg.app.gallery import Gallery, list_folder
 from protoseg.app.models import Models, choices
@@ -153,6 +153,14 @@ def test_opens_with_the_first_image_and_every_control_works(browser: Any, addres
         "state",
         "look",
     }
+
+
+def test_what_is_in_the_mask_is_said_once_it_is_there(browser: Any, desk: Desk) -> None:
+    said, _ = unpacked(desk.look(0, "f0"))
+    largest = max((one["share"], one["name"]) for one in said["classes"])
+    assert find(browser, "#readout").text.startswith(f"mostly {largest[1]} {100 * largest[0]:.1f}".removesuffix(".0"))
+    assert find(browser, "#readout").tag_name == "output"  # a live region
+    assert find(browser, "#status").get_attribute("aria-live") == "polite"
 
 
 def test_a_pointer_reads_class_prototype_and_probability(browser: Any, desk: Desk) -> None:
@@ -427,6 +435,27 @@ def test_nothing_sticks_out_of_the_window(browser: Any, width: int) -> None:
             box = browser.execute_script("return document.getElementById('tip').getBoundingClientRect()")
             assert box["left"] >= 0
             assert box["right"] <= width
+
+
+def test_all_that_can_be_used_or_seen_has_a_name(browser: Any) -> None:
+    for layer in ("mask", "confidence", "followed"):
+        choose(browser, layer)
+        assert nameless(browser) == []
+
+
+def test_the_first_tab_leads_past_the_list(browser: Any) -> None:
+    find(browser, "body").send_keys(KEYS.TAB)
+    skip = browser.switch_to.active_element
+    assert skip.text == "Skip to the image"
+    skip.send_keys(KEYS.ENTER)
+    webdriver.ActionChains(browser).send_keys(KEYS.TAB).perform()
+    view = "return document.getElementById('view').contains(document.activeElement)"
+    assert browser.execute_script(view)
+
+
+def test_nothing_turns_for_who_has_asked_for_less_motion(browser: Any) -> None:
+    turning = "document.body.classList.add('busy'); return getComputedStyle(arguments[0], '::before').animationName"
+    assert browser.execute_script(turning, find(browser, "#status")) == "none"  # these tests ask for it: chromium.py
 
 
 def test_dark_where_the_reader_likes_it_dark(browser: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from make_folder import TINY, make_folder
 
-from chromium import find, grounds, on_paper, requests, webdriver, window
+from chromium import find, grounds, nameless, on_paper, requests, webdriver, window
 from protoseg.cli import main
 
 HOSTILE = '<img src="http://127.0.0.1:9/x" onerror="alert(1)">'
@@ -82,6 +82,10 @@ def test_nothing_sticks_out_of_the_window(browser: Any, width: int) -> None:
         )
         assert [box for box in browser.execute_script(boxes) if box["left"] < 0 or box["right"] > width] == []
         assert find(browser, "h1").is_displayed()
+
+
+def test_all_that_can_be_used_or_seen_has_a_name(browser: Any) -> None:
+    assert nameless(browser) == []
 
 
 def test_dark_where_the_reader_likes_it_dark(browser: Any) -> None:

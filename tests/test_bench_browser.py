@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.test_page import ROWS, written
-from chromium import find, grounds, requests, window
+from chromium import find, grounds, nameless, requests, window
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,10 @@ def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
     with window(browser, width):
         find(browser, "details").get_attribute("open") or find(browser, "summary").click()
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_all_that_can_be_used_or_seen_has_a_name(browser: Any) -> None:
+    assert nameless(browser) == []
 
 
 def test_light_and_dark(browser: Any) -> None:

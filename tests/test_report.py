@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import json
 import math
 import os
@@ -18,15 +19,16 @@ import pytest
 import torch
 import yaml
 from make_folder import TINY, make_folder
+from numpy.typing import NDArray
 
-from protoseg import files
+from protoseg import files, report
 from protoseg.cli import main
 from protoseg.engine.metrics import iou
 from protoseg.engine.tally import TALLY, Pixels, Tally, make_tally
 from protoseg.report.charts import DASHES, Series, interval_chart, iou_bar, line_chart, share_chart, ticks
 from protoseg.report.compare import Interval, gain_interval, mean_iou, paired_bootstrap, signed, verdict
 from protoseg.report.gather import gather
-from protoseg.report.page import confusions, duration, matrix_rows, percent, render
+from protoseg.report.page import DEEP, confusions, duration, matrix_rows, percent, render
 
 HOSTILE = '</title><script>alert("1")</script>'
 """A class name that no one should have; without a `/` it could be a folder too."""
@@ -185,6 +187,27 @@ class TestCharts:
         assert "<script" not in svg
         assert not [element for element in tree.iter() if "onload" in element.attrib]
 
+    @pytest.mark.parametrize(
+        ("gain", "interval"),
+        [
+            (0.051, (0.048, 0.054)),
+            (0.3, (0.299, 0.301)),
+            (-0.2, (-0.2001, -0.2)),
+            (0.003, (-0.025, 0.032)),
+            (0.0, (-1e-4, 1e-4)),
+        ],
+    )
+    def test_numbers_at_an_interval_do_not_run_into_each_other(self, gain: float, interval: tuple[float, float]) -> None:
+        texts = parse(interval_chart(gain, Interval(*interval))).findall("./svg/text")
+        spans = []
+        for text in texts:
+            half = len(text.text or "") * 4.2  # of a digit at 13 pixels, half
+            spans.append((float(text.get("x") or "nan") - half, float(text.get("x") or "nan") + half))
+        for left, right in itertools.pairwise(sorted(spans)):
+            assert left[1] <= right[0]
+        assert min(spans)[0] >= 0
+        assert max(spans)[1] <= 400
+
     def test_bars_are_as_long_as_the_iou(self) -> None:
         bars = parse(iou_bar(0.5, 0.25)).findall("./svg/rect")
         assert [float(str(bar.get("width"))) for bar in bars] == pytest.approx([99.5, 49.8], abs=0.1)
@@ -203,6 +226,44 @@ def links_of_a_page_that_asks_nobody(html: str) -> int:
     assert all(str(link).startswith(("data:", "#")) for link in links)
     assert not re.search(r"https?://|@import|url\(", html)
     return len(links)
+
+
+STYLE = (Path(report.__file__).parent / "page.css").read_text()
+ROOTS = [dict(re.findall(r"--(\w+): #(\w+)", block)) for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)]
+SCHEMES = {"light": ROOTS[0], "dark": ROOTS[0] | ROOTS[1], "paper": ROOTS[0] | ROOTS[2]}
+
+
+def rgb(color: str) -> NDArray[np.float64]:
+    digits = "".join(2 * digit for digit in color) if len(color) == 3 else color
+    return np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+
+
+def contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Of two colours, as WCAG 2 defines it: 1 to 21."""
+    linear = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for c in (one, other)]
+    low, high = sorted(float(c @ [0.2126, 0.7152, 0.0722]) for c in linear)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+class TestContrast:
+    """Of all pages, which share their colours: 4.5 for text, 3 for lines (WCAG 2.2 AA)."""
+
+    def test_of_text_and_lines(self, scheme: str) -> None:
+        colors = SCHEMES[scheme]
+        for ground in ("paper", "card"):
+            for name in ("ink", "soft", "c0", "good", "bad", "c1", "c2", "c3", "c4", "c5"):
+                least = 3 if name in {"c1", "c2", "c3", "c4", "c5"} else 4.5
+                assert contrast(rgb(colors[name]), rgb(colors[ground])) >= least, (name, ground)
+        assert contrast(rgb(colors["ink"]), rgb(colors["warn"])) >= 4.5
+        assert contrast(rgb("fff"), rgb(colors["m"])) >= 4.5  # what is chosen in the app
+
+    def test_of_every_cell_of_a_confusion_matrix(self, scheme: str) -> None:
+        colors = SCHEMES[scheme]
+        for share in np.linspace(0, 1, 201):
+            ground = share * rgb(colors["m"]) + (1 - share) * rgb(colors["grid"])
+            text = rgb("fff") if share > DEEP else rgb(colors["cell"])
+            assert contrast(text, ground) >= 4.5, share
 
 
 class Page(HTMLParser):

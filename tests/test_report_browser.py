@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from make_folder import TINY, make_folder
 
-from chromium import find, grounds, on_paper, requests, webdriver, window
+from chromium import find, grounds, nameless, on_paper, requests, webdriver, window
 from protoseg.cli import main
 
 HOSTILE = '<img src="http://127.0.0.1:9/x" onerror="alert(1)">'
@@ -82,6 +82,21 @@ def test_nothing_sticks_out_of_the_window(browser: Any, width: int) -> None:
     with window(browser, width):
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         assert find(browser, "h1").is_displayed()
+
+
+def test_all_that_can_be_used_or_seen_has_a_name(browser: Any) -> None:
+    assert nameless(browser) == []
+
+
+def test_a_long_name_in_a_list_does_not_widen_the_page_of_a_phone(browser: Any) -> None:
+    with window(browser, 390):
+        browser.execute_script(
+            "for (const one of document.querySelectorAll('option')) one.textContent = 'a_long_name_'.repeat(9)"
+        )
+        for select in browser.find_elements("css selector", "select"):
+            assert 0 < select.rect["width"] < 390
+            assert select.rect["x"] + select.rect["width"] <= 390
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
 def test_dark_where_the_reader_likes_it_dark(browser: Any) -> None:

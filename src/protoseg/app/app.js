@@ -102,7 +102,12 @@ function choose(id) {
   showPhoto();
   markCurrent();
   const current = document.querySelector("#list [aria-current=true]");
-  if (current) current.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (current) {
+    // Not by scrollIntoView: Tab would go on from there, past the link that leads to the image.
+    const [outer, inner] = [by("list"), current].map((element) => element.getBoundingClientRect());
+    const shift = (start, end) => Math.min(0, inner[start] - outer[start]) + Math.max(0, inner[end] - outer[end]);
+    by("list").scrollBy(shift("left", "right"), shift("top", "bottom"));
+  }
   ask();
 }
 function clear() {
@@ -121,13 +126,16 @@ function showPhoto() {
 async function ask() {
   if (asked) asked.abort();
   const mine = (asked = new AbortController()), start = performance.now();
+  by("status").ariaLive = "polite";
   document.body.classList.add("busy");
   const query = `model=${by("model").value}&image=${image}`;
   const tick = async () => {
     const seconds = Math.round((performance.now() - start) / 1000);
     // A large image is seen in pieces.
     const { done, of } = seconds < 2 ? {} : await answer(`/progress?${query}`).then((response) => response.json()).catch(() => ({}));
-    if (asked === mine) say("status", `looking at it${of > 1 ? `, ${done} of ${of} pieces` : ""}, ${seconds} s`);
+    if (asked !== mine) return;
+    say("status", `looking at it${of > 1 ? `, ${done} of ${of} pieces` : ""}, ${seconds} s`);
+    by("status").ariaLive = "off"; // a screen reader says it once, and not every second
   };
   tick();
   const clock = setInterval(tick, 1000);
@@ -137,11 +145,14 @@ async function ask() {
     if (mine.signal.aborted) return;
     asked = null;
     read(buffer);
+    by("status").ariaLive = "polite";
     say("status", "");
+    by("readout").textContent = summary();
   } catch (error) {
     if (mine.signal.aborted) return;
     asked = null;
     clear();
+    by("status").ariaLive = "polite";
     say("status", sentence(error), true);
   } finally {
     clearInterval(clock);
@@ -258,6 +269,11 @@ function words(plane, i) {
   if (look.has.truth) lines.push(`truth: ${className(at("truth"))}`);
   return { lines, color: look.classes[at("label")].color };
 }
+function summary() {
+  // Who cannot see the mask hears this as soon as it is there.
+  const largest = look ? look.classes.filter((one) => one.share).sort((one, other) => other.share - one.share).slice(0, 3) : [];
+  return largest.length ? `mostly ${largest.map((one) => `${one.name} ${percent(one.share)}`).join(", ")}` : "";
+}
 function tell(pointer) {
   const [plane, i, column, row] = read_at(...place), { lines, color } = words(plane, i);
   by("readout").textContent = `${lines.join(" · ")} · column ${column}, row ${row}`;
@@ -289,7 +305,7 @@ by("stage").addEventListener("pointermove", (event) => {
 });
 by("stage").addEventListener("pointerdown", point);
 by("stage").addEventListener("dragstart", (event) => event.preventDefault());
-by("stage").addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") { by("tip").hidden = true; by("readout").textContent = ""; } });
+by("stage").addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") { by("tip").hidden = true; by("readout").textContent = summary(); } });
 by("stage").addEventListener("blur", quiet);
 by("stage").addEventListener("keydown", (event) => {
   if (!look || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -16,6 +16,7 @@ from protoseg.report.compare import Interval, signed
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
 """Of the lines of a chart, in turn: they are told apart without colour too."""
 _MOST_POINTS = 240  # of a line: more cannot be told apart at the size of a chart
+_LABEL = 46  # between the middles of two numbers at an interval
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 420, 220, 48, 20, 10, 26
 
 
@@ -159,7 +160,8 @@ def interval_chart(gain: float, interval: Interval) -> str:
         return 10 + (value - low) / (high - low) * 380
 
     ends = (across(interval.low), across(interval.high))
-    labels = [(across(0.0), "0"), (ends[0], signed(interval.low)), (ends[1], signed(interval.high))]
+    apart = max(0.0, _LABEL - (ends[1] - ends[0])) / 2  # of a narrow interval both numbers would be one
+    labels = [(across(0.0), "0"), (ends[0] - apart, signed(interval.low)), (ends[1] + apart, signed(interval.high))]
     labels = [(x, text) for i, (x, text) in enumerate(labels) if i == 0 or abs(x - labels[0][0]) > 34]
     spoken = f"gain {signed(gain)} points, interval {signed(interval.low)} to {signed(interval.high)}"
     texts = "".join(f'<text x="{x:.1f}" y="52" text-anchor="middle">{text}</text>' for x, text in labels)

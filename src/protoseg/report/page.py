@@ -22,6 +22,8 @@ REPORT = "report.html"
 _MOST_COLUMNS = 24  # classes of a confusion matrix that is shown whole
 _MOST_SHARES = 24  # classes whose shares are drawn over time
 _CONFUSIONS = 8  # that are put into words
+DEEP = 0.82
+"""Shares of a confusion matrix above which white text on the cell has more contrast than black."""
 _MONITORS = {
     "teacher_agreement": "student and whoever labels agree",
     "prototype_agreement": "prototypes and classifier agree",
@@ -68,6 +70,7 @@ def render(story: Story) -> str:
         examples=_examples(story),
         sheet=file_uri(story.sheet) if story.sheet else None,
         matrix=matrix_rows(story),
+        deep=DEEP,
         confusions=confusions(story),
         charts=list(_charts(story)),
         shares=_shares(story),
