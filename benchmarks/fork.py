@@ -73,6 +73,8 @@ def fork(run: Path, *, wait: bool = False) -> list[Path]:
         FileExistsError: a contestant has a folder already.
         FileNotFoundError: there is no such run.
     """
+    if wait:
+        print(f"waiting for {run} to come to the end of its warm-up", flush=True)
     while wait and not (run / CONFIG).is_file():
         time.sleep(_PAUSE)
     config = parse_train(["--resume", str(run)])
