@@ -178,7 +178,7 @@ def test_goes_on_with_the_run_of_a_cell_that_was_broken_off(tmp_path: Path, monk
     folder.mkdir()
     (folder / "config.yaml").write_text("")
     running.train(("data",), folder, tmp_path / "log", {})
-    assert started == [["data", "--out", str(folder)], ["--resume", str(folder)]]
+    assert started == [["data", "--out", str(folder)], ["data", "--resume", str(folder)]]
 
 
 @pytest.mark.parametrize(
