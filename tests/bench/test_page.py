@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from protoseg.bench import plot
 from protoseg.bench.page import Column, Found, Group, headline, write_page
@@ -79,10 +81,27 @@ def test_other_images_are_warned_of(tmp_path: Path) -> None:
     assert "the methods did not get the same images" not in written(tmp_path)
 
 
+def test_curves_are_means_over_seeds(tmp_path: Path) -> None:
+    curves = {0: [[5, 0.2], [10, 0.4]], 1: [[5, 0.3], [7, 0.9], [10, 0.5]]}
+    rows = [*(row("supervised", seed, 0.5, curve=curve) for seed, curve in curves.items()), row("supervised", 2, 0.9, curve=[])]
+    rows += [row("fixmatch", 0, 0.6, curve=[[5, 0.1], [10, 0.6]]), row("fixmatch+prototypes", 0, 0.7, curve=[[10, 0.7]])]
+    text = written(tmp_path, rows)
+    (points,) = (json.loads(unescape(found)) for found in re.findall('data-points="([^"]+)"', text))
+    assert (points["names"], points["x"]) == (["supervised", "fixmatch"], [5, 10])  # step 7 is of one seed alone
+    assert points["values"] == [[25, 45], [10, 60]]
+    assert "--evaluate-every" not in text
+
+
+def test_without_curves_the_page_says_how_to_get_them(tmp_path: Path) -> None:
+    text = written(tmp_path, [*ROWS, row("supervised", 3, 0.4, curve=[[9, 0.4]])])
+    assert "data-points" not in text
+    assert "--evaluate-every" in text
+
+
 def group(term: list[int], unlabeled: list[int]) -> Group:
     nothing = Table([], [])
     as_found = [tuple(Found(f"that {sign}", "", sign) for sign in signs) for signs in (term, unlabeled)]  # type: ignore[arg-type]
-    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing)
+    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing, Markup())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from protoseg.bench.tables import Added, Table, added_by_term, class_table, gains, mixed_images, score_table
+from protoseg.bench.tables import Added, Table, added_by_term, class_table, gains, mean_curves, mixed_images, score_table
 from protoseg.files import write_text
-from protoseg.report.charts import interval_chart
+from protoseg.report.charts import Series, interval_chart, line_chart
 from protoseg.report.compare import Interval, signed
 from protoseg.report.html import environment, file_uri, inlined
 from protoseg.words import counted
@@ -46,6 +47,7 @@ class Group(NamedTuple):
     warnings: tuple[str, ...]
     scores: Table
     classes: Table
+    curves: Markup
 
 
 def write_page(
@@ -125,7 +127,16 @@ def _group(column: Column, methods: Sequence[str], against: Sequence[str]) -> Gr
         tuple(mixed_images(rows)),
         score_table(rows, methods, against=against),
         class_table(rows, methods),
+        _curves(rows, methods),
     )
+
+
+def _curves(rows: Sequence[Row], methods: Sequence[str]) -> Markup:
+    """mIoU over the steps; empty where no training was scored on the way."""
+    curves = mean_curves(rows, methods)
+    steps = sorted(set[int]().union(*curves.values()))
+    lines = [Series(method, [curve.get(step, math.nan) for step in steps]) for method, curve in curves.items()]
+    return Markup(line_chart("mIoU over optimizer steps", steps, lines, share=True))
 
 
 _SAID = {"helps": ("better", 1), "hurts": ("worse", -1), "not shown": ("no clear difference", 0)}

@@ -125,6 +125,21 @@ def class_table(rows: Sequence[Row], methods: Sequence[str]) -> Table:
     return Table(["class", *methods], lines)
 
 
+def mean_curves(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Method -> step -> mean mIoU over the seeds that were scored on the way.
+
+    Steps that one of these lacks are left out: a mean over other seeds would be a jump that no run has made. So are methods
+    with fewer than two steps.
+    """
+    curves = {}
+    for method in methods:
+        scored = [dict(row["curve"]) for row in cells_of(rows, method).values() if row.get("curve")]
+        steps = sorted(set[int]().union(*scored).intersection(*scored))
+        if len(steps) > 1:
+            curves[method] = {step: statistics.mean(curve[step] for curve in scored) for step in steps}
+    return curves
+
+
 def mixed_images(rows: Sequence[Row]) -> list[str]:
     """Seeds whose cells did not see the same images, in words: their differences are not paired."""
     seen: dict[int, dict[str, list[str]]] = {}
