@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from bench.test_page import ROWS, written
+from bench.test_page import ROWS, keep, written
 from chromium import find, grounds, nameless, requests, webdriver, window
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench page")
+    keep(folder, ROWS[0])
     written(folder, [one | {"curve": [[5, one["miou"] / 2], [9, one["miou"]]]} for one in ROWS])
     return folder / "report.html"
 
@@ -38,6 +39,17 @@ def test_a_curve_tells_its_numbers(browser: Any) -> None:
     chart.send_keys(webdriver.Keys.HOME)
     assert told.text.startswith("step 5: supervised 20.5 %, fixmatch 23.06 %")
     assert chart.rect["width"] <= 620
+
+
+def test_the_report_of_a_kept_training_opens_from_the_disk(browser: Any) -> None:
+    find(browser, "summary").click()
+    (link,) = browser.find_elements("css selector", "details a")
+    assert link.accessible_name == "report of supervised, labels 4, seed 0"
+    link.click()
+    assert browser.title == "its own report"
+    browser.back()
+    assert browser.title == "shapes: protoseg benchmark"
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.parametrize("width", [1400, 800, 390])

@@ -7,11 +7,13 @@ import re
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from markupsafe import Markup
 
 from protoseg.bench import plot
+from protoseg.bench.cells import folder_of
 from protoseg.bench.page import Column, Found, Group, headline, write_page
 from protoseg.bench.tables import Table, class_table, score_table
 
@@ -28,6 +30,7 @@ def row(method: str, seed: int, miou: float, **own: Any) -> dict[str, Any]:
         "finished": "2026-01-01",
         "command": f"train {method}",
     }
+    made |= {"labels": "4"}
     return {"method": method, "seed": seed, "miou": miou, "iou": {HOSTILE: miou}, "split": split, **cost, **made, **own}
 
 
@@ -43,7 +46,8 @@ def written(folder: Path, rows: list[dict[str, Any]] = ROWS) -> str:
     options: dict[str, Any] = {"against": ["supervised"], "name": "shapes", "layout": "folder", "legend": "Points are points."}
     columns = [Column("labels 4: 4 labelled images", "drawn anew by each seed", rows)]
     path = folder / "report.html"
-    write_page(path, columns, METHODS, command="protoseg bench <data>", plot=folder / "plot.png", **options)
+    options |= {"plot": folder / "plot.png", "runs": folder / "runs"}
+    write_page(path, columns, METHODS, command="protoseg bench <data>", **options)
     return path.read_text()
 
 
@@ -64,6 +68,26 @@ def test_names_are_no_markup_and_nothing_is_asked_for(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in text
     assert "bench &lt;data&gt;" in text
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+
+
+def keep(folder: Path, kept: dict[str, Any]) -> Path:
+    """The report of a training, as if its run folder had been kept."""
+    report = folder / "runs" / folder_of(kept) / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("<title>its own report</title>")
+    return report
+
+
+def test_trainings_whose_folders_were_kept_are_linked_to(tmp_path: Path) -> None:
+    assert "--keep-runs" in written(tmp_path)
+    named = row("fixmatch", 9, 0.4, labels="wei\u00df & <b>")  # a list file may be called so
+    reports = [keep(tmp_path, kept) for kept in (ROWS[3], named)]
+    text = written(tmp_path, [*ROWS, named])
+    links = [unquote(unescape(link)) for link in re.findall('<a href="([^#"]+)"', text)]
+    assert [tmp_path / link for link in links] == reports
+    assert not any(Path(link).is_absolute() for link in links)
+    assert "--keep-runs" not in text
+    assert 'aria-label="report of fixmatch, labels wei\u00df &amp; &lt;b&gt;, seed 9"' in text
 
 
 def test_comparisons_are_said_with_their_interval(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def bench(
                 layout=layout,
                 command=command,
                 plot=out / PLOT,
+                runs=out / RUNS,
                 legend=_LEGEND,
             )
         return columns

@@ -7,9 +7,11 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from markupsafe import Markup
 
+from protoseg.bench.cells import folder_of
 from protoseg.bench.tables import Added, Table, added_by_term, class_table, gains, mean_curves, mixed_images, score_table
 from protoseg.files import write_text
 from protoseg.report.charts import Series, interval_chart, line_chart
@@ -60,6 +62,7 @@ def write_page(
     layout: str,
     command: str | None,
     plot: Path,
+    runs: Path,
     legend: str,
 ) -> None:
     """Write the page of finished cells.
@@ -73,10 +76,12 @@ def write_page(
         layout: as which it is read.
         command: that started the grid; None where it was no command.
         plot: picture of the scores over the number of labels.
+        runs: folder of the run folders, beside the page; those that were kept are linked to.
         legend: what the numbers are.
     """
     groups = [_group(column, methods, against) for column in columns]
     rows = [row for column in columns for row in column.rows]
+    links = [_link(row, runs) for row in rows]
     templates = environment("protoseg.bench")
     text = templates.get_template("bench.html").render(
         title=f"{name}: protoseg benchmark",
@@ -89,7 +94,8 @@ def write_page(
         plot=file_uri(plot),
         legend=legend,
         command=command,
-        trainings=Table(_TITLES, [_training(row) for row in rows]),
+        trainings=_trainings(rows, links),
+        kept=any(links),
         facts=list(_facts(rows)),
     )
     write_text(path, text)
@@ -155,13 +161,26 @@ def _found(what: str, added: Added) -> Found:
     )
 
 
-_TITLES = ("labels", "method", "seed", "mIoU", "steps", "seconds", "machine", "finished", "command")
+_TITLES = ("labels", "method", "seed", "mIoU", "report", "steps", "seconds", "machine", "finished", "command")
 
 
-def _training(row: Row) -> list[str]:
-    score = f"{100 * row['miou']:.1f}"
-    words = [str(row["steps"]), f"{row['seconds']:.0f}", row["machine"], row["finished"], row["command"]]
-    return [str(row["labeled"]), row["method"], str(row["seed"]), score, *words]
+def _trainings(rows: Sequence[Row], links: Sequence[Markup]) -> Table:
+    """All of them, with their reports where one is there."""
+    lines = []
+    for row, link in zip(rows, links, strict=True):
+        words = [str(row["steps"]), f"{row['seconds']:.0f}", row["machine"], row["finished"], row["command"]]
+        lines.append([str(row["labeled"]), row["method"], str(row["seed"]), f"{100 * row['miou']:.1f}", link, *words])
+    shown = [i for i, title in enumerate(_TITLES) if title != "report" or any(links)]
+    return Table([_TITLES[i] for i in shown], [[line[i] for i in shown] for line in lines])
+
+
+def _link(row: Row, runs: Path) -> Markup:
+    """To the report of a training whose run folder was kept, relative, so that all of it can be moved; else empty."""
+    folder = folder_of(row)
+    if not (runs / folder / REPORT).is_file():
+        return Markup()
+    name = f"report of {row['method']}, labels {row['labels']}, seed {row['seed']}"
+    return Markup('<a href="{}" aria-label="{}">report</a>').format(quote(f"{runs.name}/{folder}/{REPORT}"), name)
 
 
 def _facts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
