@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bench.test_page import ROWS, keep, written
-from chromium import find, grounds, nameless, requests, webdriver, window
+from chromium import find, grounds, nameless, on_paper, requests, webdriver, window
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +71,19 @@ def test_light_and_dark(browser: Any) -> None:
     light, dark = grounds(browser, ".hero")
     assert light > 700
     assert dark < 150
+
+
+def test_the_plot_is_as_light_or_dark_as_the_page(browser: Any) -> None:
+    bright = []
+    for scheme in ("light", "dark"):
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        shown = browser.execute_async_script(
+            "const [done] = arguments, image = document.querySelector('#plot img');"
+            "image.decode().then(() => done(image.currentSrc));"
+        )
+        picture = Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2])))
+        bright.append(np.median(np.asarray(picture)))
+    with on_paper(browser):
+        assert find(browser, "#plot img").get_property("currentSrc") != shown
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert bright == [255, 32]

@@ -12,7 +12,6 @@ from urllib.parse import unquote
 import pytest
 from markupsafe import Markup
 
-from protoseg.bench import plot
 from protoseg.bench.cells import folder_of
 from protoseg.bench.page import Column, Found, Group, headline, write_page
 from protoseg.bench.tables import Table, class_table, score_table
@@ -42,12 +41,10 @@ ROWS = [
 
 
 def written(folder: Path, rows: list[dict[str, Any]] = ROWS) -> str:
-    plot.write(folder / "plot.png", rows, METHODS)
     options: dict[str, Any] = {"against": ["supervised"], "name": "shapes", "layout": "folder", "legend": "Points are points."}
     columns = [Column("labels 4: 4 labelled images", "drawn anew by each seed", rows)]
     path = folder / "report.html"
-    options |= {"plot": folder / "plot.png", "runs": folder / "runs"}
-    write_page(path, columns, METHODS, command="protoseg bench <data>", **options)
+    write_page(path, columns, METHODS, command="protoseg bench <data>", runs=folder / "runs", **options)
     return path.read_text()
 
 
@@ -67,7 +64,7 @@ def test_names_are_no_markup_and_nothing_is_asked_for(tmp_path: Path) -> None:
     assert HOSTILE not in text
     assert "&lt;script&gt;" in text
     assert "bench &lt;data&gt;" in text
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+    assert not re.search(r"""(src|srcset|href)=["'](?!data:|#)""", text)
 
 
 def keep(folder: Path, kept: dict[str, Any]) -> Path:

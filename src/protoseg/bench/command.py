@@ -97,7 +97,6 @@ def bench(
                 name=data.resolve().name,
                 layout=layout,
                 command=command,
-                plot=out / PLOT,
                 runs=out / RUNS,
                 legend=_LEGEND,
             )

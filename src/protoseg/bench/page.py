@@ -11,12 +11,13 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from protoseg.bench import plot
 from protoseg.bench.cells import folder_of
 from protoseg.bench.tables import Added, Table, added_by_term, class_table, gains, mean_curves, mixed_images, score_table
 from protoseg.files import write_text
 from protoseg.report.charts import Series, interval_chart, line_chart
 from protoseg.report.compare import Interval, signed
-from protoseg.report.html import environment, file_uri, inlined
+from protoseg.report.html import data_uri, environment, inlined
 from protoseg.words import counted
 
 REPORT = "report.html"
@@ -61,7 +62,6 @@ def write_page(
     name: str,
     layout: str,
     command: str | None,
-    plot: Path,
     runs: Path,
     legend: str,
 ) -> None:
@@ -75,7 +75,6 @@ def write_page(
         name: of the data.
         layout: as which it is read.
         command: that started the grid; None where it was no command.
-        plot: picture of the scores over the number of labels.
         runs: folder of the run folders, beside the page; those that were kept are linked to.
         legend: what the numbers are.
     """
@@ -91,7 +90,7 @@ def write_page(
         cells=counted(len(rows), "finished training", "finished trainings"),
         headline=headline(groups),
         groups=groups,
-        plot=file_uri(plot),
+        plots=[data_uri(plot.png(rows, methods, look), "png") for look in (plot.LIGHT, plot.DARK)],
         legend=legend,
         command=command,
         trainings=_trainings(rows, links),
