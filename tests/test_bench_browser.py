@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bench.test_page import ROWS, keep, written
-from chromium import find, grounds, nameless, on_paper, requests, webdriver, window
+from chromium import find, grounds, nameless, requests, until, webdriver, window
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,16 @@ def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_neither_options_nor_shares_are_broken(browser: Any) -> None:
+    lines = """const all = [...document.querySelectorAll("main *")].filter((one) => /^(--.*|95 %)$/.test(one.textContent));
+        return all.filter((one) => one.checkVisibility()).map((one) => [one.textContent, one.getClientRects().length]);"""
+    for width in range(320, 440, 10):
+        with window(browser, width):
+            seen = browser.execute_script(lines)
+            assert {"95 %"} <= {text for text, _ in seen}
+            assert all(count == 1 for _, count in seen), (width, seen)
+
+
 def test_all_that_can_be_used_or_seen_has_a_name(browser: Any) -> None:
     assert nameless(browser) == []
 
@@ -74,16 +84,18 @@ def test_light_and_dark(browser: Any) -> None:
 
 
 def test_the_plot_is_as_light_or_dark_as_the_page(browser: Any) -> None:
-    bright = []
-    for scheme in ("light", "dark"):
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        shown = browser.execute_async_script(
-            "const [done] = arguments, image = document.querySelector('#plot img');"
-            "image.decode().then(() => done(image.currentSrc));"
-        )
-        picture = Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2])))
-        bright.append(np.median(np.asarray(picture)))
-    with on_paper(browser):
-        assert find(browser, "#plot img").get_property("currentSrc") != shown
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert bright == [255, 32]
+    plot, source = (find(browser, f"#plot {part}") for part in ("img", "source"))
+    light, dark = plot.get_property("src"), source.get_property("srcset")
+    pictures = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in (light, dark)]
+    assert [np.median(np.asarray(picture)) for picture in pictures] == [255, 32]
+
+    def shown(uri: str) -> None:  # a browser changes pictures when it has time
+        until(lambda: plot.get_property("currentSrc") == uri)
+
+    shown(light)
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    shown(dark)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme | {"media": "print"})
+    shown(light)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
