@@ -379,12 +379,12 @@ class TestPage:
         tally = Tally.load(run.out / TALLY)
         assert tally.iou.mean == result["miou"]
         assert story.gain == pytest.approx(result["gain"])
-        rows = matrix_rows(story)
+        rows = matrix_rows(tally.confusion, story.class_names, story.colors)
         for i, row in enumerate(rows):
             total = tally.confusion[i].sum()
             assert row.share == pytest.approx(total / tally.confusion.sum())
             assert row.cells == pytest.approx((tally.confusion[i] / total).tolist())
-        shares = [share for _, _, share in confusions(story)]
+        shares = [share for _, _, share in confusions(tally.confusion, story.class_names)]
         assert shares == sorted(shares, reverse=True)
         off = [cell for i, row in enumerate(rows) for j, cell in enumerate(row.cells) if i != j and cell]
         assert shares == pytest.approx(sorted(off, reverse=True))

@@ -119,10 +119,32 @@ def test_without_curves_the_page_says_how_to_get_them(tmp_path: Path) -> None:
     assert "--evaluate-every" in text
 
 
+def test_confusions_are_those_of_the_best_method_and_of_labels_only(tmp_path: Path) -> None:
+    names = {"iou": {"sky": 0.5, HOSTILE: 0.5}}
+    rows = [
+        row("supervised", 0, 0.4, confusion=[[6, 4], [0, 1]], **names),
+        row("supervised", 1, 0.4, confusion=[[2, 8], [3, 2]], **names),
+        row("supervised", 2, 0.4, **names),  # of an earlier version
+        row("fixmatch", 0, 0.5, confusion=[[7, 3], [0, 0]], **names),
+        row("fixmatch+prototypes", 0, 0.45, confusion=[[1, 9], [9, 1]], **names),
+    ]
+    text = re.sub("<style>.*?</style>", "", written(tmp_path, rows), flags=re.DOTALL)
+    mistakes = [unescape(re.sub("<.*?>", "", found)) for found in re.findall(r"<li>(<b>.*? is called .*?)</li>", text)]
+    assert mistakes == [
+        f"30.0 % of sky is called {HOSTILE}",
+        f"60.0 % of sky is called {HOSTILE}",
+        f"50.0 % of {HOSTILE} is called sky",
+    ]
+    assert re.findall("<summary>Confusion matrix of (.*?)</summary>", text) == ["fixmatch", "supervised"]
+    assert "--s:0.600" in text
+    assert HOSTILE not in text
+    assert "What is taken for what" not in written(tmp_path)
+
+
 def group(term: list[int], unlabeled: list[int]) -> Group:
     nothing = Table([], [])
     as_found = [tuple(Found(f"that {sign}", "", sign) for sign in signs) for signs in (term, unlabeled)]  # type: ignore[arg-type]
-    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing, Markup())
+    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing, Markup(), ())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -13,14 +13,26 @@ from markupsafe import Markup
 
 from protoseg.bench import plot
 from protoseg.bench.cells import folder_of
-from protoseg.bench.tables import Added, Table, added_by_term, class_table, gains, mean_curves, mixed_images, score_table
+from protoseg.bench.tables import (
+    Added,
+    Table,
+    added_by_term,
+    best_method,
+    class_table,
+    confusion_of,
+    gains,
+    mean_curves,
+    mixed_images,
+    score_table,
+)
+from protoseg.data.index import default_colors
 from protoseg.files import write_text
 from protoseg.report.charts import Series, interval_chart, line_chart
 from protoseg.report.compare import Interval, signed
-from protoseg.report.html import data_uri, environment, inlined
+from protoseg.report.html import data_uri, environment, inlined, percent
+from protoseg.report.page import DEEP, REPORT, MatrixRow, confusions, matrix_rows
 from protoseg.words import counted
 
-REPORT = "report.html"
 Row = Mapping[str, Any]
 
 
@@ -40,6 +52,14 @@ class Found(NamedTuple):
     sign: int
 
 
+class Confused(NamedTuple):
+    """What a method takes for what. Attributes: its name; the largest mistakes; the confusion matrix, empty of many classes."""
+
+    method: str
+    mistakes: list[tuple[str, str, float]]
+    matrix: list[MatrixRow]
+
+
 class Group(NamedTuple):
     """What the page shows of a column."""
 
@@ -51,6 +71,7 @@ class Group(NamedTuple):
     scores: Table
     classes: Table
     curves: Markup
+    confused: tuple[Confused, ...]
 
 
 def write_page(
@@ -82,6 +103,7 @@ def write_page(
     rows = [row for column in columns for row in column.rows]
     links = [_link(row, runs) for row in rows]
     templates = environment("protoseg.bench")
+    templates.filters["percent"] = percent
     text = templates.get_template("bench.html").render(
         title=f"{name}: protoseg benchmark",
         **inlined(templates, styles=("page.css", "bench.css"), scripts=("page.js",)),
@@ -90,6 +112,7 @@ def write_page(
         cells=counted(len(rows), "finished training", "finished trainings"),
         headline=headline(groups),
         groups=groups,
+        deep=DEEP,
         plots=[data_uri(plot.png(rows, methods, look), "png") for look in (plot.LIGHT, plot.DARK)],
         legend=legend,
         command=command,
@@ -133,7 +156,15 @@ def _group(column: Column, methods: Sequence[str], against: Sequence[str]) -> Gr
         score_table(rows, methods, against=against),
         class_table(rows, methods),
         _curves(rows, methods),
+        tuple(_confused(rows, dict.fromkeys((best_method(rows, methods), measure)))),
     )
+
+
+def _confused(rows: Sequence[Row], methods: Iterable[str]) -> Iterator[Confused]:
+    names = list(rows[0]["iou"])
+    for method in methods:
+        if (confusion := confusion_of(rows, method)) is not None:
+            yield Confused(method, confusions(confusion, names), matrix_rows(confusion, names, default_colors(len(names))))
 
 
 def _curves(rows: Sequence[Row], methods: Sequence[str]) -> Markup:

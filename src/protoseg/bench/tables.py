@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table as RichTable
 from scipy import stats
 
@@ -138,6 +140,18 @@ def mean_curves(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, dict[i
         if len(steps) > 1:
             curves[method] = {step: statistics.mean(curve[step] for curve in scored) for step in steps}
     return curves
+
+
+def best_method(rows: Sequence[Row], methods: Sequence[str]) -> str:
+    """The one with the highest mean mIoU over its seeds."""
+    scores = {method: [row["miou"] for row in rows if row["method"] == method] for method in methods}
+    return max((method for method in scores if scores[method]), key=lambda method: statistics.mean(scores[method]), default="")
+
+
+def confusion_of(rows: Sequence[Row], method: str) -> NDArray[np.int64] | None:
+    """(C, C) pixels of each true class (rows) that a method predicts as each class, summed over seeds; None without."""
+    known = [row["confusion"] for row in cells_of(rows, method).values() if row.get("confusion")]
+    return np.sum(known, axis=0, dtype=np.int64) if known else None
 
 
 def mixed_images(rows: Sequence[Row]) -> list[str]:
