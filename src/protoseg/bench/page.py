@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -25,7 +25,6 @@ from protoseg.bench.tables import (
     mixed_images,
     score_table,
 )
-from protoseg.data.index import default_colors
 from protoseg.files import write_text
 from protoseg.report.charts import Series, interval_chart, line_chart
 from protoseg.report.compare import Interval, signed
@@ -156,15 +155,15 @@ def _group(column: Column, methods: Sequence[str], against: Sequence[str]) -> Gr
         score_table(rows, methods, against=against),
         class_table(rows, methods),
         _curves(rows, methods),
-        tuple(_confused(rows, dict.fromkeys((best_method(rows, methods), measure)))),
+        tuple(_confused(rows, [best_method(rows, [method for method in methods if method != measure]), measure])),
     )
 
 
-def _confused(rows: Sequence[Row], methods: Iterable[str]) -> Iterator[Confused]:
+def _confused(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[Confused]:
     names = list(rows[0]["iou"])
     for method in methods:
         if (confusion := confusion_of(rows, method)) is not None:
-            yield Confused(method, confusions(confusion, names), matrix_rows(confusion, names, default_colors(len(names))))
+            yield Confused(method, confusions(confusion, names), matrix_rows(confusion, names))
 
 
 def _curves(rows: Sequence[Row], methods: Sequence[str]) -> Markup:

@@ -112,19 +112,24 @@ class MatrixRow(NamedTuple):
     """A true class of the confusion matrix. Attributes: its share of all pixels; of its own pixels, the share of each class."""
 
     name: str
-    color: str
+    color: str | None
     share: float
     cells: list[float]
 
 
-def matrix_rows(confusion: NDArray[np.int64], names: Sequence[str], colors: Sequence[Color]) -> list[MatrixRow]:
-    """The confusion matrix by rows; of many classes, none: `confusions` names what matters."""
+def matrix_rows(confusion: NDArray[np.int64], names: Sequence[str], colors: Sequence[Color] = ()) -> list[MatrixRow]:
+    """The confusion matrix by rows; of many classes, none: `confusions` names what matters.
+
+    Args:
+        confusion: (C, C) pixels, rows are the truth.
+        names, colors: of the C classes; no colours where nobody knows them.
+    """
     if len(names) > _MOST_COLUMNS:
         return []
     total = max(confusion.sum(), 1)
     return [
-        MatrixRow(name, css_color(color), float(row.sum() / total), [float(c) for c in row / max(row.sum(), 1)])
-        for name, color, row in zip(names, colors, confusion, strict=True)
+        MatrixRow(name, color, float(row.sum() / total), [float(c) for c in row / max(row.sum(), 1)])
+        for name, color, row in zip(names, map(css_color, colors) if colors else [None] * len(names), confusion, strict=True)
     ]
 
 
