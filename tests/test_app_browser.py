@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import tifffile
 from make_folder import TINY, draw_shapes, make_folder, write_image, write_index
 from PIL import Image
 
-from chromium import find, grounds, nameless, opened, requests, webdriver, window
+from chromium import find, grounds, nameless, opened, requests, until, webdriver, window
 from protoseg.app.desk import Desk
 from protoseg.app.gallery import Gallery, list_folder
 from protoseg.app.models import Models, choices
@@ -85,13 +84,6 @@ def browser(started: Any, address: str) -> Iterator[Any]:
     yield started
     assert [entry["message"] for entry in started.get_log("browser")] == []
     assert [url for url in requests(started) if not url.startswith((address, "data:"))] == []
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it has not come to that"
-        time.sleep(0.05)
 
 
 def wait(browser: Any, title: str = "") -> None:

@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "dry_run": ("settings", "data", "engine", "config", "summary", "stage", "run"),
     "doctor": ("settings", "types", "words", "functional", "data", "config"),
     "split": ("settings", "types", "words", "data", "trained"),
-    "bench": ("settings", "words", "files", "data", "report", "config", "arguments", "stage", "bench"),
+    "bench": ("settings", "words", "files", "data", "engine.tally", "report", "config", "arguments", "stage", "bench"),
     "arguments": ("settings", "words", "safe_yaml", "config"),
     "cli": (
         "arguments",

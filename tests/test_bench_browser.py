@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from bench.test_page import ROWS, written
-from chromium import find, grounds, nameless, requests, window
+from bench.test_page import ROWS, keep, written
+from chromium import find, grounds, nameless, requests, until, webdriver, window
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench page")
-    written(folder)
+    keep(folder, ROWS[0])
+    written(folder, [one | {"curve": [[5, one["miou"] / 2], [9, one["miou"]]], "confusion": [[9]]} for one in ROWS])
     return folder / "report.html"
 
 
@@ -25,18 +30,47 @@ def test_no_errors_and_no_requests(browser: Any, page: Path) -> None:
 
 
 def test_all_trainings_are_shown_when_asked_for(browser: Any) -> None:
-    rows = browser.find_elements("css selector", "details tbody tr")
+    rows = browser.find_elements("css selector", "#made details tbody tr")
     assert len(rows) == len(ROWS)
     assert not rows[0].is_displayed()
-    find(browser, "summary").click()
+    find(browser, "#made summary").click()
     assert rows[0].is_displayed()
+
+
+def test_a_curve_tells_its_numbers(browser: Any) -> None:
+    chart, told = (find(browser, f".curves {part}") for part in (".chart", "output"))
+    assert not told.text
+    chart.send_keys(webdriver.Keys.HOME)
+    assert told.text.startswith("step 5: supervised 20.5 %, fixmatch 23.06 %")
+    assert chart.rect["width"] <= 620
+
+
+def test_the_report_of_a_kept_training_opens_from_the_disk(browser: Any) -> None:
+    find(browser, "#made summary").click()
+    (link,) = browser.find_elements("css selector", "details a")
+    assert link.accessible_name == "report of supervised, labels 4, seed 0"
+    link.click()
+    assert browser.title == "its own report"
+    browser.back()
+    assert browser.title == "shapes: protoseg benchmark"
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.parametrize("width", [1400, 800, 390])
 def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
     with window(browser, width):
-        find(browser, "details").get_attribute("open") or find(browser, "summary").click()
+        browser.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_neither_options_nor_shares_are_broken(browser: Any) -> None:
+    lines = """const all = [...document.querySelectorAll("main *")].filter((one) => /^(--.*|95 %)$/.test(one.textContent));
+        return all.filter((one) => one.checkVisibility()).map((one) => [one.textContent, one.getClientRects().length]);"""
+    for width in range(320, 440, 10):
+        with window(browser, width):
+            seen = browser.execute_script(lines)
+            assert {"95 %"} <= {text for text, _ in seen}
+            assert all(count == 1 for _, count in seen), (width, seen)
 
 
 def test_all_that_can_be_used_or_seen_has_a_name(browser: Any) -> None:
@@ -47,3 +81,21 @@ def test_light_and_dark(browser: Any) -> None:
     light, dark = grounds(browser, ".hero")
     assert light > 700
     assert dark < 150
+
+
+def test_the_plot_is_as_light_or_dark_as_the_page(browser: Any) -> None:
+    plot, source = (find(browser, f"#plot {part}") for part in ("img", "source"))
+    light, dark = plot.get_property("src"), source.get_property("srcset")
+    pictures = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in (light, dark)]
+    assert [np.median(np.asarray(picture)) for picture in pictures] == [255, 32]
+
+    def shown(uri: str) -> None:  # a browser changes pictures when it has time
+        until(lambda: plot.get_property("currentSrc") == uri)
+
+    shown(light)
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    shown(dark)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme | {"media": "print"})
+    shown(light)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})

@@ -28,6 +28,7 @@ from protoseg.engine.tally import TALLY, Pixels, Tally, make_tally
 from protoseg.report.charts import DASHES, Series, interval_chart, iou_bar, line_chart, share_chart, ticks
 from protoseg.report.compare import Interval, gain_interval, mean_iou, paired_bootstrap, signed, verdict
 from protoseg.report.gather import gather
+from protoseg.report.html import unbroken
 from protoseg.report.page import DEEP, confusions, duration, matrix_rows, percent, render
 
 HOSTILE = '</title><script>alert("1")</script>'
@@ -378,12 +379,12 @@ class TestPage:
         tally = Tally.load(run.out / TALLY)
         assert tally.iou.mean == result["miou"]
         assert story.gain == pytest.approx(result["gain"])
-        rows = matrix_rows(story)
+        rows = matrix_rows(tally.confusion, story.class_names, story.colors)
         for i, row in enumerate(rows):
             total = tally.confusion[i].sum()
             assert row.share == pytest.approx(total / tally.confusion.sum())
             assert row.cells == pytest.approx((tally.confusion[i] / total).tolist())
-        shares = [share for _, _, share in confusions(story)]
+        shares = [share for _, _, share in confusions(tally.confusion, story.class_names)]
         assert shares == sorted(shares, reverse=True)
         off = [cell for i, row in enumerate(rows) for j, cell in enumerate(row.cells) if i != j and cell]
         assert shares == pytest.approx(sorted(off, reverse=True))
@@ -521,7 +522,15 @@ class TestOtherFolders:
     def test_a_run_without_a_baseline_says_how_to_get_one(self, run: Run, tmp_path: Path) -> None:
         shutil.copytree(run.out, tmp_path / "run")
         shutil.rmtree(tmp_path / "run/baseline")
-        assert gather(tmp_path / "run").verdict.headline == "not compared: run with --baseline"
+        story = gather(tmp_path / "run")
+        assert story.verdict.headline == "not compared: run with --baseline"
+        assert 'run with <span class="unbroken">--baseline</span></h2>' in render(story)
+
+    def test_options_and_shares_stay_on_one_line(self) -> None:
+        assert unbroken("with --a.b-c. <95 % of --b>") == (
+            'with <span class="unbroken">--a.b-c</span>. &lt;<span class="unbroken">95 %</span> of '
+            '<span class="unbroken">--b</span>&gt;'
+        )
 
 
 class TestEvaluate:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from protoseg.arguments import parse_train
-from protoseg.bench.cells import METHODS, NAMED, Labels, base_of, find_labels, folder_name, is_cell, make_cells, method_words
+from protoseg.bench import store
+from protoseg.bench.cells import (
+    METHODS,
+    NAMED,
+    Labels,
+    base_of,
+    find_labels,
+    folder_name,
+    folder_of,
+    is_cell,
+    make_cells,
+    method_words,
+)
 
 CELL = {"method": "prototypes", "seed": 0, "recipe": "demo@12345678"}
 
@@ -92,6 +106,17 @@ def test_everything_that_changes_a_number_is_in_the_identity(tmp_path: Path) -> 
         assert not is_cell(identity, plain[0])
         assert folder != plain[1]
     assert len({folder for _, folder in others}) == len(others)
+
+
+@pytest.mark.parametrize("extra", [(), ("--steps", "5")])
+def test_a_finished_row_knows_its_folder(extra: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("a\n")
+    for labels in ("2", "1/8", "all", str(tmp_path / "own.txt")):
+        (cell,) = make_cells(tmp_path, [find_labels(labels, tmp_path)], ["fixmatch"], [0], recipe="demo", extra=extra)
+        digest = hashlib.sha256(json.dumps(cell.identity).encode()).hexdigest()[:8]  # of everything, in its order
+        assert cell.folder.endswith(f"seed0-{digest}")
+        store.append(tmp_path / "rows.jsonl", {**cell.identity, "miou": 0.5, "labeled": 2})
+        assert folder_of(store.read(tmp_path / "rows.jsonl")[-1]) == cell.folder
 
 
 class TestLabels:

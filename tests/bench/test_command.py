@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from make_folder import TINY, make_folder
 from PIL import Image
 
@@ -18,6 +19,7 @@ from protoseg.bench import running, store
 from protoseg.bench.cells import Labels, find_labels, make_cells
 from protoseg.bench.command import columns_of, report
 from protoseg.cli import main
+from protoseg.engine.metrics import iou
 
 METHODS = ["supervised", "fixmatch+prototypes"]
 
@@ -63,6 +65,7 @@ def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.Captur
     for row in rows:
         assert row["curve"][-1] == [2, round(row["miou"], 4)]
         assert row["images_per_second"] > 0
+        assert iou(torch.tensor(row["confusion"])).mean == row["miou"]
         assert row["peak_bytes"] > 2**20
         assert "--evaluate-every 1" in row["settings"]
     assert len({row["split"]["hash"] for row in rows}) == 1
@@ -73,7 +76,8 @@ def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.Captur
     assert Image.open(out / "plot.png").width == 760
     assert printed.splitlines()[-1] == f"report: {out / 'report.html'}"
     page = (out / "report.html").read_text()
-    assert "4 finished trainings" in page
+    for shown in ("4 finished trainings", "What is taken for what", 'data-points="'):
+        assert shown in page, shown
     assert f"protoseg bench {data} --labels 3" in page
     assert not any((out / "runs").iterdir())
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from markupsafe import Markup
 
-from protoseg.bench import plot
+from protoseg.bench.cells import folder_of
 from protoseg.bench.page import Column, Found, Group, headline, write_page
 from protoseg.bench.tables import Table, class_table, score_table
 
@@ -26,6 +29,7 @@ def row(method: str, seed: int, miou: float, **own: Any) -> dict[str, Any]:
         "finished": "2026-01-01",
         "command": f"train {method}",
     }
+    made |= {"labels": "4"}
     return {"method": method, "seed": seed, "miou": miou, "iou": {HOSTILE: miou}, "split": split, **cost, **made, **own}
 
 
@@ -37,11 +41,10 @@ ROWS = [
 
 
 def written(folder: Path, rows: list[dict[str, Any]] = ROWS) -> str:
-    plot.write(folder / "plot.png", rows, METHODS)
     options: dict[str, Any] = {"against": ["supervised"], "name": "shapes", "layout": "folder", "legend": "Points are points."}
     columns = [Column("labels 4: 4 labelled images", "drawn anew by each seed", rows)]
     path = folder / "report.html"
-    write_page(path, columns, METHODS, command="protoseg bench <data>", plot=folder / "plot.png", **options)
+    write_page(path, columns, METHODS, command="protoseg bench <data>", runs=folder / "runs", **options)
     return path.read_text()
 
 
@@ -61,11 +64,31 @@ def test_names_are_no_markup_and_nothing_is_asked_for(tmp_path: Path) -> None:
     assert HOSTILE not in text
     assert "&lt;script&gt;" in text
     assert "bench &lt;data&gt;" in text
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+    assert not re.search(r"""(src|srcset|href)=["'](?!data:|#)""", text)
+
+
+def keep(folder: Path, kept: dict[str, Any]) -> Path:
+    """The report of a training, as if its run folder had been kept."""
+    report = folder / "runs" / folder_of(kept) / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("<title>its own report</title>")
+    return report
+
+
+def test_trainings_whose_folders_were_kept_are_linked_to(tmp_path: Path) -> None:
+    assert "--keep-runs" in written(tmp_path)
+    named = row("fixmatch", 9, 0.4, labels="wei\u00df & <b>")  # a list file may be called so
+    reports = [keep(tmp_path, kept) for kept in (ROWS[3], named)]
+    text = written(tmp_path, [*ROWS, named])
+    links = [unquote(unescape(link)) for link in re.findall('<a href="([^#"]+)"', text)]
+    assert [tmp_path / link for link in links] == reports
+    assert not any(Path(link).is_absolute() for link in links)
+    assert "--keep-runs" not in text
+    assert 'aria-label="report of fixmatch, labels wei\u00df &amp; &lt;b&gt;, seed 9"' in text
 
 
 def test_comparisons_are_said_with_their_interval(tmp_path: Path) -> None:
-    text = unescape(written(tmp_path))
+    text = re.sub("</?span[^>]*>", "", unescape(written(tmp_path)))
     # By hand: gains of +1, -1, +1 points: mean 1/3, deviation 1.1547, and t(0.975, 2) = 4.3027.
     term = "the prototype term on fixmatch: +0.3 points, 95 % interval \u22122.5 to +3.2 over 3 seeds: no clear difference"
     assert text.count(term[1:]) == 2  # once as the headline: it is the only one of its kind
@@ -79,10 +102,49 @@ def test_other_images_are_warned_of(tmp_path: Path) -> None:
     assert "the methods did not get the same images" not in written(tmp_path)
 
 
+def test_curves_are_means_over_seeds(tmp_path: Path) -> None:
+    curves = {0: [[5, 0.2], [10, 0.4]], 1: [[5, 0.3], [7, 0.9], [10, 0.5]]}
+    rows = [*(row("supervised", seed, 0.5, curve=curve) for seed, curve in curves.items()), row("supervised", 2, 0.9, curve=[])]
+    rows += [row("fixmatch", 0, 0.6, curve=[[5, 0.1], [10, 0.6]]), row("fixmatch+prototypes", 0, 0.7, curve=[[10, 0.7]])]
+    text = written(tmp_path, rows)
+    (points,) = (json.loads(unescape(found)) for found in re.findall('data-points="([^"]+)"', text))
+    assert (points["names"], points["x"]) == (["supervised", "fixmatch"], [5, 10])  # step 7 is of one seed alone
+    assert points["values"] == [[25, 45], [10, 60]]
+    assert "--evaluate-every" not in text
+
+
+def test_without_curves_the_page_says_how_to_get_them(tmp_path: Path) -> None:
+    text = written(tmp_path, [*ROWS, row("supervised", 3, 0.4, curve=[[9, 0.4]])])
+    assert "data-points" not in text
+    assert "--evaluate-every" in text
+
+
+def test_confusions_are_those_of_labels_only_and_the_best_other_method(tmp_path: Path) -> None:
+    names = {"iou": {"sky": 0.5, HOSTILE: 0.5}}
+    rows = [
+        row("supervised", 0, 0.4, confusion=[[6, 4], [0, 1]], **names),
+        row("supervised", 1, 0.4, confusion=[[2, 8], [3, 2]], **names),
+        row("supervised", 2, 0.4, **names),  # of an earlier version
+        row("fixmatch", 0, 0.395, confusion=[[7, 3], [0, 0]], **names),
+        row("fixmatch+prototypes", 0, 0.39, confusion=[[1, 9], [9, 1]], **names),
+    ]
+    text = re.sub("<style>.*?</style>", "", written(tmp_path, rows), flags=re.DOTALL)
+    mistakes = [unescape(re.sub("<.*?>", "", found)) for found in re.findall(r"<li>(<b>.*? is called .*?)</li>", text)]
+    assert mistakes == [
+        f"30.0 % of sky is called {HOSTILE}",
+        f"60.0 % of sky is called {HOSTILE}",
+        f"50.0 % of {HOSTILE} is called sky",
+    ]
+    assert re.findall("<summary>Confusion matrix of (.*?)</summary>", text) == ["fixmatch", "supervised"]
+    assert "--s:0.600" in text
+    assert HOSTILE not in text
+    assert "What is taken for what" not in written(tmp_path)
+
+
 def group(term: list[int], unlabeled: list[int]) -> Group:
     nothing = Table([], [])
     as_found = [tuple(Found(f"that {sign}", "", sign) for sign in signs) for signs in (term, unlabeled)]  # type: ignore[arg-type]
-    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing)
+    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing, Markup(), ())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from protoseg.bench import plot
-from protoseg.bench.plot import Point, color_of, draw, frame_of, points_of
+from protoseg.bench.plot import DARK, LIGHT, Point, color_of, draw, frame_of, png, points_of
 
 ROWS = [
     {"method": method, "seed": seed, "labeled": labeled, "miou": miou}
@@ -60,6 +61,18 @@ def test_marks_are_where_the_numbers_are() -> None:
     assert at("supervised", 46, 35) == (255, 255, 255)  # hollow
     assert at("fixmatch", 23, 42 + 8**0.5 - 0.5) == color_of("fixmatch", METHODS)  # within the error bar
     assert at("fixmatch", 23, 46) == (255, 255, 255)  # above it
+
+
+def test_on_a_dark_page_the_same_is_drawn_in_other_colours() -> None:
+    points = points_of(ROWS, METHODS)
+    light, dark = (np.asarray(draw(points, look)) for look in (LIGHT, DARK))
+    assert np.median(dark, (0, 1)).tolist() == list(DARK.paper)
+    assert Image.open(io.BytesIO(png(ROWS, METHODS, DARK))).tobytes() == dark.tobytes()
+    for name in ("paper", "ink", "grid", "first"):
+        there = (light == getattr(LIGHT, name)).all(-1)
+        assert there.any(), name
+        same = (dark[there] == getattr(DARK, name)).all(-1)
+        assert same.mean() > 0.9, name  # the edges of letters have greys in between
 
 
 def test_writes_a_file_where_there_is_something_to_show(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from make_folder import TINY, make_folder
 
 from protoseg.bench import running, store
 from protoseg.bench.cells import Cell
 from protoseg.bench.running import Environment, run_cells, slots
+from protoseg.engine.tally import TALLY, make_tally
 
 CELLS = [
     Cell({"method": method, "seed": seed, "recipe": "r"}, ("data", method), f"{method}-{seed}")
@@ -70,6 +72,17 @@ def test_runs_in_order_and_keeps_what_came_out(trainer: Callable[..., Trainer], 
     assert rows[0]["images_per_second"] == 50  # of steps 15 and 20
     assert rows[0]["peak_bytes"] == 7
     assert said[1] == "[1/6] x, seed 0: mIoU 50.0 after 90 s of training"
+
+
+@pytest.mark.parametrize("classes", [2, 65])
+def test_a_row_holds_the_confusions_of_a_few_classes(classes: int, tmp_path: Path) -> None:
+    Trainer()((), tmp_path / "run", tmp_path / "run.log", {})
+    images = torch.randint(0, 9, (3, classes, classes), generator=torch.Generator().manual_seed(0))
+    make_tally(classes, [(str(i), image) for i, image in enumerate(images)]).save(tmp_path / "run" / TALLY)
+    row = store.row_of({}, (), tmp_path / "run", hide={})
+    assert row.get("confusion") == (images.sum(0).tolist() if classes == 2 else None)
+    (tmp_path / "run" / TALLY).unlink()  # as earlier versions left it
+    assert "confusion" not in store.row_of({}, (), tmp_path / "run", hide={})
 
 
 def test_finished_cells_are_skipped(trainer: Callable[..., Trainer], tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ NAMED = {
 _WITH_TERM = {"prototype": "CutMix teacher", "prototypes": "CutMix teacher"}
 _MAY_LACK = ("settings", "size", "list")
 """Keys of an identity that are left out where there is nothing to say, so that a row which has them is another cell."""
+_IDENTITY = ("method", "seed", "data", "labels", "list", "recipe", "settings")
+"""Keys of the identities that `make_cells` gives, in their order, which a folder's name depends on."""
 _LONGEST_NAME = 150  # of a folder; most file systems end at 255 bytes
 
 
@@ -125,9 +127,15 @@ def make_cells(
                 if extra:
                     identity["settings"] = " ".join(extra)
                 words = (str(data), "--recipe", recipe, "--no-baseline", *chosen.words, "--seed", str(seed))
-                digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
-                folder = f"{folder_name(method, chosen.name, f'seed{seed}')}-{digest}"
-                yield Cell(identity, (*words, *method_words(method), *extra), folder)
+                yield Cell(identity, (*words, *method_words(method), *extra), folder_of(identity))
+
+
+def folder_of(row: Mapping[str, Any]) -> str:
+    """The name of a run folder of a grid, from the identity of its cell or its finished row."""
+    identity = {key: row[key] for key in _IDENTITY if key in row}
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+    name = folder_name(row["method"], row["labels"], f"seed{row['seed']}")
+    return f"{name}-{digest}"
 
 
 def method_words(method: str) -> tuple[str, ...]:

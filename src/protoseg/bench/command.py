@@ -14,9 +14,10 @@ from rich.text import Text
 from protoseg.arguments import DRY_RUN, parse_train
 from protoseg.bench import plot, store, tables
 from protoseg.bench.cells import Labels, find_labels, is_cell, make_cells, method_words, recipe_identity
-from protoseg.bench.page import REPORT, Column, write_page
+from protoseg.bench.page import Column, write_page
 from protoseg.bench.running import run_cells, slots
 from protoseg.config import build_partition
+from protoseg.report.page import REPORT
 from protoseg.settings import TrainConfig
 from protoseg.words import counted
 
@@ -97,7 +98,7 @@ def bench(
                 name=data.resolve().name,
                 layout=layout,
                 command=command,
-                plot=out / PLOT,
+                runs=out / RUNS,
                 legend=_LEGEND,
             )
         return columns

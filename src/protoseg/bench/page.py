@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from markupsafe import Markup
 
-from protoseg.bench.tables import Added, Table, added_by_term, class_table, gains, mixed_images, score_table
+from protoseg.bench import plot
+from protoseg.bench.cells import folder_of
+from protoseg.bench.tables import (
+    Added,
+    Table,
+    added_by_term,
+    best_method,
+    class_table,
+    confusion_of,
+    gains,
+    mean_curves,
+    mixed_images,
+    score_table,
+)
 from protoseg.files import write_text
-from protoseg.report.charts import interval_chart
+from protoseg.report.charts import Series, interval_chart, line_chart
 from protoseg.report.compare import Interval, signed
-from protoseg.report.html import environment, file_uri, inlined
+from protoseg.report.html import data_uri, environment, inlined, percent
+from protoseg.report.page import DEEP, REPORT, MatrixRow, confusions, matrix_rows
 from protoseg.words import counted
 
-REPORT = "report.html"
 Row = Mapping[str, Any]
 
 
@@ -36,6 +51,14 @@ class Found(NamedTuple):
     sign: int
 
 
+class Confused(NamedTuple):
+    """What a method takes for what. Attributes: its name; the largest mistakes; the confusion matrix, empty of many classes."""
+
+    method: str
+    mistakes: list[tuple[str, str, float]]
+    matrix: list[MatrixRow]
+
+
 class Group(NamedTuple):
     """What the page shows of a column."""
 
@@ -46,6 +69,8 @@ class Group(NamedTuple):
     warnings: tuple[str, ...]
     scores: Table
     classes: Table
+    curves: Markup
+    confused: tuple[Confused, ...]
 
 
 def write_page(
@@ -57,7 +82,7 @@ def write_page(
     name: str,
     layout: str,
     command: str | None,
-    plot: Path,
+    runs: Path,
     legend: str,
 ) -> None:
     """Write the page of finished cells.
@@ -70,12 +95,14 @@ def write_page(
         name: of the data.
         layout: as which it is read.
         command: that started the grid; None where it was no command.
-        plot: picture of the scores over the number of labels.
+        runs: folder of the run folders, beside the page; those that were kept are linked to.
         legend: what the numbers are.
     """
     groups = [_group(column, methods, against) for column in columns]
     rows = [row for column in columns for row in column.rows]
+    links = [_link(row, runs) for row in rows]
     templates = environment("protoseg.bench")
+    templates.filters["percent"] = percent
     text = templates.get_template("bench.html").render(
         title=f"{name}: protoseg benchmark",
         **inlined(templates, styles=("page.css", "bench.css"), scripts=("page.js",)),
@@ -84,10 +111,12 @@ def write_page(
         cells=counted(len(rows), "finished training", "finished trainings"),
         headline=headline(groups),
         groups=groups,
-        plot=file_uri(plot),
+        deep=DEEP,
+        plots=[data_uri(plot.png(rows, methods, look), "png") for look in (plot.LIGHT, plot.DARK)],
         legend=legend,
         command=command,
-        trainings=Table(_TITLES, [_training(row) for row in rows]),
+        trainings=_trainings(rows, links),
+        kept=any(links),
         facts=list(_facts(rows)),
     )
     write_text(path, text)
@@ -125,7 +154,24 @@ def _group(column: Column, methods: Sequence[str], against: Sequence[str]) -> Gr
         tuple(mixed_images(rows)),
         score_table(rows, methods, against=against),
         class_table(rows, methods),
+        _curves(rows, methods),
+        tuple(_confused(rows, [best_method(rows, [method for method in methods if method != measure]), measure])),
     )
+
+
+def _confused(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[Confused]:
+    names = list(rows[0]["iou"])
+    for method in methods:
+        if (confusion := confusion_of(rows, method)) is not None:
+            yield Confused(method, confusions(confusion, names), matrix_rows(confusion, names))
+
+
+def _curves(rows: Sequence[Row], methods: Sequence[str]) -> Markup:
+    """mIoU over the steps; empty where no training was scored on the way."""
+    curves = mean_curves(rows, methods)
+    steps = sorted(set[int]().union(*curves.values()))
+    lines = [Series(method, [curve.get(step, math.nan) for step in steps]) for method, curve in curves.items()]
+    return Markup(line_chart("mIoU over optimizer steps", steps, lines, share=True))
 
 
 _SAID = {"helps": ("better", 1), "hurts": ("worse", -1), "not shown": ("no clear difference", 0)}
@@ -144,13 +190,26 @@ def _found(what: str, added: Added) -> Found:
     )
 
 
-_TITLES = ("labels", "method", "seed", "mIoU", "steps", "seconds", "machine", "finished", "command")
+_TITLES = ("labels", "method", "seed", "mIoU", "report", "steps", "seconds", "machine", "finished", "command")
 
 
-def _training(row: Row) -> list[str]:
-    score = f"{100 * row['miou']:.1f}"
-    words = [str(row["steps"]), f"{row['seconds']:.0f}", row["machine"], row["finished"], row["command"]]
-    return [str(row["labeled"]), row["method"], str(row["seed"]), score, *words]
+def _trainings(rows: Sequence[Row], links: Sequence[Markup]) -> Table:
+    """All of them, with their reports where one is there."""
+    lines = []
+    for row, link in zip(rows, links, strict=True):
+        words = [str(row["steps"]), f"{row['seconds']:.0f}", row["machine"], row["finished"], row["command"]]
+        lines.append([str(row["labeled"]), row["method"], str(row["seed"]), f"{100 * row['miou']:.1f}", link, *words])
+    shown = [i for i, title in enumerate(_TITLES) if title != "report" or any(links)]
+    return Table([_TITLES[i] for i in shown], [[line[i] for i in shown] for line in lines])
+
+
+def _link(row: Row, runs: Path) -> Markup:
+    """To the report of a training whose run folder was kept, relative, so that all of it can be moved; else empty."""
+    folder = folder_of(row)
+    if not (runs / folder / REPORT).is_file():
+        return Markup()
+    name = f"report of {row['method']}, labels {row['labels']}, seed {row['seed']}"
+    return Markup('<a href="{}" aria-label="{}">report</a>').format(quote(f"{runs.name}/{folder}/{REPORT}"), name)
 
 
 def _facts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,32 @@ from PIL import Image, ImageDraw, ImageFont
 
 from protoseg.bench.cells import base_of
 
-_PAPER, _INK, _GRID = (255, 255, 255), (40, 40, 40), (225, 225, 225)
-_COLORS = [tuple(bytes.fromhex(code)) for code in "000000 e69f00 56b4e9 009e73 d55e00 cc79a7 0072b2 968c28".split()]
+_HUES = "e69f00 56b4e9 009e73 d55e00 cc79a7 0072b2 968c28"
 """Told apart by people who are colour-blind (Okabe and Ito, 2008; the yellow darkened)."""
 _SIZE, _LEFT, _TOP, _BOTTOM, _RIGHT = (760, 480), 60, 20, 56, 230  # margins; the legend stands on the right
 _APART = 7  # pixels between methods at one number of labels, so that error bars do not hide each other
 _MARK, _FONT = 4, 14
+
+
+Color = tuple[int, ...]
+
+
+class Look(NamedTuple):
+    """Colours of a picture. Attributes: ground; text and axes; lines across; of the first family of methods."""
+
+    paper: Color
+    ink: Color
+    grid: Color
+    first: Color
+
+    @property
+    def colors(self) -> list[Color]:
+        """Of the families of methods, in turn."""
+        return [self.first, *(tuple(bytes.fromhex(code)) for code in _HUES.split())]
+
+
+LIGHT = Look((255, 255, 255), (40, 40, 40), (225, 225, 225), (0, 0, 0))
+DARK = Look((28, 32, 36), (232, 234, 236), (58, 65, 71), (255, 255, 255))  # of the cards of the dark page
 
 
 class Point(NamedTuple):
@@ -69,32 +90,33 @@ def frame_of(points: Mapping[str, Sequence[Point]]) -> Frame:
     return Frame(tuple(sorted({point.labels for point in every})), low, max(high, low + step), step)
 
 
-def color_of(method: str, methods: Sequence[str]) -> tuple[int, ...]:
+def color_of(method: str, methods: Sequence[str], look: Look = LIGHT) -> Color:
     """The colour of a method among others: its base's, where that has one."""
     families = list(dict.fromkeys(base_of(other) or other for other in methods))
-    return _COLORS[families.index(base_of(method) or method) % len(_COLORS)]
+    return look.colors[families.index(base_of(method) or method) % len(look.colors)]
 
 
-def draw(points: Mapping[str, Sequence[Point]]) -> Image.Image:
+def draw(points: Mapping[str, Sequence[Point]], look: Look = LIGHT) -> Image.Image:
     """The plot. A method with the term has its base's colour, and a filled mark.
 
     Args:
         points: of `points_of`, at least one.
+        look: its colours.
     """
     frame, font = frame_of(points), ImageFont.load_default(size=_FONT)
-    picture = Image.new("RGB", _SIZE, _PAPER)
+    picture = Image.new("RGB", _SIZE, look.paper)
     pen = ImageDraw.Draw(picture)
     right = _SIZE[0] - _RIGHT
     for i in range(round((frame.high - frame.low) / frame.step) + 1):
         value = frame.low + i * frame.step
-        pen.line([(_LEFT, frame.y(value)), (right, frame.y(value))], fill=_GRID)
-        pen.text((_LEFT - 8, frame.y(value)), f"{value:g}", fill=_INK, font=font, anchor="rm")
+        pen.line([(_LEFT, frame.y(value)), (right, frame.y(value))], fill=look.grid)
+        pen.text((_LEFT - 8, frame.y(value)), f"{value:g}", fill=look.ink, font=font, anchor="rm")
     for labels in frame.counts:
-        pen.text((frame.x(labels), _SIZE[1] - _BOTTOM + 8), str(labels), fill=_INK, font=font, anchor="mt")
-    pen.text(((_LEFT + right) / 2, _SIZE[1] - 8), "labelled images", fill=_INK, font=font, anchor="mb")
-    pen.line([(_LEFT, _TOP), (_LEFT, _SIZE[1] - _BOTTOM), (right, _SIZE[1] - _BOTTOM)], fill=_INK)
+        pen.text((frame.x(labels), _SIZE[1] - _BOTTOM + 8), str(labels), fill=look.ink, font=font, anchor="mt")
+    pen.text(((_LEFT + right) / 2, _SIZE[1] - 8), "labelled images", fill=look.ink, font=font, anchor="mb")
+    pen.line([(_LEFT, _TOP), (_LEFT, _SIZE[1] - _BOTTOM), (right, _SIZE[1] - _BOTTOM)], fill=look.ink)
     for i, (method, of_method) in enumerate(points.items()):
-        color = color_of(method, list(points))
+        color = color_of(method, list(points), look)
         shift = round((i - (len(points) - 1) / 2) * _APART)
         places = [(frame.x(point.labels) + shift, frame.y(point.mean)) for point in of_method]
         pen.line(places, fill=color, width=2)
@@ -106,11 +128,11 @@ def draw(points: Mapping[str, Sequence[Point]]) -> Image.Image:
                     pen.line([(x - 3, y), (x + 3, y)], fill=color)
         in_legend = (right + 24, _TOP + 10 + 22 * i)
         for x, y in [*places, in_legend]:
-            fill = _PAPER if base_of(method) is None else color
+            fill = look.paper if base_of(method) is None else color
             pen.ellipse((x - _MARK, y - _MARK, x + _MARK, y + _MARK), fill=fill, outline=color, width=2)
-        pen.text((in_legend[0] + 12, in_legend[1]), method, fill=_INK, font=font, anchor="lm")
+        pen.text((in_legend[0] + 12, in_legend[1]), method, fill=look.ink, font=font, anchor="lm")
     note = "mIoU of the last step:\nmean and standard deviation\nover seeds"
-    pen.multiline_text((right + 20, _SIZE[1] - _BOTTOM), note, fill=_INK, font=ImageFont.load_default(size=12), anchor="ld")
+    pen.multiline_text((right + 20, _SIZE[1] - _BOTTOM), note, fill=look.ink, font=ImageFont.load_default(size=12), anchor="ld")
     return picture
 
 
@@ -118,3 +140,10 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]], methods: Sequence[str])
     """Write the plot of finished cells; nothing where there is none."""
     if points := points_of(rows, methods):
         draw(points).save(path)
+
+
+def png(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], look: Look) -> bytes:
+    """The plot of finished cells as a file's bytes."""
+    buffer = io.BytesIO()
+    draw(points_of(rows, methods), look).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -17,6 +17,9 @@ _KEPT = ("miou", "iou", "steps", "seconds", "labeled", "unlabeled", "evaluated",
 """What a row takes from `result.json`."""
 
 
+_MOST_CLASSES = 64  # whose confusions a row holds: of more, the lines of a results file would be mostly these
+
+
 def read(results: Path) -> list[dict[str, Any]]:
     """The finished cells; none where there is no file.
 
@@ -64,9 +67,20 @@ def row_of(identity: Mapping[str, Any], words: Sequence[str], run: Path, *, hide
         command = command.replace(path, shown)
     row = {**identity, **{key: result[key] for key in _KEPT}}
     row["split"] = {**result["split"], "labels": Path(str(result["split"]["labels"])).name}
-    row |= read_metrics(run / "metrics.csv")
+    row |= read_metrics(run / "metrics.csv") | _confusion(run)
     row |= {"peak_bytes": result["peak_bytes"], "command": command, "versions": result["versions"]}
     return row | {"machine": machine(), "finished": time.strftime("%Y-%m-%d")}
+
+
+def _confusion(run: Path) -> dict[str, list[list[int]]]:
+    """`confusion`, pixels of each true class (rows) that are predicted as each class; nothing of many classes, nor of a run of
+    earlier versions, which did not keep it."""
+    from protoseg.engine.tally import TALLY, Tally
+
+    if not (run / TALLY).is_file():
+        return {}
+    tally = Tally.load(run / TALLY)
+    return {"confusion": tally.confusion.tolist()} if tally.num_classes <= _MOST_CLASSES else {}
 
 
 def read_metrics(metrics: Path) -> dict[str, Any]:

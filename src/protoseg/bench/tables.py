@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table as RichTable
 from scipy import stats
 
@@ -123,6 +125,33 @@ def class_table(rows: Sequence[Row], methods: Sequence[str]) -> Table:
             line.append(f"{statistics.mean(values):.1f}" if values else "")
         lines.append(line)
     return Table(["class", *methods], lines)
+
+
+def mean_curves(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, dict[int, float]]:
+    """Method -> step -> mean mIoU over the seeds that were scored on the way.
+
+    Steps that one of these lacks are left out: a mean over other seeds would be a jump that no run has made. So are methods
+    with fewer than two steps.
+    """
+    curves = {}
+    for method in methods:
+        scored = [dict(row["curve"]) for row in cells_of(rows, method).values() if row.get("curve")]
+        steps = sorted(set[int]().union(*scored).intersection(*scored))
+        if len(steps) > 1:
+            curves[method] = {step: statistics.mean(curve[step] for curve in scored) for step in steps}
+    return curves
+
+
+def best_method(rows: Sequence[Row], methods: Sequence[str]) -> str:
+    """The one with the highest mean mIoU over its seeds; an empty name where none has a cell."""
+    scores = {method: [row["miou"] for row in rows if row["method"] == method] for method in methods}
+    return max((method for method in scores if scores[method]), key=lambda method: statistics.mean(scores[method]), default="")
+
+
+def confusion_of(rows: Sequence[Row], method: str) -> NDArray[np.int64] | None:
+    """(C, C) pixels of each true class (rows) that a method predicts as each class, summed over seeds; None without."""
+    known = [row["confusion"] for row in cells_of(rows, method).values() if row.get("confusion")]
+    return np.sum(known, axis=0, dtype=np.int64) if known else None
 
 
 def mixed_images(rows: Sequence[Row]) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
+from protoseg.data.masks import Color
 from protoseg.engine.collapse import describe
 from protoseg.files import replacing
 from protoseg.report.charts import Series, interval_chart, iou_bar, line_chart, share_chart
@@ -60,6 +62,7 @@ def write_report(run: Path, *, scored: Path | None = None) -> Path:
 def render(story: Story) -> str:
     """The page as text. The same story gives the same text: nothing in it tells when it was written."""
     templates = environment()
+    confusion = story.ours.tally.confusion if story.ours.tally else None
     templates.filters |= {"percent": percent, "duration": duration, "signed": signed, "remedy": describe}
     return templates.get_template("page.html").render(
         story=story,
@@ -69,9 +72,9 @@ def render(story: Story) -> str:
         classes=class_rows(story),
         examples=_examples(story),
         sheet=file_uri(story.sheet) if story.sheet else None,
-        matrix=matrix_rows(story),
+        matrix=[] if confusion is None else matrix_rows(confusion, story.class_names, story.colors),
         deep=DEEP,
-        confusions=confusions(story),
+        confusions=[] if confusion is None else confusions(confusion, story.class_names),
         charts=list(_charts(story)),
         shares=_shares(story),
         settings=list(_flat(story.config)),
@@ -109,34 +112,34 @@ class MatrixRow(NamedTuple):
     """A true class of the confusion matrix. Attributes: its share of all pixels; of its own pixels, the share of each class."""
 
     name: str
-    color: str
+    color: str | None
     share: float
     cells: list[float]
 
 
-def matrix_rows(story: Story) -> list[MatrixRow]:
-    """The confusion matrix by rows; of many classes, none: `confusions` names what matters."""
-    tally = story.ours.tally
-    if tally is None or len(story.class_names) > _MOST_COLUMNS:
+def matrix_rows(confusion: NDArray[np.int64], names: Sequence[str], colors: Sequence[Color] = ()) -> list[MatrixRow]:
+    """The confusion matrix by rows; of many classes, none: `confusions` names what matters.
+
+    Args:
+        confusion: (C, C) pixels, rows are the truth.
+        names, colors: of the C classes; no colours where nobody knows them.
+    """
+    if len(names) > _MOST_COLUMNS:
         return []
-    confusion = tally.confusion.astype(np.float64)
-    total = max(confusion.sum(), 1.0)
+    total = max(confusion.sum(), 1)
     return [
-        MatrixRow(name, css_color(color), float(row.sum() / total), [float(c) for c in row / max(row.sum(), 1.0)])
-        for name, color, row in zip(story.class_names, story.colors, confusion, strict=True)
+        MatrixRow(name, color, float(row.sum() / total), [float(c) for c in row / max(row.sum(), 1)])
+        for name, color, row in zip(names, map(css_color, colors) if colors else [None] * len(names), confusion, strict=True)
     ]
 
 
-def confusions(story: Story) -> list[tuple[str, str, float]]:
+def confusions(confusion: NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str, float]]:
     """The largest mistakes: true class, what it is taken for, and the share of its pixels."""
-    if story.ours.tally is None:
-        return []
-    confusion = story.ours.tally.confusion.astype(np.float64)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
     order = np.argsort(-shares, axis=None, kind="stable")[:_CONFUSIONS]
     pairs = [divmod(int(i), len(shares)) for i in order]
-    return [(story.class_names[a], story.class_names[b], float(shares[a, b])) for a, b in pairs if shares[a, b] > 0]
+    return [(names[a], names[b], float(shares[a, b])) for a, b in pairs if shares[a, b] > 0]
 
 
 class Chart(NamedTuple):
