@@ -101,7 +101,7 @@ def test_no_images() -> None:
 
 def test_two_images_of_one_name_both_count(tmp_path: Path) -> None:
     samples = open_dataset(make_folder(tmp_path, train=1, labeled=1)).of("train")
-    once, twice = (tally(ByColor(), samples * times, CLASSES, PLAIN) for times in (1, 2))
+    once, twice = (tally(ByColor(), [*samples] * times, CLASSES, PLAIN) for times in (1, 2))
     assert twice.confusion.tolist() == (2 * once.confusion).tolist()
 
 
