@@ -14,17 +14,7 @@ DATA = Path(os.environ.get("PROTOSEG_DATA", Path(__file__).parents[2] / "shared"
 """Real images and weights, for the tests marked `data`: `data/camvid` and `weights/` below this folder."""
 
 
-LONGEST = (
-    "test_resume",
-    "test_ddp",
-    "test_command",
-    "test_lost",
-    "test_processes",
-    "test_beside",
-    "test_stop",
-    "test_cli",
-    "test_benchmarks",
-)
+LONGEST = ("test_resume", "test_ddp", "test_command", "test_lost", "test_processes", "test_stop", "test_cli", "test_benchmarks")
 """Files that start processes of their own. They come first: the last one would keep a single core busy at the end."""
 
 

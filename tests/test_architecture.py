@@ -53,7 +53,6 @@ MAY_IMPORT = {
         "trained",
     ),
     "self_training": ("settings", "files", "methods", "data", "engine", "config", "trained", "stage"),
-    "beside": ("settings", "launch", "methods", "engine", "report", "arguments", "stage"),
     "run": (
         "settings",
         "launch",
@@ -67,9 +66,7 @@ MAY_IMPORT = {
         "trained",
         "stage",
         "self_training",
-        "beside",
     ),
-    "labels_only": ("files", "data", "engine", "report", "config", "arguments", "console", "stage", "run"),
     "dry_run": ("settings", "data", "engine", "config", "summary", "stage", "run"),
     "doctor": ("settings", "types", "words", "functional", "data", "config"),
     "split": ("settings", "types", "words", "data", "trained"),

@@ -89,12 +89,6 @@ _MOVABLE = ("--data", "--unlabeled", "--labels", "--holdout")
 """Where images and lists lie now; that they are the same images is checked by the run."""
 
 
-def resume_words(config: TrainConfig) -> list[str]:
-    """What goes on with a run just as this one does: all that a resumed run may be given."""
-    given = {name: getattr(config, name.removeprefix("--")) for name in (*_RESUMABLE, *_MOVABLE) if name != "--resume"}
-    return [word for name, value in given.items() if value is not None for word in (name, str(value))]
-
-
 def _parse_resume(parser: Any, words: list[str], run: Path) -> TrainConfig:
     import yaml
 

@@ -7,7 +7,6 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from protoseg.beside import labels_only_beside, trains_beside
 from protoseg.config import (
     METHOD_OPTIONS,
     build_class_rules,
@@ -70,7 +68,7 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
     join_slurm(config.trainer)
     config, data = settle(config, console=console)
     normalization, network, method = build(config, data, console=console)
-    data = with_cache(config, data, method, console)
+    data = _with_cache(config, data, method, console)
     # Whatever cannot work has stopped by now; only from here on something is written, but for the cache, which is of any run.
     with _run_folder(config, data.partition, console) as out:
         if is_first():
@@ -80,12 +78,12 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
                 console.print(f"note: the run in {out} has finished before; nothing is trained, this is its result")
             if config.resume is None:
                 _note_start(out, command, found)
-            beside = "; labels only beside it, half of the threads each" if trains_beside(config, method) else ""
-            print_found(config, data, found, out, describe_device(config) + beside, console)
+            print_found(config, data, found, out, describe_device(config), console)
         if config.baseline and not method.uses_unlabeled:
             console.print("note: --baseline adds nothing to --method supervised, which is the baseline")
 
-        labels_only = baseline_config(config)
+        baseline: dict[str, Any] | None = None
+        labels_only = _baseline_config(config)
         if method.needs_labeler:  # first, because it keeps snapshots of the labels-only model
             prepare(
                 method,
@@ -98,16 +96,10 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
                 first=out / (BASELINE if config.baseline else FIRST),
                 console=console,
             )
-        train_ours = partial(train_one, config, data, method, normalization, out, console, title=config.full_method)
-        if trains_beside(config, method):
-            with labels_only_beside(config, out, console) as baseline:
-                result = train_ours(baseline=baseline)
-        elif config.baseline and method.uses_unlabeled:
+        if config.baseline and method.uses_unlabeled:
             start = build_method(labels_only, copy.deepcopy(network), data.report.pixels.tolist())  # the same weights
-            scored = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
-            result = train_ours(baseline=lambda: scored)
-        else:
-            result = train_ours()
+            baseline = train_one(labels_only, data, start, normalization, out / BASELINE, console, title="labels only")
+        result = train_one(config, data, method, normalization, out, console, title=config.full_method, baseline=baseline)
         if result is not None:
             if config.resume is not None and trains:
                 _note_start(out, command, found)  # only now: a run that cannot go on is left as it was
@@ -154,7 +146,9 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     build_geometry(config, normalization)
     build_inference(config.inference)
     torch.manual_seed(config.seed)
-    network = build_network(config.model, len(data.classes), pretrained=not _all_under_way(config))
+    # A checkpoint holds every weight, so a run can go on where its start weights are out of reach.
+    goes_on = config.resume is not None and has_checkpoint(Path(config.resume))
+    network = build_network(config.model, len(data.classes), pretrained=not goes_on)
     method = build_method(config, network, data.report.pixels.tolist())
     if method.uses_unlabeled and not data.partition.unlabeled:
         raise ValueError(
@@ -172,16 +166,6 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     return Built(normalization, network, method)
 
 
-def _all_under_way(config: TrainConfig) -> bool:
-    """Whether each model of a run has a checkpoint or is finished: every weight is in there, so the run can go on where its
-    start weights are out of reach."""
-    if config.resume is None:
-        return False
-    compared = config.baseline and method_class(config.method).uses_unlabeled
-    models = [Path(config.resume), *([Path(config.resume) / BASELINE] if compared else [])]
-    return all(has_checkpoint(model) or (model / RESULT).is_file() for model in models)
-
-
 def load_data(config: TrainConfig, *, track: Callable[[Sequence[Sample]], Iterable[Sample]] = iter) -> CheckedData:
     """List the images, divide them, and decode all labelled ones.
 
@@ -196,7 +180,7 @@ def load_data(config: TrainConfig, *, track: Callable[[Sequence[Sample]], Iterab
     return CheckedData(index, partition, check_labels(index, partition, build_class_rules(config.classes), track=track))
 
 
-def with_cache(config: TrainConfig, data: CheckedData, method: Method, console: Console) -> CheckedData:
+def _with_cache(config: TrainConfig, data: CheckedData, method: Method, console: Console) -> CheckedData:
     """The same data, its training images decoded in the folder of --cache where one is named."""
     if config.cache is None:
         return data
@@ -212,7 +196,7 @@ def with_cache(config: TrainConfig, data: CheckedData, method: Method, console: 
     return dataclasses.replace(data, cache=cache)
 
 
-def baseline_config(config: TrainConfig) -> TrainConfig:
+def _baseline_config(config: TrainConfig) -> TrainConfig:
     """The run on labels alone: same start, images, crops, seeds, steps and EMA; its own learning rate if one is set."""
     lr = config.optimizer.baseline_lr or config.optimizer.lr
     own: dict[str, Any] = dict.fromkeys(METHOD_OPTIONS)

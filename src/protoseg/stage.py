@@ -67,7 +67,7 @@ def train_one(
     console: Console,
     *,
     title: str,
-    baseline: Callable[[], dict[str, Any] | None] | None = None,
+    baseline: dict[str, Any] | None = None,
     snapshots: Sequence[int] = (),
 ) -> dict[str, Any] | None:
     """Train, save, score and describe one model, or go on with it, or read what it said when it was finished.
@@ -80,7 +80,7 @@ def train_one(
         out: folder for everything that it leaves.
         console: for everything that is printed.
         title: of the progress display.
-        baseline: gives the result of the labels-only model, to compare with; called once this one is scored.
+        baseline: result of the labels-only model, to compare with.
         snapshots: steps at which the weights are kept beside the rest.
 
     Returns:
@@ -145,10 +145,9 @@ def train_one(
                 split = data.partition.evaluation_name
                 per_class = {f"{split}/iou/{name}": value for name, value in result["iou"].items()}
                 tracker.log({f"{split}/miou": result["miou"], **per_class}, step=fitted.steps)
-    compared = None if baseline is None else baseline()
-    if scored is not None and compared is not None:
-        result["baseline"] = {key: compared[key] for key in ("miou", "iou", "steps", "seconds")}
-        result["gain"] = result["miou"] - compared["miou"]
+    if scored is not None and baseline is not None:
+        result["baseline"] = {key: baseline[key] for key in ("miou", "iou", "steps", "seconds")}
+        result["gain"] = result["miou"] - baseline["miou"]
     networks = {"ours": network.eval()}
     if baseline is not None:
         other = load_model(out / BASELINE).network.to(fitted.device).to(memory_format=torch.channels_last)
