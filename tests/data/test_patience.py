@@ -49,7 +49,7 @@ def no_reader_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_WAITS", (0.3, 1.0))  # what a busy machine needs to read a small file
+    monkeypatch.setattr(patience, "_WAITS", (0.5, 2.5))  # what a busy machine needs to read a small file
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_labelled_file_that_never_answers(silent: Path, crops: dict[str, Crops
     lost.symlink_to(silent)
     with pytest.raises(AwayError) as caught:
         batches(crops["labeled"], workers)
-    said = f"{lost} or its mask {crops['labeled'].samples[0].mask} cannot be read (no answer for 1.3 seconds); "
+    said = f"{lost} or its mask {crops['labeled'].samples[0].mask} cannot be read (no answer for 3 seconds); "
     assert str(caught.value) == f"{said}look whether its drive is there"
 
 
