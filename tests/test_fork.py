@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 import yaml
 from make_folder import make_folder
 from safetensors.torch import load_file
+
+from same_bits import differing, flat
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -168,20 +169,3 @@ def settings(run: Path) -> dict[str, Any]:
     stored: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
     assert Path(stored.pop("out")).resolve() == run.resolve()
     return stored
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Dotted name -> what is no container."""
-    if not isinstance(value, dict | list | tuple):
-        return {name: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {key: leaf for part, inner in items for key, leaf in flat(inner, f"{name}.{part}").items()}
-
-
-def differing(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    assert expected.keys() == found.keys()
-    return [
-        name
-        for name, value in expected.items()
-        if not (torch.equal(value, found[name]) if isinstance(value, torch.Tensor) else value == found[name])
-    ]

@@ -13,14 +13,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
-import torch
 from make_folder import make_folder
 from safetensors.torch import load_file
 
 from protoseg.engine.resumable import DamagedError, load_state
+from same_bits import differing, flat
 
 STEPS = 8
 # FPN has dropout, so that the global generator counts too.
@@ -151,23 +151,6 @@ def assert_same_end(expected: Path, resumed: Path) -> None:
     assert (expected / "health.jsonl").read_text() == (resumed / "health.jsonl").read_text()
     results = [json.loads((folder / "result.json").read_text()) for folder in (expected, resumed)]
     assert all(results[0][key] == results[1][key] for key in ("miou", "iou", "steps", "evaluated"))
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Dotted name -> what is no container."""
-    if not isinstance(value, dict | list | tuple):
-        return {name: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {key: leaf for part, inner in items for key, leaf in flat(inner, f"{name}.{part}").items()}
-
-
-def differing(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    assert expected.keys() == found.keys()
-    return [
-        name
-        for name, value in expected.items()
-        if not (torch.equal(value, found[name]) if isinstance(value, torch.Tensor) else value == found[name])
-    ]
 
 
 @pytest.mark.parametrize(("corner", "moment"), QUICK, ids=lambda value: str(value).removeprefix("Corner"))
