@@ -120,7 +120,7 @@ def open_cache(folder: Path, samples: Sequence[Sample], kind: ImageKind, *, say:
             entries = _checked(file, sources, kind)
     if entries is None:
         raise CannotWriteError(f"{file} was written and reads otherwise; give --cache a folder on another disk")
-    places = {bytes(entry["source"]): Place(*(int(entry[name]) for name in Place._fields)) for entry in entries}
+    places = {bytes(entry["source"]): _place(entry) for entry in entries}
     pairs = [(str(sample.image), places[digest]) for sample, digest in zip(samples, digests, strict=True) if digest is not None]
     cache = ImageCache(file, kind, {path: place for path, place in pairs if place.height})
     say(f"cache: {len(cache.places)} of {counted(len(samples), 'image')} in {file} ({file.stat().st_size >> 20:,} MiB)")
@@ -157,7 +157,7 @@ def _checked(file: Path, sources: Mapping[bytes, Sample], kind: ImageKind) -> ND
     if content[:_START].tobytes() != _MAGIC + hashlib.sha256(table).digest():
         return None
     entries = np.frombuffer(table, dtype=_ENTRY)
-    places = [Place(*(int(entry[name]) for name in Place._fields)) for entry in entries]
+    places = [_place(entry) for entry in entries]
     if len(content) != end + sum(place.height * place.width for place in places) * kind.channels:
         return None
     if any(min(place) < 0 or place.offset + place.height * place.width * kind.channels > len(content) for place in places):
@@ -244,6 +244,10 @@ def _area(sample: Sample) -> int:
 def _mapped(file: Path) -> UInt8Array:
     with file.open("rb") as opened:
         return np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+
+
+def _place(entry: np.void) -> Place:
+    return Place(*(int(entry[name]) for name in Place._fields))
 
 
 def _pixels(content: UInt8Array, place: Place, kind: ImageKind) -> UInt8Array:
