@@ -41,6 +41,9 @@ def opened(browser: Any, page: Path | str) -> Any:
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     browser.get(page if isinstance(page, str) else page.as_uri())
+    # On a busy machine the driver may take the empty page's end for that of the new one, and come back amid its loading.
+    loaded = "return location.href !== 'about:blank' && document.readyState === 'complete'"
+    until(lambda: browser.execute_script(loaded))
     return browser
 
 
