@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.test_page import ROWS, keep, written
+from bench.test_page import ROWS, keep, paint, written
 from chromium import find, grounds, nameless, requests, until, webdriver, window
 
 
@@ -19,7 +19,10 @@ from chromium import find, grounds, nameless, requests, until, webdriver, window
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench page")
     keep(folder, ROWS[0])
-    written(folder, [one | {"curve": [[5, one["miou"] / 2], [9, one["miou"]]], "confusion": [[9]]} for one in ROWS])
+    rows = [*ROWS, *(one | {"labels": "8"} for one in ROWS)]
+    for column in ("4", "8"):
+        paint(folder, ROWS[0] | {"labels": column}, ["supervised", "fixmatch"])
+    written(folder, [one | {"curve": [[5, one["miou"] / 2], [9, one["miou"]]], "confusion": [[9]]} for one in rows])
     return folder / "report.html"
 
 
@@ -31,7 +34,7 @@ def test_no_errors_and_no_requests(browser: Any, page: Path) -> None:
 
 def test_all_trainings_are_shown_when_asked_for(browser: Any) -> None:
     rows = browser.find_elements("css selector", "#made details tbody tr")
-    assert len(rows) == len(ROWS)
+    assert len(rows) == 2 * len(ROWS)
     assert not rows[0].is_displayed()
     find(browser, "#made summary").click()
     assert rows[0].is_displayed()
@@ -50,10 +53,20 @@ def test_the_report_of_a_kept_training_opens_from_the_disk(browser: Any) -> None
     (link,) = browser.find_elements("css selector", "details a")
     assert link.accessible_name == "report of supervised, labels 4, seed 0"
     link.click()
-    assert browser.title == "its own report"
+    until(lambda: browser.title == "its own report")
     browser.back()
-    assert browser.title == "shapes: protoseg benchmark"
+    until(lambda: browser.title == "shapes: protoseg benchmark")
     assert browser.get_log("browser") == []
+
+
+def test_each_number_of_labels_has_its_own_slider_between_any_two_methods(browser: Any) -> None:
+    shown = "return [...document.querySelectorAll('.layer.right')].map(layer => layer.dataset.layer)"
+    assert browser.execute_script(shown) == ["fixmatch"] * 4
+    find(browser, "#labels-2-right").send_keys("truth")
+    assert browser.execute_script(shown) == ["fixmatch"] * 2 + ["truth"] * 2
+    find(browser, "#labels-1-left").send_keys("supervised")
+    assert find(browser, "#labels-1 .layer.left .cap").text == "supervised"
+    assert find(browser, "#labels-2 .layer.left .cap").text == "truth"
 
 
 @pytest.mark.parametrize("width", [1400, 800, 390])

@@ -8,14 +8,14 @@ import torch
 from rich.console import Console
 
 from protoseg.data.formats import open_dataset
-from protoseg.data.index import DataIndex, Sample
+from protoseg.data.index import ClassTable, DataIndex, Sample
 from protoseg.data.run_lists import read_run_lists
 from protoseg.engine.checkpoint import MODEL
 from protoseg.engine.evaluate import tally
 from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.tally import TALLY
 from protoseg.report.gather import BASELINE
-from protoseg.trained import classes_of, device, load_model, matched, progress
+from protoseg.trained import TrainedModel, classes_of, device, load_model, matched, progress
 from protoseg.words import counted
 
 
@@ -39,9 +39,7 @@ def rescore(run: Path, root: Path, *, console: Console, format: str | None = Non
         folders = {"labels only": run / BASELINE, **folders}
     models = {name: load_model(folder) for name, folder in folders.items()}
     ours = models["ours"]
-    index = open_dataset(root, format=format, for_training=False)
-    samples = _scored(run, index)
-    classes = matched(ours.classes, classes_of(index, ours), root)
+    samples, classes = scored_images(run, ours, root, format=format)
     networks = {name: model.network.to(device()).to(memory_format=torch.channels_last) for name, model in models.items()}
     tallies = {
         name: tally(
@@ -59,8 +57,22 @@ def rescore(run: Path, root: Path, *, console: Console, format: str | None = Non
     write_examples(run / EXAMPLES, samples, tallies, networks, classes, ours.normalization, inference=ours.inference)
 
 
+def scored_images(run: Path, model: TrainedModel, root: Path, *, format: str | None = None) -> tuple[list[Sample], ClassTable]:
+    """The evaluation images of a run in its order, and how their masks are read.
+
+    Args:
+        run: its folder.
+        model: what it trained.
+        root, format: see `rescore`.
+
+    Raises:
+        ValueError: see `rescore`.
+    """
+    index = open_dataset(root, format=format, for_training=False)
+    return _scored(run, index), matched(model.classes, classes_of(index, model), root)
+
+
 def _scored(run: Path, index: DataIndex) -> list[Sample]:
-    """The evaluation images of a run, in its order."""
     names = read_run_lists(run).evaluation
     if not names:
         raise ValueError(f"the run in {run} kept no images to score on; leave out the data set")

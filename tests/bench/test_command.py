@@ -18,6 +18,7 @@ from bench.test_page import row as make_row
 from protoseg.bench import running, store
 from protoseg.bench.cells import Labels, find_labels, make_cells
 from protoseg.bench.command import columns_of, report
+from protoseg.bench.pictures import read_pictures
 from protoseg.cli import main
 from protoseg.engine.metrics import iou
 
@@ -80,6 +81,13 @@ def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.Captur
         assert shown in page, shown
     assert f"protoseg bench {data} --labels 3" in page
     assert not any((out / "runs").iterdir())
+    shown = read_pictures(out / "pictures", rows[-1])
+    assert shown is not None
+    assert (shown.method, shown.seed, shown.methods) == ("supervised", 0, tuple(METHODS))
+    (left, worst), (_, best) = [(x["name"], x["layers"][1]["score"]) for x in shown.examples]
+    assert worst <= best
+    assert f'<figcaption><b>worst</b> <span class="name">{left}</span>' in page
+    assert "By the mean IoU of supervised, seed 0," in page
 
     before = (out / "results.jsonl").read_bytes()
     assert main(words(data, out, "--evaluate-every", "1")) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from urllib.parse import unquote
 
 import pytest
 from markupsafe import Markup
+from PIL import Image
 
 from protoseg.bench.cells import folder_of
 from protoseg.bench.page import Column, Found, Group, headline, write_page
+from protoseg.bench.pictures import column_folder
 from protoseg.bench.tables import Table, class_table, score_table
 
 HOSTILE = "<script>alert(1)</script>"
@@ -42,9 +45,15 @@ ROWS = [
 
 def written(folder: Path, rows: list[dict[str, Any]] = ROWS) -> str:
     options: dict[str, Any] = {"against": ["supervised"], "name": "shapes", "layout": "folder", "legend": "Points are points."}
-    columns = [Column("labels 4: 4 labelled images", "drawn anew by each seed", rows)]
+    labels = dict.fromkeys(row["labels"] for row in rows)
+    columns = [
+        Column(f"labels {n}: 4 labelled images", "drawn anew by each seed", [r for r in rows if r["labels"] == n])
+        for n in labels
+    ]
     path = folder / "report.html"
-    write_page(path, columns, METHODS, command="protoseg bench <data>", runs=folder / "runs", **options)
+    write_page(
+        path, columns, METHODS, command="protoseg bench <data>", runs=folder / "runs", pictures=folder / "pictures", **options
+    )
     return path.read_text()
 
 
@@ -73,6 +82,44 @@ def keep(folder: Path, kept: dict[str, Any]) -> Path:
     report.parent.mkdir(parents=True)
     report.write_text("<title>its own report</title>")
     return report
+
+
+def paint(folder: Path, of: dict[str, Any], methods: Sequence[str]) -> None:
+    """Pictures of a column as trainings leave them: two images, all of the first class."""
+    where = folder / "pictures" / column_folder(of)
+    where.mkdir(parents=True)
+    said = {"method": of["method"], "seed": of["seed"], "classes": [HOSTILE], "colors": [[1, 200, 3]]}
+    (where / "shown.json").write_text(json.dumps(said))
+    Image.new("RGB", (40, 30), (90, 90, 90)).save(where / "image.jpg")
+    Image.new("RGB", (40, 30), (1, 200, 3)).save(where / "layer.png")
+    layers = [
+        {"name": name, "picture": "layer.png", "score": i / 10 if i else None, "shares": {HOSTILE: 1.0}}
+        for i, name in enumerate(["truth", *methods])
+    ]
+    rows = [{"rank": rank, "name": f"{rank} {HOSTILE}", "size": [40, 30], "image": "image.jpg"} for rank in ("worst", "best")]
+    (where / "examples.json").write_text(json.dumps([row | {"layers": layers} for row in rows]))
+
+
+def test_pictures_are_of_the_methods_of_the_page_and_the_best_shows_first(tmp_path: Path) -> None:
+    assert "pictures" not in written(tmp_path).partition("<body")[2].partition("<script")[0]
+    paint(tmp_path, ROWS[0], [*METHODS, "of another grid"])
+    text = written(tmp_path)
+    assert HOSTILE not in text
+    right = re.search('<select id="labels-1-right".*?</select>', text)
+    assert right is not None
+    assert re.findall("<option[^>]*>(.*?)</option>", right[0]) == ["image", "truth", *METHODS]
+    best = max(METHODS, key=lambda method: sum(row["miou"] for row in ROWS if row["method"] == method))
+    assert re.findall("<option selected>(.*?)</option>", right[0]) == [best]
+    assert "By the mean IoU of supervised, seed 0," in text
+    assert text.count("fixmatch 20.0 %") == 2  # under each image
+
+
+def test_damaged_pictures_are_named(tmp_path: Path) -> None:
+    paint(tmp_path, ROWS[0], METHODS)
+    (file,) = tmp_path.glob("pictures/*/examples.json")
+    file.write_text("[")
+    with pytest.raises(ValueError, match=f"the pictures in {file.parent} are damaged .*; remove it"):
+        written(tmp_path)
 
 
 def test_trainings_whose_folders_were_kept_are_linked_to(tmp_path: Path) -> None:
@@ -144,7 +191,7 @@ def test_confusions_are_those_of_labels_only_and_the_best_other_method(tmp_path:
 def group(term: list[int], unlabeled: list[int]) -> Group:
     nothing = Table([], [])
     as_found = [tuple(Found(f"that {sign}", "", sign) for sign in signs) for signs in (term, unlabeled)]  # type: ignore[arg-type]
-    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing, Markup(), ())
+    return Group("t", "s", as_found[0], as_found[1], (), nothing, nothing, Markup(), (), None)
 
 
 @pytest.mark.parametrize(

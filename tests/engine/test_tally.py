@@ -16,9 +16,10 @@ from torch import Tensor
 
 from protoseg.data.formats import open_dataset
 from protoseg.engine.evaluate import tally
-from protoseg.engine.examples import choose, write_examples
+from protoseg.engine.examples import add_layer, choose, read_examples, write_examples
 from protoseg.engine.metrics import count_pairs, iou
 from protoseg.engine.tally import Tally, make_tally
+from protoseg.types import SegOutput
 
 C = 4
 
@@ -141,6 +142,45 @@ def test_examples_show_what_is_true_and_predicted(tmp_path: Path) -> None:
         colored = np.asarray(Image.open(tmp_path / "out" / truth["picture"]).convert("RGB"))
         assert (colored == np.array(CLASSES.colors)[mask]).all()
         assert truth["shares"]["ground"] == pytest.approx((mask == 0).mean(), abs=1e-4)
+
+
+class Constant(ByColor):
+    """The last class everywhere."""
+
+    def forward(self, image: Tensor) -> SegOutput:
+        output = super().forward(image)
+        logits = torch.eye(3)[2].reshape(1, 3, 1, 1).expand_as(output.logits)
+        return output._replace(logits=logits)
+
+
+def test_another_network_adds_its_picture_to_the_images_that_are_there(tmp_path: Path) -> None:
+    samples = open_dataset(make_folder(tmp_path / "data", train=3, labeled=3, size=(40, 48))).of("train")
+    first, second = ByColor().eval(), Constant().eval()
+    found = [tally(network, samples, CLASSES, PLAIN) for network in (first, second)]
+    write_examples(tmp_path / "out", samples, {"first": found[0]}, {"first": first}, CLASSES, PLAIN)
+    before = read_examples(tmp_path / "out")
+    turned = samples[::-1]  # another run may have its images in another order
+    add_layer(tmp_path / "out", "second", turned, tally(second, turned, CLASSES, PLAIN), second, CLASSES, PLAIN)
+    after = read_examples(tmp_path / "out")
+    assert [{**row, "layers": row["layers"][:2]} for row in after] == before
+    for row in after:
+        added = row["layers"][2]
+        assert (added["name"], added["shares"]) == ("second", {CLASSES.names[2]: 1})
+        place = [sample.name for sample in samples].index(row["name"])
+        assert added["score"] == pytest.approx(found[1].image_scores[place])
+        assert (np.asarray(Image.open(tmp_path / "out" / added["picture"])) == 2).all()
+    assert len({layer["picture"] for row in after for layer in row["layers"]}) == 3 * len(after)
+
+
+def test_what_was_not_scored_gets_no_picture(tmp_path: Path) -> None:
+    samples = open_dataset(make_folder(tmp_path / "data", train=2, labeled=2)).of("train")
+    network = ByColor().eval()
+    found = tally(network, samples, CLASSES, PLAIN)
+    write_examples(tmp_path / "out", samples, {"first": found}, {"first": network}, CLASSES, PLAIN)
+    kept = read_examples(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"{samples[1].name}, which .*out shows, is none of the images that second"):
+        add_layer(tmp_path / "out", "second", samples[:1], found, network, CLASSES, PLAIN)
+    assert read_examples(tmp_path / "out") == kept
 
 
 def test_ignored_pixels_are_clear_in_the_pictures(tmp_path: Path) -> None:

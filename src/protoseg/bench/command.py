@@ -15,6 +15,7 @@ from protoseg.arguments import DRY_RUN, parse_train
 from protoseg.bench import plot, store, tables
 from protoseg.bench.cells import Labels, find_labels, is_cell, make_cells, method_words, recipe_identity
 from protoseg.bench.page import Column, write_page
+from protoseg.bench.pictures import PICTURES, keep_pictures
 from protoseg.bench.running import run_cells, slots
 from protoseg.config import build_partition
 from protoseg.report.page import REPORT
@@ -99,6 +100,7 @@ def bench(
                 layout=layout,
                 command=command,
                 runs=out / RUNS,
+                pictures=out / PICTURES,
                 legend=_LEGEND,
             )
         return columns
@@ -117,6 +119,7 @@ def bench(
                 keep=keep_runs,
                 # A training on several devices divides them itself.
                 places=slots(jobs, cuda=_on_gpus(config)) if devices in (1, "1") else [{}] * jobs,
+                look=lambda cell, run: keep_pictures(out / PICTURES, cell.identity, run, data, format=config.format),
                 after=write_tables,
                 ended=ended,
             )

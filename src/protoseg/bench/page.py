@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from protoseg.bench import plot
 from protoseg.bench.cells import folder_of
+from protoseg.bench.pictures import Shown, read_pictures
 from protoseg.bench.tables import (
     Added,
     Table,
@@ -28,8 +29,8 @@ from protoseg.bench.tables import (
 from protoseg.files import write_text
 from protoseg.report.charts import Series, interval_chart, line_chart
 from protoseg.report.compare import Interval, signed
-from protoseg.report.html import data_uri, environment, inlined, percent
-from protoseg.report.page import DEEP, REPORT, MatrixRow, confusions, matrix_rows
+from protoseg.report.html import css_color, data_uri, environment, inlined, percent
+from protoseg.report.page import DEEP, REPORT, MatrixRow, confusions, embedded, matrix_rows
 from protoseg.words import counted
 
 Row = Mapping[str, Any]
@@ -59,6 +60,16 @@ class Confused(NamedTuple):
     matrix: list[MatrixRow]
 
 
+class Looks(NamedTuple):
+    """A few images as the methods of a column see them. Attributes: where the choice comes from; images, for `pictures.html`;
+    legend, `name` and `color` of each class; the method that shows at first."""
+
+    chosen: str
+    examples: list[dict[str, Any]]
+    classes: list[dict[str, str]]
+    first: str
+
+
 class Group(NamedTuple):
     """What the page shows of a column."""
 
@@ -71,6 +82,7 @@ class Group(NamedTuple):
     classes: Table
     curves: Markup
     confused: tuple[Confused, ...]
+    looks: Looks | None
 
 
 def write_page(
@@ -83,6 +95,7 @@ def write_page(
     layout: str,
     command: str | None,
     runs: Path,
+    pictures: Path,
     legend: str,
 ) -> None:
     """Write the page of finished cells.
@@ -96,9 +109,10 @@ def write_page(
         layout: as which it is read.
         command: that started the grid; None where it was no command.
         runs: folder of the run folders, beside the page; those that were kept are linked to.
+        pictures: folder of `keep_pictures`.
         legend: what the numbers are.
     """
-    groups = [_group(column, methods, against) for column in columns]
+    groups = [_group(column, methods, against, pictures) for column in columns]
     rows = [row for column in columns for row in column.rows]
     links = [_link(row, runs) for row in rows]
     templates = environment("protoseg.bench")
@@ -142,9 +156,10 @@ def headline(groups: Sequence[Group]) -> tuple[str, int]:
     return "no comparison yet: an interval needs two methods and two seeds", 0
 
 
-def _group(column: Column, methods: Sequence[str], against: Sequence[str]) -> Group:
+def _group(column: Column, methods: Sequence[str], against: Sequence[str], pictures: Path) -> Group:
     rows = column.rows
     measure = next((name for name in against if name in ("supervised", "labels only")), "")
+    best = best_method(rows, [method for method in methods if method != measure])
     compared = [Added(method, gains(rows, method, measure)) for method in methods if measure not in ("", method)]
     return Group(
         column.title,
@@ -155,8 +170,24 @@ def _group(column: Column, methods: Sequence[str], against: Sequence[str]) -> Gr
         score_table(rows, methods, against=against),
         class_table(rows, methods),
         _curves(rows, methods),
-        tuple(_confused(rows, [best_method(rows, [method for method in methods if method != measure]), measure])),
+        tuple(_confused(rows, [best, measure])),
+        _looks(read_pictures(pictures, rows[0]), methods, best),
     )
+
+
+def _looks(shown: Shown | None, methods: Sequence[str], best: str) -> Looks | None:
+    """The pictures of a column, of the methods that the page is about."""
+    if shown is None or not shown.examples:
+        return None
+    kept = {"truth", *methods}
+    examples = [{**one, "layers": [layer for layer in one["layers"] if layer["name"] in kept]} for one in shown.examples]
+    chosen = (
+        f"by the mean IoU of {shown.method}, seed {shown.seed}, over the classes that an image holds: as it chose them, the "
+        f"others tend to look better on its worst images than they are, and worse on its best"
+    )
+    classes = [{"name": name, "color": css_color(color)} for name, color in zip(shown.classes, shown.colors, strict=True)]
+    first = best if best in shown.methods else examples[0]["layers"][-1]["name"]
+    return Looks(chosen, embedded(examples, shown.folder), classes, first)
 
 
 def _confused(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[Confused]:

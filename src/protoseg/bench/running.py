@@ -65,6 +65,7 @@ def run_cells(
     keep: bool = True,
     hide: Mapping[str, str] | None = None,
     places: Sequence[Environment] = ({},),
+    look: Callable[[Cell, Path], object] = lambda cell, folder: None,
     after: Callable[[], object] = lambda: None,
     ended: Callable[[], object] = lambda: None,
 ) -> list[Failed]:
@@ -78,6 +79,7 @@ def run_cells(
         keep: leave the folder of a finished run there.
         hide: see `store.row_of`.
         places: of `slots`.
+        look: called with each finished cell and its run folder, before that goes; one at a time.
         after: called after each finished cell.
         ended: called after each cell, whether it had to be run, and whatever came of it.
 
@@ -107,13 +109,17 @@ def run_cells(
                 except (ValueError, OSError, KeyError) as error:
                     say(f"{name}: FAILED, {error}\n{_tail(log)}")
                     return Failed(cell, str(error))
+                with writing:
+                    store.append(results, row)
+                    say(f"{name}: mIoU {100 * row['miou']:.1f} after {row['seconds']:.0f} s of training")
+                    try:
+                        look(cell, folder)
+                    except (ValueError, OSError) as error:  # its number stands, whatever the pictures come to
+                        say(f"{name}: no pictures of it, {error}")
+                    after()
                 if runs is not None and not keep:
                     rmtree(folder)
                     log.unlink()
-            with writing:
-                store.append(results, row)
-                say(f"{name}: mIoU {100 * row['miou']:.1f} after {row['seconds']:.0f} s of training")
-                after()
             return None
         finally:
             free.put(place)

@@ -27,6 +27,7 @@ from protoseg.types import IGNORE_INDEX
 
 EXAMPLES = "examples"
 """Folder of a run folder: pictures, and `examples.json`, which says what they show."""
+_ROWS = "examples.json"
 _LONGEST = 640  # pixels of the longer side: enough to see, small enough to send a report by mail
 _NAMED = 4  # classes that the description of a picture names
 
@@ -80,25 +81,76 @@ def write_examples(
     for chosen in choose(scores[list(scores)[-1]]):
         sample = samples[chosen.image]
         image, truth = read_labeled(sample, classes, normalization)
-        labels = {"truth": truth}
-        for name, network in networks.items():
-            labels[name] = predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
         size = _shrunk(truth.shape)
         stem = f"{len(rows)}"
         photo = Image.fromarray(to_rgb(image)).resize(size, Image.Resampling.LANCZOS)
         with replacing(folder / f"{stem}-image.jpg") as partial:
             photo.save(partial, format="JPEG", quality=85)
-        layers = []
-        for i, (name, label) in enumerate(labels.items()):
-            picture = f"{stem}-{i}.png"
-            shown = _paletted(label, classes).resize(size, Image.Resampling.NEAREST)
-            with replacing(folder / picture) as partial:
-                shown.save(partial, format="PNG", optimize=True, transparency=IGNORE_INDEX)
+        layers = [_layer(folder / f"{stem}-0.png", "truth", truth, classes, size)]
+        for name, network in networks.items():
+            label = predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
             score = float(scores[name][chosen.image]) if name in scores else None
-            layers.append({"name": name, "picture": picture, "score": score, "shares": _shares(label, classes)})
+            layers.append(_layer(folder / f"{stem}-{len(layers)}.png", name, label, classes, size, score))
         row = {"name": sample.name, "rank": chosen.rank, "size": size, "image": f"{stem}-image.jpg"}
         rows.append(row | {"layers": layers})
-    write_text(folder / "examples.json", json.dumps(rows, indent=2) + "\n")  # last: what it names is there
+    _write_rows(folder, rows)
+
+
+def add_layer(
+    folder: Path,
+    name: str,
+    samples: Sequence[Sample],
+    tally: Tally,
+    network: nn.Module,
+    classes: ClassTable,
+    normalization: Normalization,
+    *,
+    inference: Inference = WHOLE,
+) -> None:
+    """What one more network says of the images that `write_examples` chose.
+
+    Args:
+        folder: of `write_examples`.
+        name: of the network.
+        samples: the images that it was scored on, those in the folder among them.
+        tally: of these.
+        network, classes, normalization, inference: see `write_examples`.
+
+    Raises:
+        ValueError: an image of the folder is none of the samples.
+        CannotWriteError: see `replacing`.
+    """
+    rows, places = read_examples(folder), {sample.name: i for i, sample in enumerate(samples)}
+    for row in rows:
+        if row["name"] not in places:
+            raise ValueError(f"{row['name']}, which {folder} shows, is none of the images that {name} was scored on")
+        place, layers = places[row["name"]], row["layers"]
+        image, _ = read_labeled(samples[place], classes, normalization)
+        label = predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
+        picture = folder / f"{Path(row['image']).stem.partition('-')[0]}-{len(layers)}.png"
+        layers.append(_layer(picture, name, label, classes, row["size"], float(tally.image_scores[place])))
+    _write_rows(folder, rows)
+
+
+def read_examples(folder: Path) -> list[dict[str, Any]]:
+    """What `write_examples` left: of each image `name`, `rank`, `size` (W, H), `image` (a file in the folder) and `layers`,
+    each with `name`, `picture` (a file), `score` (None for the truth) and `shares` of its largest classes."""
+    found: list[dict[str, Any]] = json.loads((folder / _ROWS).read_text())
+    return found
+
+
+def _write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_text(folder / _ROWS, json.dumps(rows, indent=2) + "\n")  # last: what it names is there
+
+
+def _layer(
+    picture: Path, name: str, label: UInt8Array, classes: ClassTable, size: Sequence[int], score: float | None = None
+) -> dict[str, Any]:
+    """Write the picture of a mask; gives its row."""
+    shown = _paletted(label, classes).resize((size[0], size[1]), Image.Resampling.NEAREST)
+    with replacing(picture) as partial:
+        shown.save(partial, format="PNG", optimize=True, transparency=IGNORE_INDEX)
+    return {"name": name, "picture": picture.name, "score": score, "shares": _shares(label, classes)}
 
 
 def _shrunk(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -3,13 +3,17 @@ document.documentElement.classList.add("js");
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 // Pictures: two layers, a line between them.
-const chosen = (id) => document.getElementById(id);
-function showLayers() {
-  for (const layer of all(".layer")) {
-    layer.classList.toggle("left", layer.dataset.layer === chosen("left").value);
-    layer.classList.toggle("right", layer.dataset.layer === chosen("right").value);
-  }
-  for (const stack of all(".stack")) stack.style.setProperty("--opacity", chosen("opacity").value / 100);
+for (const pictures of all(".pictures")) {
+  const chosen = (name) => pictures.querySelector(".controls [name=" + name + "]");
+  const showLayers = () => {
+    for (const layer of all(".layer", pictures)) {
+      layer.classList.toggle("left", layer.dataset.layer === chosen("left").value);
+      layer.classList.toggle("right", layer.dataset.layer === chosen("right").value);
+    }
+    for (const stack of all(".stack", pictures)) stack.style.setProperty("--opacity", chosen("opacity").value / 100);
+  };
+  for (const name of ["left", "right", "opacity"]) chosen(name).addEventListener("input", showLayers);
+  showLayers();
 }
 for (const example of all(".example")) {
   const stack = example.querySelector(".stack"), slider = example.querySelector(".wipe");
@@ -24,10 +28,6 @@ for (const example of all(".example")) {
   stack.addEventListener("pointermove", (event) => { if (event.buttons) drag(event); });
   stack.addEventListener("dragstart", (event) => event.preventDefault());
   move();
-}
-if (chosen("left")) {
-  for (const id of ["left", "right", "opacity"]) chosen(id).addEventListener("input", showLayers);
-  showLayers();
 }
 
 // Curves: the numbers at a step.

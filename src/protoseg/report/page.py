@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ def render(story: Story) -> str:
         **inlined(templates, styles=("page.css",), scripts=("page.js",)),
         interval=_interval(story),
         classes=class_rows(story),
-        examples=_examples(story),
+        examples=embedded(story.examples, story.folder_of_examples),
         sheet=file_uri(story.sheet) if story.sheet else None,
         matrix=[] if confusion is None else matrix_rows(confusion, story.class_names, story.colors),
         deep=DEEP,
@@ -214,12 +214,12 @@ def _shares(story: Story) -> list[ShareRow]:
     ]
 
 
-def _examples(story: Story) -> list[dict[str, Any]]:
-    """The pictures, inside the page."""
-    folder, shown = story.folder_of_examples, []
-    for example in story.examples:
+def embedded(examples: Iterable[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Pictures as `pictures.html` wants them, inside the page. Args: rows of `engine.examples`; the folder that they are in."""
+    shown = []
+    for example in examples:
         layers = [layer | {"uri": file_uri(folder / Path(layer["picture"]).name)} for layer in example["layers"]]
-        shown.append(example | {"layers": layers, "uri": file_uri(folder / Path(example["image"]).name)})
+        shown.append({**example, "layers": layers, "uri": file_uri(folder / Path(example["image"]).name)})
     return shown
 
 
