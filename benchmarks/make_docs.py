@@ -208,6 +208,16 @@ def pools() -> str:
     return Table(titles, lines).markdown()
 
 
+def waiting() -> str:
+    """A step by how threads wait, alone and beside a busy process: the last measurement of each cell."""
+    last = {(row["recipe"], row["way"], row["beside"]): row for row in store.read(RESULTS / "waiting.jsonl")}
+    lines = []
+    for recipe, way in dict.fromkeys(key[:2] for key in last):
+        cells = [last[recipe, way, beside] for beside in ("nothing", "one busy process")]
+        lines.append([recipe, way, *(f"{row['seconds']:.2f} s ({row['against_spin']:.2f} x)" for row in cells)])
+    return Table(["recipe", "threads that wait", "nothing beside", "one busy process beside"], lines).markdown()
+
+
 DEMO = {"file": "demo", "recipe": "demo@50329b7c"}
 DEMO_BEFORE = {"file": "demo", "recipe": "demo@bc132b08"}
 CAMVID = {"file": "camvid", "recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"}
@@ -241,6 +251,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "prediction memory": prediction_memory,
         "crops": crops,
         "pools": pools,
+        "waiting": waiting,
     },
     ROOT / "README.md": {
         "demo": lambda: short(cells(seeds=REPORTED, **DEMO)),
