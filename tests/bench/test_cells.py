@@ -15,6 +15,7 @@ from protoseg.bench.cells import (
     NAMED,
     Labels,
     base_of,
+    column_folder,
     find_labels,
     folder_name,
     folder_of,
@@ -117,6 +118,17 @@ def test_a_finished_row_knows_its_folder(extra: tuple[str, ...], tmp_path: Path)
         assert cell.folder.endswith(f"seed0-{digest}")
         store.append(tmp_path / "rows.jsonl", {**cell.identity, "miou": 0.5, "labeled": 2})
         assert folder_of(store.read(tmp_path / "rows.jsonl")[-1]) == cell.folder
+
+
+def test_trainings_of_a_number_of_labels_share_a_folder_and_no_others_do(tmp_path: Path) -> None:
+    found = [find_labels(labels, tmp_path) for labels in ("2", "1/8", "all")]
+    grids = [
+        make_cells(tmp_path, found, ["fixmatch", "prototype"], [0, 1], recipe="demo", extra=extra)
+        for extra in ((), ("--steps", "5"))
+    ]
+    folders = [column_folder(cell.identity) for grid in grids for cell in grid]
+    assert folders == [folder for folder in folders[::4] for _ in range(4)]
+    assert len(set(folders)) == 6
 
 
 class TestLabels:

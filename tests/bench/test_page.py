@@ -14,9 +14,8 @@ import pytest
 from markupsafe import Markup
 from PIL import Image
 
-from protoseg.bench.cells import folder_of
+from protoseg.bench.cells import column_folder, folder_of
 from protoseg.bench.page import Column, Found, Group, headline, write_page
-from protoseg.bench.pictures import column_folder
 from protoseg.bench.tables import Table, class_table, score_table
 
 HOSTILE = "<script>alert(1)</script>"

@@ -132,10 +132,18 @@ def make_cells(
 
 def folder_of(row: Mapping[str, Any]) -> str:
     """The name of a run folder of a grid, from the identity of its cell or its finished row."""
-    identity = {key: row[key] for key in _IDENTITY if key in row}
+    return _folder_of(row, _IDENTITY, row["method"], row["labels"], f"seed{row['seed']}")
+
+
+def column_folder(row: Mapping[str, Any]) -> str:
+    """The name of a folder for all trainings of a number of labels, from the identity or the finished row of any of them."""
+    return _folder_of(row, [key for key in _IDENTITY if key not in ("method", "seed")], "labels", row["labels"])
+
+
+def _folder_of(row: Mapping[str, Any], keys: Sequence[str], *parts: object) -> str:
+    identity = {key: row[key] for key in keys if key in row}
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
-    name = folder_name(row["method"], row["labels"], f"seed{row['seed']}")
-    return f"{name}-{digest}"
+    return f"{folder_name(*parts)}-{digest}"
 
 
 def method_words(method: str) -> tuple[str, ...]:

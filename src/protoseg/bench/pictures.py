@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protoseg.bench.cells import folder_of
+from protoseg.bench.cells import column_folder
 from protoseg.engine.examples import add_layer, read_examples, write_examples
 from protoseg.engine.tally import TALLY, Tally
 from protoseg.files import write_text
@@ -103,8 +103,3 @@ def read_pictures(pictures: Path, row: Mapping[str, Any]) -> Shown | None:
         raise ValueError(
             f"the pictures in {folder} are damaged ({error}); remove it, and later trainings make them anew"
         ) from error
-
-
-def column_folder(row: Mapping[str, Any]) -> str:
-    """The name of the folder of a column, from any identity or finished row of it."""
-    return folder_of({**row, "method": "column", "seed": ""})
