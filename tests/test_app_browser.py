@@ -303,6 +303,11 @@ def test_bands_can_be_chosen(browser: Any, folder: Path) -> None:
     until(lambda: find(browser, "#photo").get_attribute("src").endswith("&bands=3,1,4"))
     until(lambda: browser.execute_script("return document.getElementById('photo').complete"))
     assert not find(browser, "#status").text
+    offered = "look.channels = arguments[0]; offerBands(); return all('.band').map(select => [select.length, select.value])"
+    assert browser.execute_script(offered, 2) == [[2, "0"]] * 3
+    assert find(browser, "#bands").is_displayed()
+    assert browser.execute_script(offered, 1) == [[2, "0"]] * 3  # as they were, and nothing to choose
+    assert not find(browser, "#bands").is_displayed()
 
 
 def test_downloads(browser: Any, desk: Desk, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from protoseg import files, report
 from protoseg.cli import main
+from protoseg.engine.callbacks import read_rows, read_shares
 from protoseg.engine.metrics import iou
 from protoseg.engine.tally import TALLY, Pixels, Tally, make_tally
 from protoseg.report.charts import DASHES, Series, interval_chart, iou_bar, line_chart, share_chart, ticks
@@ -339,6 +340,51 @@ class TestPage:
         assert "What this page lacks" not in text
         for name in CLASSES:
             assert name in page.text
+
+    def test_every_number_stands_where_its_name_is(self, run: Run, tmp_path: Path) -> None:
+        shutil.copytree(run.out, tmp_path / "out")
+        result, start = (json.loads((run.out / name).read_text()) for name in ("result.json", "run.json"))
+        for i, name in enumerate(CLASSES):  # so short a training may leave both models alike
+            result["iou"][name], result["baseline"]["iou"][name] = 0.1 + i / 10, 0.85 - i / 30
+        (tmp_path / "out/result.json").write_text(json.dumps(result))
+        (tmp_path / "out/baseline/result.json").write_text(json.dumps(result["baseline"]))
+        text = " ".join(Page(render(gather(tmp_path / "out"))).text.split())
+        ours, theirs, data = result["iou"], result["baseline"]["iou"], start["data"]
+        assert "class labels only ours difference" in text
+        shares = read_shares(run.out / "health.jsonl")[-1]
+        for i, name in enumerate(CLASSES):
+            pair = f"{100 * theirs[name]:.1f} {100 * ours[name]:.1f}"
+            assert f"{name} {pair} {signed(ours[name] - theirs[name])}" in text
+            assert f"{100 * shares['pseudo'][i]:.1f} % · labels {100 * shares['labeled'][i]:.1f} %" in text
+            assert f"{name} {100 * data['shares'][name]:.1f} %" in text
+        assert shares["pseudo"] != shares["labeled"]
+        assert f"cost {duration(result['seconds'])} for 8 steps" in text
+        assert f"labels only {duration(result['baseline']['seconds'])} machine" in text
+        assert "seed 0, of everything random; one run" in text
+        for said in ("labelled 4 images", "unlabelled 4 images", "scored on 5 test images"):
+            assert said in text
+
+    def test_curves_are_those_of_the_log(self, run: Run) -> None:
+        columns = {"Loss": "loss", "mIoU": "miou", "Loss on labels": "labeled", "Confident": "confident", "Learning rate": "lr"}
+        rows = read_rows(run.out / "metrics.csv")
+        charts = [found for tag, found in Page(run.html).elements if tag == "svg" and found.get("class") == "chart"]
+        drawn = {(found["aria-label"] or "").partition(".")[0]: json.loads(found["data-points"] or "") for found in charts}
+        assert set(drawn) == {*columns, "Health"}
+        for title, column in columns.items():
+            logged = {float(row["step"]): float(row[column]) for row in rows if row[column]}
+            factor = 100 if title in ("mIoU", "Confident") else 1
+            shown = {x: y for x, y in zip(drawn[title]["x"], drawn[title]["values"][0], strict=True) if y is not None}
+            assert shown == pytest.approx({step: factor * value for step, value in logged.items()}, rel=1e-3)
+
+    def test_what_stood_out_in_the_data_is_said(self, run: Run, tmp_path: Path) -> None:
+        for name in ("run.json", "model.safetensors"):
+            (tmp_path / name).write_bytes((run.out / name).read_bytes())
+        start = json.loads((run.out / "run.json").read_text())
+        start["data"] |= {"notes": ["a note <b>"], "findings": [{"severity": "error", "title": "a title", "advice": "do it"}]}
+        (tmp_path / "run.json").write_text(json.dumps(start))
+        text = " ".join(Page(render(gather(tmp_path))).text.split())
+        assert "error a title; do it note a note <b>" in text
+        assert "Nothing stood out" not in text
 
     def test_names_never_become_markup(self, run: Run) -> None:
         scripts = [tag for tag, _ in Page(run.html).elements if tag == "script"]

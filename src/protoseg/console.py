@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 _WRONG = ("warning:", "error:", "failed:")
 _RESULTS = ("report:", "atlas:", "predictions:", "list:", "findings:", "mIoU:", "protoseg app:")
@@ -18,6 +19,13 @@ def make_console(*, quiet: bool = False) -> Console:
         quiet: print what went wrong and the result or where it is, nothing else.
     """
     return _Quiet() if quiet else Console(markup=False, soft_wrap=True)
+
+
+def plain(table: Table, console: Console) -> Table:
+    """A table without lines where it goes into a pipe or a log: what reads it there wants words and numbers."""
+    if not console.is_terminal:
+        table.box = None
+    return table
 
 
 class _Quiet(Console):

@@ -30,6 +30,7 @@ from protoseg.config import (
     default_crop,
     method_class,
 )
+from protoseg.console import plain
 from protoseg.data.check import channel_statistics, class_table
 from protoseg.data.doctor import (
     Finding,
@@ -345,7 +346,7 @@ def _print(
             table.add_row(name, f"{100 * share:.2f} %", str(labeled), str(evaluation))
         for column in table.columns[1:]:
             column.justify = "right"
-        console.print(table)
+        console.print(plain(table, console))
     _print_findings(findings, console)
 
 

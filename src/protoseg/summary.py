@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from protoseg.config import OWN_NETWORKS, note_on_batch
+from protoseg.console import plain
 from protoseg.data.check import CheckedData
 from protoseg.data.doctor import diagnose, left_out, nothing_to_score_on
 from protoseg.engine.metrics import IoU
@@ -135,7 +136,7 @@ def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
         title: IoU(part["miou"], tuple(nan if part["iou"][n] is None else part["iou"][n] for n in names))
         for title, part in columns.items()
     }
-    console.print(iou_table(names, scores))
+    console.print(plain(iou_table(names, scores), console))
     if "gain" in result:
         gain = 100 * result["gain"]
         console.print(

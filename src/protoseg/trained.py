@@ -18,6 +18,7 @@ from rich.progress import track as rich_track
 from torch import nn
 
 from protoseg.config import build_class_rules, build_inference, build_network, read_yaml
+from protoseg.console import plain
 from protoseg.data.archive import opened
 from protoseg.data.class_list import as_csv
 from protoseg.data.formats import folder, open_dataset, with_mask_files
@@ -223,7 +224,7 @@ def evaluate_run(
         console.print(f"note: {note}")
     console.print(f"{counted(len(samples), where.replace('images', 'image', 1), where)} of {root} ({index.format})")
     console.print(f"predictor {head} of {run}; {seen}")
-    console.print(iou_table(classes.names, {"IoU": score}))
+    console.print(plain(iou_table(classes.names, {"IoU": score}), console))
     console.print(f"mIoU: {100 * score.mean:.1f}")
     if out is not None:
         scored.save(out / TALLY)

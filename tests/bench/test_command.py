@@ -16,7 +16,7 @@ from PIL import Image
 
 from bench.test_page import row as make_row
 from protoseg.bench import running, store
-from protoseg.bench.cells import Labels, find_labels, make_cells
+from protoseg.bench.cells import Labels, find_labels, folder_of, make_cells
 from protoseg.bench.command import columns_of, report
 from protoseg.bench.pictures import read_pictures
 from protoseg.cli import main
@@ -84,6 +84,7 @@ def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.Captur
     shown = read_pictures(out / "pictures", rows[-1])
     assert shown is not None
     assert (shown.method, shown.seed, shown.methods) == ("supervised", 0, tuple(METHODS))
+    assert sorted(file.stem for file in (out / "tallies").iterdir()) == sorted(folder_of(row) for row in rows)
     (left, worst), (_, best) = [(x["name"], x["layers"][1]["score"]) for x in shown.examples]
     assert worst <= best
     assert f'<figcaption><b>worst</b> <span class="name">{left}</span>' in page

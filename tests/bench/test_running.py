@@ -74,6 +74,32 @@ def test_runs_in_order_and_keeps_what_came_out(trainer: Callable[..., Trainer], 
     assert said[1] == "[1/6] x, seed 0: mIoU 50.0 after 90 s of training"
 
 
+def test_a_run_is_looked_at_before_its_row_and_its_folder_go(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    trainer()
+    results, said, seen = tmp_path / "results.jsonl", list[str](), list[tuple[int, bool]]()
+
+    def look(cell: Cell, folder: Path) -> None:
+        seen.append((len(store.read(results)), (folder / "result.json").is_file()))
+        if cell.folder == "y-0":
+            raise ValueError("an image is gone")
+
+    assert run_cells(CELLS[:3], results, say=said.append, runs=tmp_path / "runs", keep=False, look=look) == []
+    assert seen == [(0, True), (1, True), (2, True)]
+    assert len(store.read(results)) == 3  # the number stands
+    assert not any((tmp_path / "runs").iterdir())
+    assert "[2/3] y, seed 0: no pictures of it, an image is gone" in said
+
+
+def test_a_row_tells_of_alarms(tmp_path: Path) -> None:
+    Trainer()((), tmp_path / "run", tmp_path / "run.log", {})
+    assert "alarms" not in store.row_of({}, (), tmp_path / "run", hide={})
+    file = tmp_path / "run/result.json"
+    events = [{"step": 3, "alarm": "one class takes all"}, {"step": 5, "alarm": "none is left", "back_to": 1}]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"events": events}))
+    expected = ["step 3: one class takes all", "step 5: none is left"]
+    assert store.row_of({}, (), tmp_path / "run", hide={})["alarms"] == expected
+
+
 @pytest.mark.parametrize("classes", [2, 65])
 def test_a_row_holds_the_confusions_of_a_few_classes(classes: int, tmp_path: Path) -> None:
     Trainer()((), tmp_path / "run", tmp_path / "run.log", {})

@@ -170,6 +170,12 @@ def test_another_network_adds_its_picture_to_the_images_that_are_there(tmp_path:
         assert added["score"] == pytest.approx(found[1].image_scores[place])
         assert (np.asarray(Image.open(tmp_path / "out" / added["picture"])) == 2).all()
     assert len({layer["picture"] for row in after for layer in row["layers"]}) == 3 * len(after)
+    # Once more, and better: it takes the place of what was said before.
+    add_layer(tmp_path / "out", "second", samples, found[0], first, CLASSES, PLAIN)
+    for row in read_examples(tmp_path / "out"):
+        one, other = row["layers"][1:]
+        assert {**one, "name": "second", "picture": other["picture"]} == other
+        assert np.array_equal(*(np.asarray(Image.open(tmp_path / "out" / layer["picture"])) for layer in (one, other)))
 
 
 def test_what_was_not_scored_gets_no_picture(tmp_path: Path) -> None:

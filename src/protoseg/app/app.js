@@ -182,10 +182,10 @@ function unpacked(buffer, start, size) {
   return plane;
 }
 function offerBands() {
-  const choosable = !look.photograph && look.channels >= 3;
+  const choosable = !look.photograph && look.channels >= 2;
   by("bands").hidden = !choosable;
   if (!choosable) return;
-  bands[look.channels] ??= [0, 1, 2];
+  bands[look.channels] ??= look.channels === 2 ? [0, 0, 0] : [0, 1, 2]; // as the image is shown before anything is chosen
   all(".band").forEach((select, i) => {
     select.replaceChildren(...Array.from({ length: look.channels }, (_, band) => made("option", `band ${band + 1}`, { value: band })));
     select.value = bands[look.channels][i];

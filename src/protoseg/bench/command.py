@@ -13,10 +13,11 @@ from rich.text import Text
 
 from protoseg.arguments import DRY_RUN, parse_train
 from protoseg.bench import plot, store, tables
-from protoseg.bench.cells import Labels, find_labels, is_cell, make_cells, method_words, recipe_identity
+from protoseg.bench.cells import Cell, Labels, column_folder, find_labels, is_cell, make_cells, method_words, recipe_identity
 from protoseg.bench.page import Column, write_page
 from protoseg.bench.pictures import PICTURES, keep_pictures
 from protoseg.bench.running import run_cells, slots
+from protoseg.bench.tallies import TALLIES, keep_tally
 from protoseg.config import build_partition
 from protoseg.report.page import REPORT
 from protoseg.settings import TrainConfig
@@ -101,9 +102,17 @@ def bench(
                 command=command,
                 runs=out / RUNS,
                 pictures=out / PICTURES,
+                tallies=out / TALLIES,
                 legend=_LEGEND,
             )
         return columns
+
+    def keep(cell: Cell, run: Path) -> None:
+        """What the page shows of a training beside its row."""
+        finished = {column_folder(row) for row in store.read(results)}
+        is_first = column_folder(cell.identity) not in finished
+        keep_tally(out / TALLIES, cell.folder, run)
+        keep_pictures(out / PICTURES, cell.identity, run, data, format=config.format, is_first=is_first)
 
     failed = []
     if not only_table:
@@ -119,7 +128,7 @@ def bench(
                 keep=keep_runs,
                 # A training on several devices divides them itself.
                 places=slots(jobs, cuda=_on_gpus(config)) if devices in (1, "1") else [{}] * jobs,
-                look=lambda cell, run: keep_pictures(out / PICTURES, cell.identity, run, data, format=config.format),
+                look=keep,
                 after=write_tables,
                 ended=ended,
             )
@@ -183,7 +192,7 @@ def report(columns: Sequence[Column], methods: Sequence[str]) -> str:
     parts = []
     for title, source, own in columns:
         parts.append(f"## {title}, {source}")
-        parts += [f"**{text}**" for text in tables.mixed_images(own)]
+        parts += [f"**{text}**" for text in tables.warnings(own)]
         parts += [table.markdown() for table in _tables(own, methods)]
     return "\n\n".join([*parts, _LEGEND]) + "\n" if parts else ""
 
@@ -194,7 +203,7 @@ def _print_tables(columns: Sequence[Column], methods: Sequence[str], console: Co
         return
     for title, source, own in columns:
         console.print(Text(f"\n{title}, {source}", style="bold"))
-        for text in tables.mixed_images(own):
+        for text in tables.warnings(own):
             console.print(f"warning: {text}")
         for table in _tables(own, methods):
             console.print(table.rich(), soft_wrap=False)

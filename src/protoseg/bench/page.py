@@ -12,20 +12,21 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from protoseg.bench import plot
-from protoseg.bench.cells import folder_of
+from protoseg.bench.cells import base_of, folder_of
 from protoseg.bench.pictures import Shown, read_pictures
 from protoseg.bench.tables import (
-    Added,
     Table,
-    added_by_term,
     best_method,
+    cells_of,
     class_table,
     confusion_of,
     gains,
     mean_curves,
-    mixed_images,
     score_table,
+    t_interval,
+    warnings,
 )
+from protoseg.bench.tallies import images_interval
 from protoseg.files import write_text
 from protoseg.report.charts import Series, interval_chart, line_chart
 from protoseg.report.compare import Interval, signed
@@ -45,11 +46,13 @@ class Column(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One comparison. Attributes: sentence; `interval_chart` of it; whether it is better (1), worse (-1), or not shown."""
+    """One comparison. Attributes: sentence; `interval_chart` of it; whether it is better (1), worse (-1), or not shown; whether
+    it is over seeds, or of one seed over its images."""
 
     sentence: str
     chart: Markup
     sign: int
+    over_seeds: bool = True
 
 
 class Confused(NamedTuple):
@@ -71,10 +74,11 @@ class Looks(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What the page shows of a column."""
+    """What the page shows of a column. `reached`: the mIoU of the best method and of the measure, in words."""
 
     title: str
     source: str
+    reached: str
     term: tuple[Found, ...]
     unlabeled: tuple[Found, ...]
     warnings: tuple[str, ...]
@@ -96,6 +100,7 @@ def write_page(
     command: str | None,
     runs: Path,
     pictures: Path,
+    tallies: Path,
     legend: str,
 ) -> None:
     """Write the page of finished cells.
@@ -109,10 +114,10 @@ def write_page(
         layout: as which it is read.
         command: that started the grid; None where it was no command.
         runs: folder of the run folders, beside the page; those that were kept are linked to.
-        pictures: folder of `keep_pictures`.
+        pictures, tallies: folders of `keep_pictures` and `keep_tally`.
         legend: what the numbers are.
     """
-    groups = [_group(column, methods, against, pictures) for column in columns]
+    groups = [_group(column, methods, against, pictures, tallies) for column in columns]
     rows = [row for column in columns for row in column.rows]
     links = [_link(row, runs) for row in rows]
     templates = environment("protoseg.bench")
@@ -137,47 +142,77 @@ def write_page(
 
 
 def headline(groups: Sequence[Group]) -> tuple[str, int]:
-    """The sentence to read first, and its sign."""
-    for what, found in (
+    """The sentence to read first, and its sign. Comparisons over seeds count alone where there are any."""
+    for what, all_found in (
         ("the prototype term", [found for group in groups for found in group.term]),
         ("training on unlabelled images", [found for group in groups for found in group.unlabeled]),
     ):
+        over_seeds = [found for found in all_found if found.over_seeds]
+        found = over_seeds or all_found
         if not found:
             continue
         if len(found) == 1:
             return found[0].sentence, found[0].sign
         better, worse = (sum(one.sign == sign for one in found) for sign in (1, -1))
         of = f"of {counted(len(found), 'comparison')}"
+        basis = "" if over_seeds else ", with one seed: that is without run-to-run variation"
         if better and worse:
-            return f"{what} helped in {better} and hurt in {worse} {of}", 0
+            return f"{what} helped in {better} and hurt in {worse} {of}{basis}", 0
         if better or worse:
-            return f"{what} {'helped' if better else 'hurt'} in {better or worse} {of}", 1 if better else -1
-        return f"{what}: no clear difference in {counted(len(found), 'comparison')}", 0
-    return "no comparison yet: an interval needs two methods and two seeds", 0
+            return f"{what} {'helped' if better else 'hurt'} in {better or worse} {of}{basis}", 1 if better else -1
+        return f"{what}: no clear difference in {counted(len(found), 'comparison')}{basis}", 0
+    return "no comparison yet: it needs two methods", 0
 
 
-def _group(column: Column, methods: Sequence[str], against: Sequence[str], pictures: Path) -> Group:
+def _group(column: Column, methods: Sequence[str], against: Sequence[str], pictures: Path, tallies: Path) -> Group:
     rows = column.rows
     measure = next((name for name in against if name in ("supervised", "labels only")), "")
     best = best_method(rows, [method for method in methods if method != measure])
-    compared = [Added(method, gains(rows, method, measure)) for method in methods if measure not in ("", method)]
+    warned = warnings(rows)
+    try:
+        looks = _looks(read_pictures(pictures, rows[0]), methods, best)
+    except ValueError as error:  # the numbers do not need them
+        looks, warned = None, [*warned, str(error)]
+    term = [(f"the prototype term on {base}", method, base) for method in methods if (base := base_of(method) or "") in methods]
+    unlabeled = [(f"{method} against {measure}", method, measure) for method in methods if measure not in ("", method)]
     return Group(
         column.title,
         column.source,
-        tuple(_found(f"the prototype term on {added.base}", added) for added in added_by_term(rows, methods)),
-        tuple(_found(f"{added.base} against {measure}", added) for added in compared if len(added.gained) > 1),
-        tuple(mixed_images(rows)),
+        "; ".join(_reached(rows, [best, measure])),
+        tuple(_compared(rows, term, tallies, warned)),
+        tuple(_compared(rows, unlabeled, tallies, warned)),
+        tuple(warned),
         score_table(rows, methods, against=against),
         class_table(rows, methods),
         _curves(rows, methods),
         tuple(_confused(rows, [best, measure])),
-        _looks(read_pictures(pictures, rows[0]), methods, best),
+        looks,
     )
+
+
+def _compared(rows: Sequence[Row], pairs: Sequence[tuple[str, str, str]], tallies: Path, warned: list[str]) -> Iterator[Found]:
+    """Comparisons of methods with others, each called something. What cannot be read is warned of."""
+    for what, method, base in pairs:
+        try:
+            found = _found(rows, what, method, base, tallies)
+        except ValueError as error:
+            warned.append(str(error))
+        else:
+            if found is not None:
+                yield found
+
+
+def _reached(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[str]:
+    for method in methods:
+        if cells := cells_of(rows, method):
+            mean = statistics.mean(row["miou"] for row in cells.values())
+            over = f", mean over {counted(len(cells), 'seed')}" if len(cells) > 1 else ", one seed"
+            yield f"{method} {percent(mean)} % mIoU{over}"
 
 
 def _looks(shown: Shown | None, methods: Sequence[str], best: str) -> Looks | None:
     """The pictures of a column, of the methods that the page is about."""
-    if shown is None or not shown.examples:
+    if shown is None or not set(shown.methods) & set(methods):
         return None
     kept = {"truth", *methods}
     examples = [{**one, "layers": [layer for layer in one["layers"] if layer["name"] in kept]} for one in shown.examples]
@@ -205,20 +240,30 @@ def _curves(rows: Sequence[Row], methods: Sequence[str]) -> Markup:
     return Markup(line_chart("mIoU over optimizer steps", steps, lines, share=True))
 
 
-_SAID = {"helps": ("better", 1), "hurts": ("worse", -1), "not shown": ("no clear difference", 0)}
+def _found(rows: Sequence[Row], what: str, method: str, base: str, tallies: Path) -> Found | None:
+    """A comparison: over seeds where there are two or more, over the images of one; None where there is nothing to go by.
 
-
-def _found(what: str, added: Added) -> Found:
-    """A comparison over two seeds or more."""
-    gained = [gain / 100 for gain in added.gained.values()]
-    mean, interval = statistics.mean(gained), Interval(*(end / 100 for end in added.interval))
-    said, sign = _SAID[added.verdict]
-    return Found(
-        f"{what}: {signed(mean)} points, 95 % interval {signed(interval.low)} to {signed(interval.high)} over "
-        f"{counted(len(gained), 'seed')}: {said}",
-        Markup(interval_chart(mean, interval)),
-        sign,
-    )
+    Raises:
+        ValueError: a tally is damaged.
+    """
+    gained = [gain / 100 for gain in gains(rows, method, base).values()]
+    if len(gained) > 1:
+        mean, interval = statistics.mean(gained), Interval(*t_interval(gained))
+        basis = f"over {counted(len(gained), 'seed')}"
+    else:
+        pairs = [
+            (row, cells_of(rows, base)[seed]) for seed, row in cells_of(rows, method).items() if seed in cells_of(rows, base)
+        ]
+        by_images = images_interval(tallies, *pairs[0]) if pairs else None
+        if by_images is None:
+            return None
+        (mean,), (interval, images) = gained, by_images
+        basis = f"by paired bootstrap over {counted(images, 'image')} of one seed, which leaves run-to-run variation out"
+    low, high = interval
+    sign = 1 if low > 0 else -1 if high < 0 else 0
+    said = {1: "better", -1: "worse", 0: "no clear difference"}[sign]
+    sentence = f"{what}: {signed(mean)} points, 95 % interval {signed(low)} to {signed(high)} {basis}: {said}"
+    return Found(sentence, Markup(interval_chart(mean, interval)), sign, len(gained) > 1)
 
 
 _TITLES = ("labels", "method", "seed", "mIoU", "report", "steps", "seconds", "machine", "finished", "command")

@@ -15,7 +15,7 @@ from typing import Any
 from protoseg.bench.cells import column_folder
 from protoseg.engine.examples import add_layer, read_examples, write_examples
 from protoseg.engine.tally import TALLY, Tally
-from protoseg.files import write_text
+from protoseg.files import held, make_folder, write_text
 
 PICTURES = "pictures"
 """Folder beside the results of a benchmark: a folder for each number of labels."""
@@ -46,8 +46,16 @@ class Shown:
         """Whose predictions they show."""
         return tuple(layer["name"] for example in self.examples[:1] for layer in example["layers"][1:])  # after the truth
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What the pictures are in."""
+        layers = [layer["picture"] for example in self.examples for layer in example["layers"]]
+        return (*(example["image"] for example in self.examples), *layers)
 
-def keep_pictures(pictures: Path, row: Mapping[str, Any], run: Path, root: Path, *, format: str | None = None) -> None:
+
+def keep_pictures(
+    pictures: Path, row: Mapping[str, Any], run: Path, root: Path, *, format: str | None = None, is_first: bool = False
+) -> None:
     """Show what a finished training says of its column's images; the column's first training chooses them.
 
     Other seeds of a method add nothing: the pictures are there to compare methods, and where images are held back by seed,
@@ -58,28 +66,30 @@ def keep_pictures(pictures: Path, row: Mapping[str, Any], run: Path, root: Path,
         row: identity of the training's cell, or its finished row.
         run: its folder.
         root, format: of the data set, see `open_dataset`.
+        is_first: no other training of the column has finished; pictures of an earlier benchmark in the same folder go.
 
     Raises:
-        ValueError, OSError: the data set has changed since, or cannot be read.
+        ValueError, OSError: the data set has changed since, or cannot be read; or the pictures are damaged.
     """
     from protoseg.rescore import scored_images
     from protoseg.trained import load_model
 
-    method, seed = row["method"], row["seed"]
-    shown = read_pictures(pictures, row)
-    if shown is not None and (seed != shown.seed or method in shown.methods):
-        return
-    model, tally = load_model(run), Tally.load(run / TALLY)
-    samples, classes = scored_images(run, model, root, format=format)
-    folder = pictures / column_folder(row)
-    # On the CPU: a few images, beside trainings that may need all of the GPU's memory.
-    network, own = model.network, (classes, model.normalization)
-    if shown is None:
-        write_examples(folder, samples, {method: tally}, {method: network}, *own, inference=model.inference)
-        said = {"method": method, "seed": seed, "classes": classes.names, "colors": classes.colors}
-        write_text(folder / _SHOWN, json.dumps(said) + "\n")
-    else:
-        add_layer(folder, method, samples, tally, network, *own, inference=model.inference)
+    method, seed, folder = row["method"], row["seed"], pictures / column_folder(row)
+    make_folder(pictures)
+    with held(pictures):  # another benchmark may share the results, and finish a training at the same time
+        shown = None if is_first else read_pictures(pictures, row)
+        if shown is not None and seed != shown.seed:
+            return
+        model, tally = load_model(run), Tally.load(run / TALLY)
+        samples, classes = scored_images(run, model, root, format=format)
+        # On the CPU: a few images, beside trainings that may need all of the GPU's memory.
+        network, own = model.network, (classes, model.normalization)
+        if shown is None:
+            write_examples(folder, samples, {method: tally}, {method: network}, *own, inference=model.inference)
+            said = {"method": method, "seed": seed, "classes": classes.names, "colors": classes.colors}
+            write_text(folder / _SHOWN, json.dumps(said) + "\n")
+        else:
+            add_layer(folder, method, samples, tally, network, *own, inference=model.inference)
 
 
 def read_pictures(pictures: Path, row: Mapping[str, Any]) -> Shown | None:
@@ -98,8 +108,11 @@ def read_pictures(pictures: Path, row: Mapping[str, Any]) -> Shown | None:
     try:
         said = json.loads((folder / _SHOWN).read_text())
         colors = tuple((red, green, blue) for red, green, blue in said["colors"])
-        return Shown(folder, said["method"], said["seed"], tuple(said["classes"]), colors, tuple(read_examples(folder)))
+        shown = Shown(folder, said["method"], said["seed"], tuple(said["classes"]), colors, tuple(read_examples(folder)))
+        for name in shown.files:
+            (folder / name).stat()
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(
             f"the pictures in {folder} are damaged ({error}); remove it, and later trainings make them anew"
         ) from error
+    return shown

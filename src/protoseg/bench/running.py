@@ -79,7 +79,7 @@ def run_cells(
         keep: leave the folder of a finished run there.
         hide: see `store.row_of`.
         places: of `slots`.
-        look: called with each finished cell and its run folder, before that goes; one at a time.
+        look: called with each cell that has just trained and its run folder, before its row is written; one at a time.
         after: called after each finished cell.
         ended: called after each cell, whether it had to be run, and whatever came of it.
 
@@ -89,7 +89,7 @@ def run_cells(
     free: queue.SimpleQueue[Environment] = queue.SimpleQueue()
     for place in places:
         free.put(place)
-    writing = threading.Lock()
+    writing, looking = threading.Lock(), threading.Lock()
 
     def work(number: int, cell: Cell) -> Failed | None:
         place = free.get()
@@ -109,13 +109,14 @@ def run_cells(
                 except (ValueError, OSError, KeyError) as error:
                     say(f"{name}: FAILED, {error}\n{_tail(log)}")
                     return Failed(cell, str(error))
+                try:
+                    with looking:
+                        look(cell, folder)
+                except (ValueError, OSError, RuntimeError, MemoryError) as error:  # its number stands, and the others go on
+                    say(f"{name}: no pictures of it, {error}")
                 with writing:
                     store.append(results, row)
                     say(f"{name}: mIoU {100 * row['miou']:.1f} after {row['seconds']:.0f} s of training")
-                    try:
-                        look(cell, folder)
-                    except (ValueError, OSError) as error:  # its number stands, whatever the pictures come to
-                        say(f"{name}: no pictures of it, {error}")
                     after()
                 if runs is not None and not keep:
                     rmtree(folder)

@@ -67,7 +67,7 @@ def row_of(identity: Mapping[str, Any], words: Sequence[str], run: Path, *, hide
         command = command.replace(path, shown)
     row = {**identity, **{key: result[key] for key in _KEPT}}
     row["split"] = {**result["split"], "labels": Path(str(result["split"]["labels"])).name}
-    row |= read_metrics(run / "metrics.csv") | _confusion(run)
+    row |= read_metrics(run / "metrics.csv") | _confusion(run) | _alarms(result)
     row |= {"peak_bytes": result["peak_bytes"], "command": command, "versions": result["versions"]}
     return row | {"machine": machine(), "finished": time.strftime("%Y-%m-%d")}
 
@@ -81,6 +81,12 @@ def _confusion(run: Path) -> dict[str, list[list[int]]]:
         return {}
     tally = Tally.load(run / TALLY)
     return {"confusion": tally.confusion.tolist()} if tally.num_classes <= _MOST_CLASSES else {}
+
+
+def _alarms(result: Mapping[str, Any]) -> dict[str, list[str]]:
+    """`alarms` of a run that had any, in words."""
+    events = result.get("events", ())
+    return {"alarms": [f"step {event['step']}: {event['alarm']}" for event in events]} if events else {}
 
 
 def read_metrics(metrics: Path) -> dict[str, Any]:

@@ -154,6 +154,12 @@ def confusion_of(rows: Sequence[Row], method: str) -> NDArray[np.int64] | None:
     return np.sum(known, axis=0, dtype=np.int64) if known else None
 
 
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """What to know before the numbers, in words: differences that are not paired, and trainings with alarms."""
+    alarms = [f"{row['method']}, seed {row['seed']}, {text}" for row in rows for text in row.get("alarms", ())]
+    return [*mixed_images(rows), *alarms]
+
+
 def mixed_images(rows: Sequence[Row]) -> list[str]:
     """Seeds whose cells did not see the same images, in words: their differences are not paired."""
     seen: dict[int, dict[str, list[str]]] = {}

@@ -107,7 +107,7 @@ def add_layer(
     *,
     inference: Inference = WHOLE,
 ) -> None:
-    """What one more network says of the images that `write_examples` chose.
+    """What one more network says of the images that `write_examples` chose, instead of what one of its name said before.
 
     Args:
         folder: of `write_examples`.
@@ -127,8 +127,9 @@ def add_layer(
         place, layers = places[row["name"]], row["layers"]
         image, _ = read_labeled(samples[place], classes, normalization)
         label = predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
-        picture = folder / f"{Path(row['image']).stem.partition('-')[0]}-{len(layers)}.png"
-        layers.append(_layer(picture, name, label, classes, row["size"], float(tally.image_scores[place])))
+        i = next((i for i, layer in enumerate(layers) if layer["name"] == name), len(layers))
+        picture = folder / f"{row['image'].partition('-')[0]}-{i}.png"
+        layers[i:] = [_layer(picture, name, label, classes, row["size"], float(tally.image_scores[place])), *layers[i + 1 :]]
     _write_rows(folder, rows)
 
 
