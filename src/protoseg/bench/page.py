@@ -29,7 +29,7 @@ from protoseg.bench.tables import (
 from protoseg.bench.tallies import images_interval
 from protoseg.files import write_text
 from protoseg.report.charts import Series, interval_chart, line_chart
-from protoseg.report.compare import Interval, signed
+from protoseg.report.compare import FEW, Interval, signed
 from protoseg.report.html import css_color, data_uri, environment, inlined, percent
 from protoseg.report.page import DEEP, REPORT, MatrixRow, confusions, embedded, matrix_rows
 from protoseg.words import counted
@@ -258,7 +258,10 @@ def _found(rows: Sequence[Row], what: str, method: str, base: str, tallies: Path
         if by_images is None:
             return None
         (mean,), (interval, images) = gained, by_images
-        basis = f"by paired bootstrap over {counted(images, 'image')} of one seed, which leaves run-to-run variation out"
+        narrow = f" (fewer than {FEW}: the interval is too narrow)" if images < FEW else ""
+        basis = (
+            f"by paired bootstrap over {counted(images, 'image')}{narrow} of one seed, which leaves run-to-run variation out"
+        )
     low, high = interval
     sign = 1 if low > 0 else -1 if high < 0 else 0
     said = {1: "better", -1: "worse", 0: "no clear difference"}[sign]
