@@ -121,6 +121,15 @@ def test_plain_lines_where_there_is_no_terminal(finished: list[str], capsys: pyt
     assert BAR not in printed
 
 
+def test_what_other_methods_left_in_the_folder_is_no_part_of_it(
+    finished: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = ["prototype" if word == ",".join(METHODS) else word for word in finished]
+    assert other != finished
+    assert main([*other, "--table"]) == 0
+    assert "there is no finished cell of this grid" in capsys.readouterr().out
+
+
 def test_quiet(finished: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*finished, "--quiet"]) == 0
     assert capsys.readouterr().out == f"report: {tmp_path / 'out/report.html'}\n"

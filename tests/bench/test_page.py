@@ -16,8 +16,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from protoseg.bench.cells import column_folder, folder_of
-from protoseg.bench.page import Column, Found, Group, headline, write_page
-from protoseg.bench.tables import Table, class_table, score_table
+from protoseg.bench.compared import Found, headline
+from protoseg.bench.page import Column, write_page
+from protoseg.bench.tables import class_table, score_table
 from protoseg.engine.tally import Tally, make_tally
 from protoseg.report.compare import paired_bootstrap, signed
 
@@ -152,7 +153,7 @@ def keep_tallies(folder: Path, rows: Sequence[dict[str, Any]], hits: Sequence[Se
 @pytest.mark.parametrize("times", [8, 6])
 def test_one_seed_is_compared_over_its_images_and_says_so(times: int, tmp_path: Path) -> None:
     rows = [ROWS[0], ROWS[3]]
-    assert "no comparison yet" in written(tmp_path, rows).lower()  # nothing is known of the images
+    assert "No comparison: it takes" in written(tmp_path, rows)  # nothing is known of the images
     keep_tallies(tmp_path, rows, ([1, 2, 3] * times, [7, 8, 9] * times))
     text = re.sub("</?span[^>]*>", "", unescape(written(tmp_path, rows)))
     tallies = [Tally.load(tmp_path / "tallies" / f"{folder_of(one)}.npz") for one in rows]
@@ -162,7 +163,8 @@ def test_one_seed_is_compared_over_its_images_and_says_so(times: int, tmp_path: 
     images = "24 images" if times == 8 else "18 images (fewer than 20: the interval is too narrow)"
     by = f"by paired bootstrap over {images} of one seed, which leaves run-to-run variation out: better"
     assert text.count(f"ixmatch against supervised: +5.0 points, 95 % interval {ends} {by}") == 2
-    assert "fixmatch 45.0 % mIoU, one seed; supervised 40.0 % mIoU, one seed" in text
+    assert "the best on these images, fixmatch 45.0 % mIoU, one seed; supervised 40.0 % mIoU, one seed" in text
+    assert "An interval of one seed is by paired bootstrap" in text
 
 
 def test_seeds_count_where_there_are_several(tmp_path: Path) -> None:
@@ -175,7 +177,8 @@ def test_a_damaged_tally_is_named(tmp_path: Path) -> None:
     keep_tallies(tmp_path, rows, ([1, 2], [3, 4]))
     file = tmp_path / "tallies" / f"{folder_of(rows[0])}.npz"
     file.write_bytes(b"no zip")
-    assert f"{file} is damaged" in unescape(written(tmp_path, rows))
+    text = unescape(written(tmp_path, [*rows, ROWS[6]]))  # two comparisons with it
+    assert text.count(f"{file} is damaged; delete it, and its training is no longer compared over its images") == 1
 
 
 def test_alarms_of_trainings_are_said(tmp_path: Path) -> None:
@@ -249,20 +252,8 @@ def test_confusions_are_those_of_labels_only_and_the_best_other_method(tmp_path:
     assert "What is taken for what" not in written(tmp_path)
 
 
-def group(term: list[int], unlabeled: list[int]) -> Group:
-    nothing = Table([], [])
-    as_found = [tuple(Found(f"that {sign}", "", sign) for sign in signs) for signs in (term, unlabeled)]  # type: ignore[arg-type]
-    return Group("t", "s", "r", as_found[0], as_found[1], (), nothing, nothing, Markup(), (), None)
-
-
-def test_one_seed_is_left_out_of_the_first_sentence_where_there_are_more() -> None:
-    of_one_seed = Found("that", "", 1, over_seeds=False)  # type: ignore[arg-type]
-    for number, sentence in ((0, "that"), (1, "that 0"), (2, "the prototype term: no clear difference in 2 comparisons")):
-        term = (*group([0] * number, []).term, of_one_seed)
-        assert headline([group([], [])._replace(term=term)])[0] == sentence
-    two = group([], [])._replace(term=(of_one_seed, of_one_seed))
-    said = "the prototype term helped in 2 of 2 comparisons, with one seed: that is without run-to-run variation"
-    assert headline([two]) == (said, 1)
+def found(signs: Sequence[int], *, over_seeds: bool = True) -> list[Found]:
+    return [Found(f"that {sign}", Markup(), sign, over_seeds) for sign in signs]
 
 
 @pytest.mark.parametrize(
@@ -274,8 +265,19 @@ def test_one_seed_is_left_out_of_the_first_sentence_where_there_are_more() -> No
         ([0, 0], [1, 1], "the prototype term: no clear difference in 2 comparisons", 0),
         ([], [1, 0], "training on unlabelled images helped in 1 of 2 comparisons", 1),
         ([1], [0], "that 1", 1),
-        ([], [], "no comparison yet: it needs two methods", 0),
     ],
 )
 def test_the_first_sentence(term: list[int], unlabeled: list[int], sentence: str, sign: int) -> None:
-    assert headline([group(term, unlabeled)]) == (sentence, sign)
+    assert headline(found(term), found(unlabeled)) == (sentence, sign)
+    # Those of one seed change nothing where others are over seeds.
+    of_one = found([1, -1], over_seeds=False)
+    assert headline([*of_one, *found(term)], [*found(unlabeled), *of_one]) == (sentence, sign)
+
+
+def test_the_first_sentence_of_one_seed() -> None:
+    one, two = found([-1], over_seeds=False), found([-1, -1], over_seeds=False)
+    assert headline(one, two) == ("that -1", -1)
+    said = "the prototype term hurt in 2 of 2 comparisons, with one seed: that is without run-to-run variation"
+    assert headline(two, one) == (said, -1)
+    assert headline(one, found([1]))[0] == "that 1"  # over seeds, though it is about something else
+    assert headline([], [])[0].startswith("no comparison: it takes a method with and without the prototype term")

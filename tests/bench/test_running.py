@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,17 +78,38 @@ def test_runs_in_order_and_keeps_what_came_out(trainer: Callable[..., Trainer], 
 def test_a_run_is_looked_at_before_its_row_and_its_folder_go(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     trainer()
     results, said, seen = tmp_path / "results.jsonl", list[str](), list[tuple[int, bool]]()
+    runs, left = tmp_path / "runs", list[int]()
 
     def look(cell: Cell, folder: Path) -> None:
         seen.append((len(store.read(results)), (folder / "result.json").is_file()))
         if cell.folder == "y-0":
             raise ValueError("an image is gone")
 
-    assert run_cells(CELLS[:3], results, say=said.append, runs=tmp_path / "runs", keep=False, look=look) == []
+    def after() -> None:
+        left.append(len(list(runs.iterdir())))
+
+    assert run_cells(CELLS[:3], results, say=said.append, runs=runs, keep=False, look=look, after=after) == []
     assert seen == [(0, True), (1, True), (2, True)]
     assert len(store.read(results)) == 3  # the number stands
-    assert not any((tmp_path / "runs").iterdir())
-    assert "[2/3] y, seed 0: no pictures of it, an image is gone" in said
+    assert left == [0, 0, 0]  # a page that is written now links to no folder that goes
+    assert "[2/3] y, seed 0: the page will lack something of it, an image is gone" in said
+
+
+def test_of_several_at_a_time_each_is_looked_at_when_those_before_have_their_rows(
+    trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    trainer()
+    results, seen, inside = tmp_path / "results.jsonl", list[int](), list[int]()
+
+    def look(cell: Cell, folder: Path) -> None:
+        inside.append(1)
+        assert len(inside) == 1
+        time.sleep(0.02)
+        seen.append(len(store.read(results)))
+        inside.pop()
+
+    run_cells(CELLS, results, say=lambda _: None, look=look, places=[{}, {}, {}])
+    assert seen == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_row_tells_of_alarms(tmp_path: Path) -> None:

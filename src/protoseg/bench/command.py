@@ -87,7 +87,8 @@ def bench(
     identity |= {"settings": " ".join(extra)} if extra else {}
 
     def write_tables() -> list[Column]:
-        rows = [row for row in store.read(results) if any(is_cell(row, identity | chosen.identity) for chosen in found)]
+        own = (row for row in store.read(results) if row["method"] in methods)
+        rows = [row for row in own if any(is_cell(row, identity | chosen.identity) for chosen in found)]
         columns = columns_of(rows, found)
         if rows:
             (out / TABLE).write_text(report(columns, methods), encoding="utf-8")

@@ -12,7 +12,8 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from protoseg.bench import plot
-from protoseg.bench.cells import base_of, folder_of
+from protoseg.bench.cells import folder_of
+from protoseg.bench.compared import Found, compare, headline
 from protoseg.bench.pictures import Shown, read_pictures
 from protoseg.bench.tables import (
     Table,
@@ -20,16 +21,13 @@ from protoseg.bench.tables import (
     cells_of,
     class_table,
     confusion_of,
-    gains,
     mean_curves,
     score_table,
-    t_interval,
     warnings,
+    with_and_without,
 )
-from protoseg.bench.tallies import images_interval
 from protoseg.files import write_text
-from protoseg.report.charts import Series, interval_chart, line_chart
-from protoseg.report.compare import FEW, Interval, signed
+from protoseg.report.charts import Series, line_chart
 from protoseg.report.html import css_color, data_uri, environment, inlined, percent
 from protoseg.report.page import DEEP, REPORT, MatrixRow, confusions, embedded, matrix_rows
 from protoseg.words import counted
@@ -43,16 +41,6 @@ class Column(NamedTuple):
     title: str
     source: str
     rows: Sequence[Row]
-
-
-class Found(NamedTuple):
-    """One comparison. Attributes: sentence; `interval_chart` of it; whether it is better (1), worse (-1), or not shown; whether
-    it is over seeds, or of one seed over its images."""
-
-    sentence: str
-    chart: Markup
-    sign: int
-    over_seeds: bool = True
 
 
 class Confused(NamedTuple):
@@ -128,7 +116,8 @@ def write_page(
         name=name,
         layout=layout,
         cells=counted(len(rows), "finished training", "finished trainings"),
-        headline=headline(groups),
+        headline=headline([f for g in groups for f in g.term], [f for g in groups for f in g.unlabeled]),
+        one_seed=any(not found.over_seeds for group in groups for found in (*group.term, *group.unlabeled)),
         groups=groups,
         deep=DEEP,
         plots=[data_uri(plot.png(rows, methods, look), "png") for look in (plot.LIGHT, plot.DARK)],
@@ -141,47 +130,26 @@ def write_page(
     write_text(path, text)
 
 
-def headline(groups: Sequence[Group]) -> tuple[str, int]:
-    """The sentence to read first, and its sign. Comparisons over seeds count alone where there are any."""
-    for what, all_found in (
-        ("the prototype term", [found for group in groups for found in group.term]),
-        ("training on unlabelled images", [found for group in groups for found in group.unlabeled]),
-    ):
-        over_seeds = [found for found in all_found if found.over_seeds]
-        found = over_seeds or all_found
-        if not found:
-            continue
-        if len(found) == 1:
-            return found[0].sentence, found[0].sign
-        better, worse = (sum(one.sign == sign for one in found) for sign in (1, -1))
-        of = f"of {counted(len(found), 'comparison')}"
-        basis = "" if over_seeds else ", with one seed: that is without run-to-run variation"
-        if better and worse:
-            return f"{what} helped in {better} and hurt in {worse} {of}{basis}", 0
-        if better or worse:
-            return f"{what} {'helped' if better else 'hurt'} in {better or worse} {of}{basis}", 1 if better else -1
-        return f"{what}: no clear difference in {counted(len(found), 'comparison')}{basis}", 0
-    return "no comparison yet: it needs two methods", 0
-
-
 def _group(column: Column, methods: Sequence[str], against: Sequence[str], pictures: Path, tallies: Path) -> Group:
     rows = column.rows
     measure = next((name for name in against if name in ("supervised", "labels only")), "")
     best = best_method(rows, [method for method in methods if method != measure])
-    warned = warnings(rows)
+    looks, damaged = None, list[str]()
     try:
         looks = _looks(read_pictures(pictures, rows[0]), methods, best)
     except ValueError as error:  # the numbers do not need them
-        looks, warned = None, [*warned, str(error)]
-    term = [(f"the prototype term on {base}", method, base) for method in methods if (base := base_of(method) or "") in methods]
+        damaged.append(str(error))
+    term = [(f"the prototype term on {base}", method, base) for method, base in with_and_without(methods)]
     unlabeled = [(f"{method} against {measure}", method, measure) for method in methods if measure not in ("", method)]
+    term_found, term_damaged = compare(rows, term, tallies)
+    unlabeled_found, unlabeled_damaged = compare(rows, unlabeled, tallies)
     return Group(
         column.title,
         column.source,
-        "; ".join(_reached(rows, [best, measure])),
-        tuple(_compared(rows, term, tallies, warned)),
-        tuple(_compared(rows, unlabeled, tallies, warned)),
-        tuple(warned),
+        "; ".join(_reached(rows, best, measure)),
+        tuple(term_found),
+        tuple(unlabeled_found),
+        tuple(dict.fromkeys([*warnings(rows), *damaged, *term_damaged, *unlabeled_damaged])),
         score_table(rows, methods, against=against),
         class_table(rows, methods),
         _curves(rows, methods),
@@ -190,24 +158,13 @@ def _group(column: Column, methods: Sequence[str], against: Sequence[str], pictu
     )
 
 
-def _compared(rows: Sequence[Row], pairs: Sequence[tuple[str, str, str]], tallies: Path, warned: list[str]) -> Iterator[Found]:
-    """Comparisons of methods with others, each called something. What cannot be read is warned of."""
-    for what, method, base in pairs:
-        try:
-            found = _found(rows, what, method, base, tallies)
-        except ValueError as error:
-            warned.append(str(error))
-        else:
-            if found is not None:
-                yield found
-
-
-def _reached(rows: Sequence[Row], methods: Sequence[str]) -> Iterator[str]:
-    for method in methods:
+def _reached(rows: Sequence[Row], best: str, measure: str) -> Iterator[str]:
+    """The mIoU of two methods, in words; of those that have run."""
+    for what, method in (("the best on these images, ", best), ("", measure)):
         if cells := cells_of(rows, method):
             mean = statistics.mean(row["miou"] for row in cells.values())
-            over = f", mean over {counted(len(cells), 'seed')}" if len(cells) > 1 else ", one seed"
-            yield f"{method} {percent(mean)} % mIoU{over}"
+            over = f"mean over {counted(len(cells), 'seed')}" if len(cells) > 1 else "one seed"
+            yield f"{what}{method} {percent(mean)} % mIoU, {over}"
 
 
 def _looks(shown: Shown | None, methods: Sequence[str], best: str) -> Looks | None:
@@ -238,35 +195,6 @@ def _curves(rows: Sequence[Row], methods: Sequence[str]) -> Markup:
     steps = sorted(set[int]().union(*curves.values()))
     lines = [Series(method, [curve.get(step, math.nan) for step in steps]) for method, curve in curves.items()]
     return Markup(line_chart("mIoU over optimizer steps", steps, lines, share=True))
-
-
-def _found(rows: Sequence[Row], what: str, method: str, base: str, tallies: Path) -> Found | None:
-    """A comparison: over seeds where there are two or more, over the images of one; None where there is nothing to go by.
-
-    Raises:
-        ValueError: a tally is damaged.
-    """
-    gained = [gain / 100 for gain in gains(rows, method, base).values()]
-    if len(gained) > 1:
-        mean, interval = statistics.mean(gained), Interval(*t_interval(gained))
-        basis = f"over {counted(len(gained), 'seed')}"
-    else:
-        pairs = [
-            (row, cells_of(rows, base)[seed]) for seed, row in cells_of(rows, method).items() if seed in cells_of(rows, base)
-        ]
-        by_images = images_interval(tallies, *pairs[0]) if pairs else None
-        if by_images is None:
-            return None
-        (mean,), (interval, images) = gained, by_images
-        narrow = f" (fewer than {FEW}: the interval is too narrow)" if images < FEW else ""
-        basis = (
-            f"by paired bootstrap over {counted(images, 'image')}{narrow} of one seed, which leaves run-to-run variation out"
-        )
-    low, high = interval
-    sign = 1 if low > 0 else -1 if high < 0 else 0
-    said = {1: "better", -1: "worse", 0: "no clear difference"}[sign]
-    sentence = f"{what}: {signed(mean)} points, 95 % interval {signed(low)} to {signed(high)} {basis}: {said}"
-    return Found(sentence, Markup(interval_chart(mean, interval)), sign, len(gained) > 1)
 
 
 _TITLES = ("labels", "method", "seed", "mIoU", "report", "steps", "seconds", "machine", "finished", "command")

@@ -109,18 +109,19 @@ def run_cells(
                 except (ValueError, OSError, KeyError) as error:
                     say(f"{name}: FAILED, {error}\n{_tail(log)}")
                     return Failed(cell, str(error))
-                try:
-                    with looking:
+                with looking:  # and the row behind it: the next one that is looked at finds this one finished
+                    try:
                         look(cell, folder)
-                except (ValueError, OSError, RuntimeError, MemoryError) as error:  # its number stands, and the others go on
-                    say(f"{name}: no pictures of it, {error}")
-                with writing:
-                    store.append(results, row)
-                    say(f"{name}: mIoU {100 * row['miou']:.1f} after {row['seconds']:.0f} s of training")
-                    after()
+                    except (ValueError, OSError, RuntimeError, MemoryError) as error:  # its number stands, the others go on
+                        say(f"{name}: the page will lack something of it, {error}")
+                    with writing:
+                        store.append(results, row)
+                say(f"{name}: mIoU {100 * row['miou']:.1f} after {row['seconds']:.0f} s of training")
                 if runs is not None and not keep:
                     rmtree(folder)
                     log.unlink()
+            with writing:
+                after()
             return None
         finally:
             free.put(place)

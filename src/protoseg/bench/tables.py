@@ -93,15 +93,24 @@ class Added(NamedTuple):
 
     @property
     def verdict(self) -> Literal["helps", "hurts", "not shown"]:
-        low, high = self.interval
-        return "not shown" if low <= 0 <= high else ("helps" if low > 0 else "hurts")
+        words: dict[int, Literal["helps", "hurts", "not shown"]] = {1: "helps", -1: "hurts", 0: "not shown"}
+        return words[sign_of(*self.interval)]
 
 
 def added_by_term(rows: Sequence[Row], methods: Sequence[str]) -> list[Added]:
     """For each method that is there with and without the term, for two seeds or more."""
-    pairs = [(method, base) for method in methods if (base := base_of(method)) in methods]
-    found = [Added(base, gains(rows, method, base)) for method, base in pairs if base is not None]
+    found = [Added(base, gains(rows, method, base)) for method, base in with_and_without(methods)]
     return [added for added in found if len(added.gained) > 1]
+
+
+def with_and_without(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """The methods with the prototype term whose base is there too, each with it."""
+    return [(method, base) for method in methods if (base := base_of(method) or "") in methods]
+
+
+def sign_of(low: float, high: float) -> int:
+    """What an interval of a difference shows: 1 better, -1 worse, 0 neither."""
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def term_table(rows: Sequence[Row], methods: Sequence[str]) -> Table | None:

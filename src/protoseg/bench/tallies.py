@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ def keep_tally(tallies: Path, name: str, run: Path) -> None:
         OSError: it cannot be read.
         CannotWriteError: see `replacing`.
     """
+    content = (run / TALLY).read_bytes()
     make_folder(tallies)
     with replacing(tallies / f"{name}.npz") as partial:
-        shutil.copyfile(run / TALLY, partial)
+        partial.write_bytes(content)
 
 
 def images_interval(tallies: Path, row: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Interval, int] | None:
@@ -48,6 +48,14 @@ def images_interval(tallies: Path, row: Mapping[str, Any], base: Mapping[str, An
     files = [tallies / f"{folder_of(one)}.npz" for one in (row, base)]
     if not all(file.is_file() for file in files):
         return None
-    ours, theirs = (Tally.load(file) for file in files)
+    ours, theirs = (_load(file) for file in files)
     interval = gain_interval(ours, theirs)
     return None if interval is None else (interval, len(ours.names))
+
+
+def _load(file: Path) -> Tally:
+    try:
+        return Tally.load(file)
+    except ValueError as error:
+        # Not what to do about that of a run folder: this is a copy, and the run may be gone.
+        raise ValueError(f"{file} is damaged; delete it, and its training is no longer compared over its images") from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from protoseg.data.images import to_rgb
+from protoseg.data.images import ImageArray, to_rgb
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UInt8Array
 from protoseg.engine.evaluate import WHOLE, Normalization, predict_image, read_labeled
@@ -88,7 +88,7 @@ def write_examples(
             photo.save(partial, format="JPEG", quality=85)
         layers = [_layer(folder / f"{stem}-0.png", "truth", truth, classes, size)]
         for name, network in networks.items():
-            label = predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
+            label = _predicted(network, image, normalization, inference)
             score = float(scores[name][chosen.image]) if name in scores else None
             layers.append(_layer(folder / f"{stem}-{len(layers)}.png", name, label, classes, size, score))
         row = {"name": sample.name, "rank": chosen.rank, "size": size, "image": f"{stem}-image.jpg"}
@@ -126,7 +126,7 @@ def add_layer(
             raise ValueError(f"{row['name']}, which {folder} shows, is none of the images that {name} was scored on")
         place, layers = places[row["name"]], row["layers"]
         image, _ = read_labeled(samples[place], classes, normalization)
-        label = predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
+        label = _predicted(network, image, normalization, inference)
         i = next((i for i, layer in enumerate(layers) if layer["name"] == name), len(layers))
         picture = folder / f"{row['image'].partition('-')[0]}-{i}.png"
         layers[i:] = [_layer(picture, name, label, classes, row["size"], float(tally.image_scores[place])), *layers[i + 1 :]]
@@ -142,6 +142,10 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
 
 def _write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(folder / _ROWS, json.dumps(rows, indent=2) + "\n")  # last: what it names is there
+
+
+def _predicted(network: nn.Module, image: ImageArray, normalization: Normalization, inference: Inference) -> UInt8Array:
+    return predict_image(network, image, normalization, inference).label.cpu().numpy().astype(np.uint8)
 
 
 def _layer(
