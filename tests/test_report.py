@@ -591,9 +591,44 @@ class TestEvaluate:
         assert stored["inference"]["flip"] is True
         assert f"mIoU {100 * stored['miou']:.1f} %" in text
         assert f"5 test images of {run.data}" in text
-        assert "Not compared: evaluate scores one model" in text
+        assert "Not compared: evaluate with --baseline, where one was trained" in text
         assert "protoseg evaluate" in text
         assert "flip True" in text
+
+    def test_compares_with_labels_only_when_asked_to(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["evaluate", str(run.out), str(run.data), "--split", "test", "--out", str(tmp_path)]
+        assert main([*words, "--baseline"]) == 0
+        result = json.loads((run.out / "result.json").read_text())  # of the same images
+        scores = [f"{100 * part['miou']:.1f}" for part in (result["baseline"], result)]
+        printed = capsys.readouterr().out
+        assert ["mIoU", *scores] in [line.split() for line in printed.splitlines()]
+        assert f"changed mIoU by {100 * result['gain']:+.1f} points" in printed
+        for ours, theirs in ((run.out, tmp_path), (run.out / "baseline", tmp_path / "baseline")):
+            stored = [Tally.load(folder / TALLY) for folder in (ours, theirs)]
+            assert (stored[0].confusion == stored[1].confusion).all()
+        text = " ".join(Page((tmp_path / "report.html").read_text()).text.split())
+        assert f"difference {signed(result['gain'])} points" in text
+        assert "paired bootstrap over 5 test images" in text
+        assert "class labels only ours difference" in text
+        layers = {
+            layer["name"] for row in json.loads((tmp_path / "examples/examples.json").read_text()) for layer in row["layers"]
+        }
+        assert layers == {"truth", "labels only", "ours"}
+        # Without it nothing of that is left.
+        assert main(words) == 0
+        assert "Not compared" in Page((tmp_path / "report.html").read_text()).text
+
+    def test_without_a_labels_only_model_there_is_nothing_to_compare_with(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copy(run.out / "model.safetensors", tmp_path)
+        for alone in (tmp_path, tmp_path / "model.safetensors"):
+            assert main(["evaluate", str(alone), str(run.data), "--baseline"]) == 2
+            expected = f"there is no labels-only model in {alone} to compare with; train with --baseline, or leave it out here"
+            assert expected in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
     def test_goes_where_it_is_told(self, run: Run, tmp_path: Path) -> None:
         shutil.copy(run.out / "model.safetensors", tmp_path / "model.safetensors")

@@ -240,6 +240,7 @@ def _evaluate(arguments: list[str]) -> None:
     parser.add_argument("data", type=Path, help="labelled folder, laid out as for training")
     parser.add_argument("--format", help="layout of the folder; recognised when left out")
     parser.add_argument("--split", choices=("test", "val"), help="which evaluation images; default test, else val")
+    parser.add_argument("--baseline", action="store_true", help="score the run's labels-only model too, and compare")
     parser.add_argument("--out", type=Path, help="folder for report.html; default evaluate-DATA in the run folder")
     parser.add_argument("--no-report", action="store_true", help="print the table, write nothing")
     _add_inference(parser)
@@ -257,6 +258,7 @@ def _evaluate(arguments: list[str]) -> None:
         format=options.format,
         inference=_inference_of(options),
         head=options.head,
+        baseline=options.baseline,
         out=None if options.no_report else options.out or default,
         command=_shown("evaluate", arguments),
     )

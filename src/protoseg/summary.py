@@ -138,12 +138,14 @@ def print_result(result: dict[str, Any], out: Path, console: Console) -> None:
     }
     console.print(plain(iou_table(names, scores), console))
     if "gain" in result:
-        gain = 100 * result["gain"]
-        console.print(
-            f"the unlabelled images changed mIoU by {gain:+.1f} points (one seed: repeat with others before you trust it)"
-        )
+        console.print(gain_line(result["gain"]))
     scored = counted(result["evaluated"], f"{result['split']['evaluation']} image")
     console.print(f"{scored}, last step; run folder {out}")
+
+
+def gain_line(gain: float) -> str:
+    """What the unlabelled images did to mIoU, a difference of shares, in words."""
+    return f"the unlabelled images changed mIoU by {100 * gain:+.1f} points (one seed: repeat with others before you trust it)"
 
 
 def iou_table(names: Sequence[str], scores: dict[str, IoU]) -> Table:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import operator
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from protoseg.data.io import check_names
 from protoseg.data.masks import describe
 from protoseg.data.palettes import check_palettes, mask_facts
 from protoseg.data.run_lists import SPLIT, read_run_lists
-from protoseg.engine.checkpoint import load_model_file, part
+from protoseg.engine.checkpoint import MODEL, load_model_file, part
 from protoseg.engine.evaluate import Normalization, tally
 from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.inference import Inference
@@ -35,14 +36,14 @@ from protoseg.engine.machine import machine
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import LARGE, LARGEST_OVERLAY, PredictReport, predict
 from protoseg.engine.tally import TALLY
-from protoseg.files import LOCK, write_text
+from protoseg.files import LOCK, make_folder, write_text
 from protoseg.nn.described import build_described
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.prototype_predictor import PrototypePredictor
-from protoseg.report.gather import RESULT
+from protoseg.report.gather import BASELINE, RESULT
 from protoseg.report.page import write_report
 from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig
-from protoseg.summary import iou_table
+from protoseg.summary import gain_line, iou_table
 from protoseg.types import IGNORE_INDEX
 from protoseg.words import counted
 
@@ -161,6 +162,7 @@ def evaluate_run(
     format: str | None = None,
     inference: Mapping[str, Any] | None = None,
     head: Head = "linear",
+    baseline: bool = False,
     out: Path | None = None,
     command: str | None = None,
 ) -> IoU:
@@ -175,15 +177,17 @@ def evaluate_run(
         format: layout of the data set; recognised when left out.
         inference: fields of `Inference` that differ from what the model was trained with.
         head: which of the two predictors answers.
+        baseline: score the labels-only model that was trained beside it too, and compare.
         out: folder for the report and what it is made of; None for no report.
         command: that started it, for the report.
 
     Raises:
-        ValueError: no labelled image to score on, no class that the model knows, a mask value that is none of them, or a
-            palette that contradicts the colours of the classes.
+        ValueError: no labels-only model beside it, no labelled image to score on, no class that the model knows, a mask value
+            that is none of them, or a palette that contradicts the colours of the classes.
         OSError: nothing can be written into `out`.
     """
     model = _answering(run, head)
+    models = {"labels only": _labels_only(run), "ours": model} if baseline else {"ours": model}
     learned_on = _trained_on(run)  # before the work: where config.yaml is damaged, the report after it could not be written
     index = open_dataset(root, format=format, for_training=False)
     samples, where = _to_score(index, run, split, given=root)
@@ -202,11 +206,21 @@ def evaluate_run(
     notes = check_palettes(facts, classes)
     if out is not None:
         _make_writable(out)  # before the work, not after it
-    network = model.network.to(device()).to(memory_format=torch.channels_last)
+    networks = {name: one.network.to(device()).to(memory_format=torch.channels_last) for name, one in models.items()}
     seen = dataclasses.replace(model.inference, **(inference or {}))
     start = time.perf_counter()
     try:
-        scored = tally(network, samples, classes, model.normalization, inference=seen, track=progress("scoring", console))
+        tallies = {
+            name: tally(
+                network,
+                samples,
+                classes,
+                model.normalization,
+                inference=seen,
+                track=progress(f"scoring {name}" if baseline else "scoring", console),
+            )
+            for name, network in networks.items()
+        }
     except UnknownValueError as error:
         label = here.class_of.get(error.value, IGNORE_INDEX) if here else IGNORE_INDEX
         if here is None or label == IGNORE_INDEX:
@@ -217,20 +231,25 @@ def evaluate_run(
             f"({error})"
         ) from error
     seconds = time.perf_counter() - start
-    score = scored.iou
+    scores = {name: scored.iou for name, scored in tallies.items()}
+    score = scores["ours"]
     if moved := _moved(model.classes, classes):
         notes += (f"classes are matched by name; in these masks {moved}",)
     for note in notes:
         console.print(f"note: {note}")
     console.print(f"{counted(len(samples), where.replace('images', 'image', 1), where)} of {root} ({index.format})")
     console.print(f"predictor {head} of {run}; {seen}")
-    console.print(plain(iou_table(classes.names, {"IoU": score}), console))
+    console.print(plain(iou_table(classes.names, scores if baseline else {"IoU": score}), console))
     console.print(f"mIoU: {100 * score.mean:.1f}")
+    if baseline:
+        console.print(gain_line(score.mean - scores["labels only"].mean))
     if out is not None:
-        scored.save(out / TALLY)
-        write_examples(
-            out / EXAMPLES, samples, {"ours": scored}, {"ours": network}, classes, model.normalization, inference=seen
-        )
+        tallies["ours"].save(out / TALLY)
+        shutil.rmtree(out / BASELINE, ignore_errors=True)  # of an earlier call
+        if baseline:
+            make_folder(out / BASELINE)
+            tallies["labels only"].save(out / BASELINE / TALLY)
+        write_examples(out / EXAMPLES, samples, tallies, networks, classes, model.normalization, inference=seen)
         result = {
             "scored": {"folder": str(root), "format": index.format, "images": where, "number": len(samples)},
             "head": head,
@@ -243,6 +262,13 @@ def evaluate_run(
         write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
         console.print(f"report: {write_report(run, scored=out)}")
     return score
+
+
+def _labels_only(run: Path) -> TrainedModel:
+    """The model that `--baseline` trained beside a run's."""
+    if not (run / BASELINE / MODEL).is_file():
+        raise ValueError(f"there is no labels-only model in {run} to compare with; train with --baseline, or leave it out here")
+    return load_model(run / BASELINE)
 
 
 def report_folder(run: Path, root: Path, *, split: Split | None, head: Head) -> Path:

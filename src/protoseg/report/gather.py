@@ -122,10 +122,12 @@ def gather(run: Path, *, scored: Path | None = None) -> Story:
     header = load_header(run) if has_model else {}
     names, colors = _classes(header, start)
     ours = _part(folder, "ours", names)
+    baseline = _part(folder / BASELINE, "labels only", names) if (folder / BASELINE / RESULT).is_file() else None
+    compared = baseline
     if scored is not None:
         ours = _rescored(ours, scored, names)
-    baseline = _part(folder / BASELINE, "labels only", names) if (folder / BASELINE / RESULT).is_file() else None
-    compared = baseline if scored is None else None
+        is_scored = (scored / BASELINE / TALLY).is_file()
+        compared = _rescored(baseline, scored / BASELINE, names) if baseline is not None and is_scored else None
     config = _settings(folder, header)
     interval = gain_interval(ours.tally, compared.tally if compared else None)
     gain = None if compared is None or compared.miou is None or ours.miou is None else ours.miou - compared.miou
@@ -212,7 +214,7 @@ def _why_not(config: dict[str, Any], ours: Part, *, scored: bool, unfinished: bo
     if unfinished:
         return "the run has not finished"
     if scored:
-        return "evaluate scores one model"
+        return "evaluate with --baseline, where one was trained"
     if config.get("method") == "supervised":
         return "this model learned from labels only"
     if ours.miou is None:
