@@ -84,7 +84,10 @@ def test_from_images_to_tables(data: Path, tmp_path: Path, capsys: pytest.Captur
     shown = read_pictures(out / "pictures", rows[-1])
     assert shown is not None
     assert (shown.method, shown.seed, shown.methods) == ("supervised", 0, tuple(METHODS))
-    assert sorted(file.stem for file in (out / "tallies").iterdir()) == sorted(folder_of(row) for row in rows)
+    for row in rows:
+        report = Path("trainings") / folder_of(row) / "report.html"
+        assert f'href="{report}"' in page
+        assert f"<dd>{row['seed']}, of everything random" in (out / report).read_text()
     (left, worst), (_, best) = [(x["name"], x["layers"][1]["score"]) for x in shown.examples]
     assert worst <= best
     assert f'<figcaption><b>worst</b> <span class="name">{left}</span>' in page

@@ -19,7 +19,7 @@ from protoseg.bench.cells import column_folder, folder_of
 from protoseg.bench.compared import Found, headline
 from protoseg.bench.page import Column, write_page
 from protoseg.bench.tables import class_table, score_table
-from protoseg.engine.tally import Tally, make_tally
+from protoseg.engine.tally import TALLY, Tally, make_tally
 from protoseg.report.compare import paired_bootstrap, signed
 
 HOSTILE = "<script>alert(1)</script>"
@@ -59,9 +59,8 @@ def written(folder: Path, rows: list[dict[str, Any]] = ROWS) -> str:
         columns,
         METHODS,
         command="protoseg bench <data>",
-        runs=folder / "runs",
         pictures=folder / "pictures",
-        tallies=folder / "tallies",
+        trainings=folder / "trainings",
         **options,
     )
     return path.read_text()
@@ -87,8 +86,8 @@ def test_names_are_no_markup_and_nothing_is_asked_for(tmp_path: Path) -> None:
 
 
 def keep(folder: Path, kept: dict[str, Any]) -> Path:
-    """The report of a training, as if its run folder had been kept."""
-    report = folder / "runs" / folder_of(kept) / "report.html"
+    """The report of a training, as benchmarks keep it."""
+    report = folder / "trainings" / folder_of(kept) / "report.html"
     report.parent.mkdir(parents=True)
     report.write_text("<title>its own report</title>")
     return report
@@ -144,10 +143,10 @@ def test_pictures_of_other_methods_alone_are_not_shown(tmp_path: Path) -> None:
 
 def keep_tallies(folder: Path, rows: Sequence[dict[str, Any]], hits: Sequence[Sequence[int]]) -> None:
     """Tallies of trainings, two classes, ten pixels of either in each image; how many are right of the first class."""
-    (folder / "tallies").mkdir(exist_ok=True)
     for one, counts in zip(rows, hits, strict=True):
         images = [(f"image {i}", torch.tensor([[right, 10 - right], [0, 10]])) for i, right in enumerate(counts)]
-        make_tally(2, images).save(folder / "tallies" / f"{folder_of(one)}.npz")
+        (folder / "trainings" / folder_of(one)).mkdir(parents=True)
+        make_tally(2, images).save(folder / "trainings" / folder_of(one) / TALLY)
 
 
 @pytest.mark.parametrize("times", [8, 6])
@@ -156,7 +155,7 @@ def test_one_seed_is_compared_over_its_images_and_says_so(times: int, tmp_path: 
     assert "No comparison: it takes" in written(tmp_path, rows)  # nothing is known of the images
     keep_tallies(tmp_path, rows, ([1, 2, 3] * times, [7, 8, 9] * times))
     text = re.sub("</?span[^>]*>", "", unescape(written(tmp_path, rows)))
-    tallies = [Tally.load(tmp_path / "tallies" / f"{folder_of(one)}.npz") for one in rows]
+    tallies = [Tally.load(tmp_path / "trainings" / folder_of(one) / TALLY) for one in rows]
     interval = paired_bootstrap(tallies[1].pixels, tallies[0].pixels)
     assert interval.low > 0
     ends = f"{signed(interval.low)} to {signed(interval.high)}"
@@ -175,7 +174,7 @@ def test_seeds_count_where_there_are_several(tmp_path: Path) -> None:
 def test_a_damaged_tally_is_named(tmp_path: Path) -> None:
     rows = [ROWS[0], ROWS[3]]
     keep_tallies(tmp_path, rows, ([1, 2], [3, 4]))
-    file = tmp_path / "tallies" / f"{folder_of(rows[0])}.npz"
+    file = tmp_path / "trainings" / folder_of(rows[0]) / TALLY
     file.write_bytes(b"no zip")
     text = unescape(written(tmp_path, [*rows, ROWS[6]]))  # two comparisons with it
     assert text.count(f"{file} is damaged; delete it, and its training is no longer compared over its images") == 1
@@ -186,15 +185,16 @@ def test_alarms_of_trainings_are_said(tmp_path: Path) -> None:
     assert "Supervised, seed 0, step 70: one class takes all." in written(tmp_path, rows)
 
 
-def test_trainings_whose_folders_were_kept_are_linked_to(tmp_path: Path) -> None:
-    assert "--keep-runs" in written(tmp_path)
+def test_trainings_whose_reports_are_there_are_linked_to(tmp_path: Path) -> None:
+    linked = "The list of all trainings links to their own reports"
+    assert linked not in written(tmp_path)
     named = row("fixmatch", 9, 0.4, labels="wei\u00df & <b>")  # a list file may be called so
     reports = [keep(tmp_path, kept) for kept in (ROWS[3], named)]
     text = written(tmp_path, [*ROWS, named])
     links = [unquote(unescape(link)) for link in re.findall('<a href="([^#"]+)"', text)]
     assert [tmp_path / link for link in links] == reports
     assert not any(Path(link).is_absolute() for link in links)
-    assert "--keep-runs" not in text
+    assert linked in text
     assert 'aria-label="report of fixmatch, labels wei\u00df &amp; &lt;b&gt;, seed 9"' in text
 
 

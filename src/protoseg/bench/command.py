@@ -16,8 +16,8 @@ from protoseg.bench import plot, store, tables
 from protoseg.bench.cells import Cell, Labels, column_folder, find_labels, is_cell, make_cells, method_words, recipe_identity
 from protoseg.bench.page import Column, write_page
 from protoseg.bench.pictures import PICTURES, keep_pictures
+from protoseg.bench.remains import TRAININGS, keep_remains
 from protoseg.bench.running import run_cells, slots
-from protoseg.bench.tallies import TALLIES, keep_tally
 from protoseg.config import build_partition
 from protoseg.report.page import REPORT
 from protoseg.settings import TrainConfig
@@ -101,9 +101,8 @@ def bench(
                 name=data.resolve().name,
                 layout=layout,
                 command=command,
-                runs=out / RUNS,
                 pictures=out / PICTURES,
-                tallies=out / TALLIES,
+                trainings=out / TRAININGS,
                 legend=_LEGEND,
             )
         return columns
@@ -112,7 +111,7 @@ def bench(
         """What the page shows of a training beside its row."""
         finished = {column_folder(row) for row in store.read(results)}
         is_first = column_folder(cell.identity) not in finished
-        keep_tally(out / TALLIES, cell.folder, run)
+        keep_remains(out / TRAININGS, cell.folder, run)
         keep_pictures(out / PICTURES, cell.identity, run, data, format=config.format, is_first=is_first)
 
     failed = []

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from protoseg.bench.remains import images_interval
 from protoseg.bench.tables import cells_of, gains, sign_of, t_interval
-from protoseg.bench.tallies import images_interval
 from protoseg.report.charts import interval_chart
 from protoseg.report.compare import FEW, Interval, signed
 from protoseg.words import counted
@@ -29,13 +29,13 @@ class Found(NamedTuple):
     over_seeds: bool = True
 
 
-def compare(rows: Sequence[Row], pairs: Sequence[tuple[str, str, str]], tallies: Path) -> tuple[list[Found], list[str]]:
+def compare(rows: Sequence[Row], pairs: Sequence[tuple[str, str, str]], trainings: Path) -> tuple[list[Found], list[str]]:
     """Compare methods with others.
 
     Args:
         rows: finished cells that differ by method and seed alone.
         pairs: what a comparison is called, the method, and what it is compared with.
-        tallies: folder of `keep_tally`.
+        trainings: folder of `keep_remains`.
 
     Returns:
         Those for which there is something to go by; and in words which of their files are damaged.
@@ -44,7 +44,7 @@ def compare(rows: Sequence[Row], pairs: Sequence[tuple[str, str, str]], tallies:
     for what, method, base in pairs:
         gained = gains(rows, method, base)
         try:
-            one = _over_seeds(what, gained) if len(gained) > 1 else _over_images(what, gained, rows, method, base, tallies)
+            one = _over_seeds(what, gained) if len(gained) > 1 else _over_images(what, gained, rows, method, base, trainings)
         except ValueError as error:
             damaged.append(str(error))
         else:
@@ -88,7 +88,7 @@ def _over_seeds(what: str, gained: Mapping[int, float]) -> Found:
 
 
 def _over_images(
-    what: str, gained: Mapping[int, float], rows: Sequence[Row], method: str, base: str, tallies: Path
+    what: str, gained: Mapping[int, float], rows: Sequence[Row], method: str, base: str, trainings: Path
 ) -> Found | None:
     """Of one seed; None without it, or where nothing is known of its images.
 
@@ -96,7 +96,7 @@ def _over_images(
         ValueError: see `images_interval`.
     """
     for seed, points in gained.items():
-        if (known := images_interval(tallies, cells_of(rows, method)[seed], cells_of(rows, base)[seed])) is not None:
+        if (known := images_interval(trainings, cells_of(rows, method)[seed], cells_of(rows, base)[seed])) is not None:
             interval, images = known
             narrow = f" (fewer than {FEW}: the interval is too narrow)" if images < FEW else ""
             basis = f"by paired bootstrap over {counted(images, 'image')}{narrow} of one seed"

@@ -12,9 +12,9 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from protoseg.bench import plot
-from protoseg.bench.cells import folder_of
 from protoseg.bench.compared import Found, compare, headline
 from protoseg.bench.pictures import Shown, read_pictures
+from protoseg.bench.remains import report_of
 from protoseg.bench.tables import (
     Table,
     best_method,
@@ -29,7 +29,7 @@ from protoseg.bench.tables import (
 from protoseg.files import write_text
 from protoseg.report.charts import Series, line_chart
 from protoseg.report.html import css_color, data_uri, environment, inlined, percent
-from protoseg.report.page import DEEP, REPORT, MatrixRow, confusions, embedded, matrix_rows
+from protoseg.report.page import DEEP, MatrixRow, confusions, embedded, matrix_rows
 from protoseg.words import counted
 
 Row = Mapping[str, Any]
@@ -86,9 +86,8 @@ def write_page(
     name: str,
     layout: str,
     command: str | None,
-    runs: Path,
     pictures: Path,
-    tallies: Path,
+    trainings: Path,
     legend: str,
 ) -> None:
     """Write the page of finished cells.
@@ -101,13 +100,12 @@ def write_page(
         name: of the data.
         layout: as which it is read.
         command: that started the grid; None where it was no command.
-        runs: folder of the run folders, beside the page; those that were kept are linked to.
-        pictures, tallies: folders of `keep_pictures` and `keep_tally`.
+        pictures, trainings: folders of `keep_pictures` and `keep_remains`, beside the page.
         legend: what the numbers are.
     """
-    groups = [_group(column, methods, against, pictures, tallies) for column in columns]
+    groups = [_group(column, methods, against, pictures, trainings) for column in columns]
     rows = [row for column in columns for row in column.rows]
-    links = [_link(row, runs) for row in rows]
+    links = [_link(row, path.parent, trainings) for row in rows]
     templates = environment("protoseg.bench")
     templates.filters["percent"] = percent
     text = templates.get_template("bench.html").render(
@@ -124,13 +122,13 @@ def write_page(
         legend=legend,
         command=command,
         trainings=_trainings(rows, links),
-        kept=any(links),
+        linked=any(links),
         facts=list(_facts(rows)),
     )
     write_text(path, text)
 
 
-def _group(column: Column, methods: Sequence[str], against: Sequence[str], pictures: Path, tallies: Path) -> Group:
+def _group(column: Column, methods: Sequence[str], against: Sequence[str], pictures: Path, trainings: Path) -> Group:
     rows = column.rows
     measure = next((name for name in against if name in ("supervised", "labels only")), "")
     best = best_method(rows, [method for method in methods if method != measure])
@@ -141,8 +139,8 @@ def _group(column: Column, methods: Sequence[str], against: Sequence[str], pictu
         damaged.append(str(error))
     term = [(f"the prototype term on {base}", method, base) for method, base in with_and_without(methods)]
     unlabeled = [(f"{method} against {measure}", method, measure) for method in methods if measure not in ("", method)]
-    term_found, term_damaged = compare(rows, term, tallies)
-    unlabeled_found, unlabeled_damaged = compare(rows, unlabeled, tallies)
+    term_found, term_damaged = compare(rows, term, trainings)
+    unlabeled_found, unlabeled_damaged = compare(rows, unlabeled, trainings)
     return Group(
         column.title,
         column.source,
@@ -210,13 +208,12 @@ def _trainings(rows: Sequence[Row], links: Sequence[Markup]) -> Table:
     return Table([_TITLES[i] for i in shown], [[line[i] for i in shown] for line in lines])
 
 
-def _link(row: Row, runs: Path) -> Markup:
-    """To the report of a training whose run folder was kept, relative, so that all of it can be moved; else empty."""
-    folder = folder_of(row)
-    if not (runs / folder / REPORT).is_file():
+def _link(row: Row, folder: Path, trainings: Path) -> Markup:
+    """To the report of a training, relative to the page's folder, so that all of it can be moved; empty where it is gone."""
+    if (report := report_of(trainings, row)) is None:
         return Markup()
     name = f"report of {row['method']}, labels {row['labels']}, seed {row['seed']}"
-    return Markup('<a href="{}" aria-label="{}">report</a>').format(quote(f"{runs.name}/{folder}/{REPORT}"), name)
+    return Markup('<a href="{}" aria-label="{}">report</a>').format(quote(report.relative_to(folder).as_posix()), name)
 
 
 def _facts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What was taken for what in each scored image, of every training: with one seed, how sure a difference is."""
+"""What stays of a training when its run folder goes: its report, and what was taken for what in each scored image."""
 
 from __future__ import annotations
 
@@ -10,42 +10,50 @@ from protoseg.bench.cells import folder_of
 from protoseg.engine.tally import TALLY, Tally
 from protoseg.files import make_folder, replacing
 from protoseg.report.compare import Interval, gain_interval
+from protoseg.report.page import REPORT
 
-TALLIES = "tallies"
-"""Folder beside the results of a benchmark: a file for each training."""
+TRAININGS = "trainings"
+"""Folder beside the results of a benchmark: a folder for each training."""
 
 
-def keep_tally(tallies: Path, name: str, run: Path) -> None:
-    """Keep a training's tally before its run folder goes.
+def keep_remains(trainings: Path, name: str, run: Path) -> None:
+    """Keep a training's report and tally.
 
     Args:
-        tallies: folder for all.
+        trainings: folder for all.
         name: of its run folder, see `folder_of`.
         run: that folder.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: one of them cannot be read.
         CannotWriteError: see `replacing`.
     """
-    content = (run / TALLY).read_bytes()
-    make_folder(tallies)
-    with replacing(tallies / f"{name}.npz") as partial:
-        partial.write_bytes(content)
+    contents = {file: (run / file).read_bytes() for file in (REPORT, TALLY)}
+    make_folder(trainings / name)
+    for file, content in contents.items():
+        with replacing(trainings / name / file) as partial:
+            partial.write_bytes(content)
 
 
-def images_interval(tallies: Path, row: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Interval, int] | None:
+def report_of(trainings: Path, row: Mapping[str, Any]) -> Path | None:
+    """The report of a finished row's training; None where it was not kept, as by earlier versions."""
+    file = trainings / folder_of(row) / REPORT
+    return file if file.is_file() else None
+
+
+def images_interval(trainings: Path, row: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[Interval, int] | None:
     """How sure the difference of two trainings is as far as the choice of images goes: a 95 % interval, and of how many images.
 
     None where a tally was not kept, as by earlier versions, or they were not scored on the same images.
 
     Args:
-        tallies: folder of `keep_tally`.
+        trainings: folder of `keep_remains`.
         row, base: finished rows.
 
     Raises:
         ValueError: a file is damaged.
     """
-    files = [tallies / f"{folder_of(one)}.npz" for one in (row, base)]
+    files = [trainings / folder_of(one) / TALLY for one in (row, base)]
     if not all(file.is_file() for file in files):
         return None
     ours, theirs = (_load(file) for file in files)
