@@ -617,8 +617,10 @@ class TestEvaluate:
         }
         assert layers == {"truth", "labels only", "ours"}
         # Without it nothing of that is left.
+        (tmp_path / "baseline/model.safetensors").touch()  # as where --out is a run folder: it stays
         assert main(words) == 0
         assert "Not compared" in Page((tmp_path / "report.html").read_text()).text
+        assert [path.name for path in (tmp_path / "baseline").iterdir()] == ["model.safetensors"]
 
     def test_without_a_labels_only_model_there_is_nothing_to_compare_with(
         self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]

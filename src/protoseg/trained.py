@@ -6,7 +6,6 @@ import dataclasses
 import json
 import operator
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -245,7 +244,7 @@ def evaluate_run(
         console.print(gain_line(score.mean - scores["labels only"].mean))
     if out is not None:
         tallies["ours"].save(out / TALLY)
-        shutil.rmtree(out / BASELINE, ignore_errors=True)  # of an earlier call
+        (out / BASELINE / TALLY).unlink(missing_ok=True)  # of an earlier call; no more, because a run has its model there
         if baseline:
             make_folder(out / BASELINE)
             tallies["labels only"].save(out / BASELINE / TALLY)
