@@ -1,10 +1,11 @@
 """How does the prototype branch grow with classes, prototypes of each, and the size of the crop?
 
-    python benchmarks/growth.py [--classes 2,21,100,250] [--per-class 1,4,16,64] [--crops 129,257,513]
+    python benchmarks/growth.py [--classes 2,21,100,250,1000] [--per-class 1,4,16,64] [--crops 129,257,513]
 
 One step of the branch alone, as in benchmarks/branch.py: features of the chosen pixels, cosines, loss, gradient of the feature
 map, and the move of the prototypes. First classes by prototypes at one crop, then the crop alone. All cases take turns, so that
-whatever else the machine does meets each of them alike; ratios are medians over these rounds.
+whatever else the machine does meets each of them alike; ratios are medians over these rounds. More than 255 classes are for
+this measurement only (docs/decisions/0022).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 
 from branch import Case, at_points, make_case, make_head, peak_bytes, seconds
 from protoseg.bench.store import append, machine
+from protoseg.nn import prototype_head
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.versions import commit
 
@@ -35,7 +37,7 @@ class Size(NamedTuple):
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--classes", default="2,21,100,250", help="comma-separated; default %(default)s")
+    parser.add_argument("--classes", default="2,21,100,250,1000", help="comma-separated; default %(default)s")
     parser.add_argument("--per-class", default="1,4,16,64", help="comma-separated; default %(default)s")
     parser.add_argument("--crops", default="129,257,513", help="comma-separated, in pixels; default %(default)s")
     parser.add_argument("--batch", type=int, default=4)
@@ -74,6 +76,7 @@ def main(words: list[str] | None = None) -> None:
 
 def make(size: Size, options: argparse.Namespace) -> tuple[Case, PrototypeHead]:
     """Random features and labels of that size, and prototypes."""
+    prototype_head.IGNORE_INDEX = 2**16 - 1  # not 255, which is a class here
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     case = make_case(options.batch, options.channels, size.crop, options.stride, size.classes, device)
     return case, make_head(case, size.classes, size.per_class)

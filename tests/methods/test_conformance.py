@@ -8,7 +8,10 @@ from __future__ import annotations
 import copy
 import importlib
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,6 +26,7 @@ from protoseg.methods.base import Method
 from protoseg.methods.prevmatch import PrevMatch
 from protoseg.methods.prototype_term import Labels, PrototypeTerm
 from protoseg.methods.self_training import SelfTraining
+from protoseg.methods.supervised import Supervised
 from protoseg.methods.u2pl import U2PL
 from protoseg.nn.class_thresholds import ClassThresholds
 from protoseg.nn.prototype_head import PrototypeHead
@@ -362,6 +366,27 @@ def test_few_and_many_classes(name: str, prototypes: bool, classes: int) -> None
     # A teacher that has learned nothing is sure enough of none of many classes for a contrast.
     may_be_zero = ON_BOTH_HALVES if classes > 2 else set()
     assert all(value.isfinite() and (value > 0 or term in may_be_zero) for term, value in out.terms.items())
+
+
+def test_more_classes_than_there_may_be() -> None:
+    with pytest.raises(ValueError, match="255 means ignored, so there can be 255 classes, got 256"):
+        Supervised(SmallUNet(IGNORE_INDEX + 1, width=WIDTH))
+
+
+@pytest.mark.parametrize("names", [["prototype"], pytest.param(NAMES, marks=pytest.mark.slow)], ids=["one", "all"])
+def test_thousands_of_classes(names: list[str]) -> None:
+    """What keeps classes to 255 is the number for "not labelled" alone, not the arithmetic of any method (decision 22)."""
+    script = f"""
+import protoseg.types
+protoseg.types.IGNORE_INDEX = 65535  # before any other module takes it over
+import test_conformance as these
+for name in {names}:
+    these.test_few_and_many_classes(name, True, 2000)
+    print(name)
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == names
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,7 +22,7 @@ from protoseg.methods.vitals import read_vitals
 from protoseg.nn.class_thresholds import ClassThresholds
 from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.teacher import Teacher
-from protoseg.types import LabeledBatch, LabeledPass, Perturb, PseudoLabel, SegOutput, StepOutput, UnlabeledBatch
+from protoseg.types import IGNORE_INDEX, LabeledBatch, LabeledPass, Perturb, PseudoLabel, SegOutput, StepOutput, UnlabeledBatch
 
 
 class SegmentationNetwork(Protocol):
@@ -92,7 +92,7 @@ class Method(nn.Module):
         seed: of the k-means start.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or the student has more classes than there may be.
     """
 
     uses_unlabeled = True
@@ -132,6 +132,8 @@ class Method(nn.Module):
         self.prototype_weight = options.get("prototype_weight", 1.0)
         self.unlabeled_weight = options.get("unlabeled_weight", 1.0)
         self.auxiliary_weight = options.get("auxiliary_weight", 0.4)
+        if (num_classes := cast(SegmentationNetwork, student).num_classes) > IGNORE_INDEX:
+            raise ValueError(f"label {IGNORE_INDEX} means ignored, so there can be {IGNORE_INDEX} classes, got {num_classes}")
         if not 0 <= self.ema_momentum < 1:
             raise ValueError(f"ema_momentum must be in [0, 1), got {self.ema_momentum}")
         if self.warmup_steps < 0:
