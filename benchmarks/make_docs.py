@@ -77,33 +77,32 @@ def contestant(row: Mapping[str, Any]) -> str:
 
 
 def pseudo_labels() -> str:
-    """What labels only calls the rare and the frequent classes of the unlabelled images."""
-    rows = [
-        row
-        for row in looks("pseudo-labels", head="linear", scale=1.0)
-        if row["method"] == "supervised" and row["labeled"] == 23
-    ]
-    shown = ("road", "car", "pedestrian", "bicyclist", "sign_symbol", "pole")
+    """What the linear predictors of two seeds call some classes of their unlabelled images."""
+    seeds = (1, 2)  # that all three have
+    rows = [row for row in looks("pseudo-labels", head="linear", **CAMVID_LOOKS) if row["seed"] in seeds]
     lines = []
-    for name in shown:
-        own = [row["classes"][name] for row in rows]
-        of = {key: statistics.mean(numbers[key] for numbers in own) for key in own[0]}
-        shares = [f"{100 * of[key]:.0f} %" for key in ("recall", "confidently_right", "confidently_wrong")]
-        lines.append([name, shares[0], f"{of['predicted']:.2f}", *shares[1:]])
-    titles = ["class", "recall", "predicted / true pixels", "confidently right", "confidently called something else"]
-    return Table(titles, lines).markdown()
+    for name in ("road", "car", *RARE):
+        of = {method: [row["classes"][name] for row in rows if contestant(row) == method] for method in NAMED}
+        mean = {key: statistics.mean(own[key] for own in of["labels only"]) for key in of["labels only"][0]}
+        wrong = [statistics.mean(own["confidently_wrong"] for own in of[method]) for method in NAMED]
+        shares = [f"{100 * share:.0f} %" for share in (mean["recall"], mean["confidently_right"], *wrong)]
+        lines.append([name, shares[0], f"{mean['predicted']:.2f}", *shares[1:]])
+    titles = ["class", "labels only: recall", "called / true pixels", "confidently right", "confidently something else"]
+    return Table([*titles, *(f"the same, {method}" for method in [*NAMED][1:])], lines).markdown()
 
 
 def predictors() -> str:
-    """What each predictor of the prototype runs calls their unlabelled images."""
+    """What each predictor of a run calls its unlabelled images."""
     lines = []
-    for row in looks("pseudo-labels", method="prototype", per_class=4, scale=1.0, recipe="camvid", labeled=23):
-        line = [str(row["seed"]), row["head"], f"{100 * row['miou']:.1f}"]
-        for name in ("sign_symbol", "pedestrian", "bicyclist"):
-            line.append(", ".join(f"{100 * row['classes'][name][key]:.0f}" for key in ("iou", "recall", "precision")))
-        lines.append([*line, f"{100 * row['classes']['building']['iou']:.0f}"])
-    titles = ["seed", "predictor", "mIoU", "sign: IoU, recall, precision", "pedestrian", "bicyclist", "building: IoU"]
-    return Table(titles, lines).markdown()
+    for row in sorted(looks("pseudo-labels", **CAMVID_LOOKS), key=lambda row: [*NAMED].index(contestant(row))):
+        line = [contestant(row), str(row["seed"]), row["head"], f"{100 * row['miou']:.1f}"]
+        for name in RARE:
+            own = row["classes"][name]
+            line.append(f"{100 * own['iou']:.0f}, {100 * own['recall']:.0f}, {own['predicted']:.1f}")
+        building = row["classes"]["building"]
+        lines.append([*line, f"{100 * building['iou']:.0f}, {100 * building['confidently_right']:.0f}"])
+    titles = ["method", "seed", "predictor", "mIoU", "pole: IoU, recall, called / true", "sign", "pedestrian", "bicyclist"]
+    return Table([*titles, "building: IoU, confidently right"], lines).markdown()
 
 
 def classes(rows: Rows) -> str:
@@ -111,8 +110,9 @@ def classes(rows: Rows) -> str:
 
 
 def term(rows: Rows) -> str:
+    """The verdict is of an interval over seeds: it does not know what a repeat of the same seed would give."""
     table = term_table(rows, methods_of(rows))
-    return table.markdown() if table is not None else ""
+    return Table([*table.titles[:-1], "on these seeds"], table.lines).markdown() if table is not None else ""
 
 
 def demo_search() -> str:
@@ -132,16 +132,103 @@ def demo_search() -> str:
     return Table(["network, steps", "learning rate", "seed", *NAMED], lines).markdown()
 
 
-def learning_rates() -> str:
-    """The reported runs beside the same at the other learning rate, as far as these have run."""
+def repeats() -> str:
+    """The reported cells again on another machine or in another precision, each with its difference to the first."""
+    ways = {
+        "CPU, float32": CAMVID,
+        "CPU, bfloat16": CAMVID | {"recipe": "camvid@89c64f46"},
+        "H200, float32 (convolutions in TF32)": CAMVID_GPU,
+    }
+    found = [cells(seeds=REPORTED, **of) for of in ways.values()]
     lines = []
-    usual, other = cells(seeds=REPORTED, **CAMVID), cells(seeds=REPORTED, settings="--optimizer.lr 3e-4", **CAMVID)
-    for method in methods_of(other):
-        before, after = cells_of(usual, method), cells_of(other, method)
-        for seed in after:
-            scored = [100 * row["miou"] for row in (before[seed], after[seed])]
-            lines.append([method, str(seed), *(f"{miou:.1f}" for miou in scored), f"{scored[1] - scored[0]:+.1f}"])
-    return Table(["method", "seed", "1e-4", "3e-4", ""], lines).markdown()
+    for method, elsewhere in (("labels only", "supervised"), ("CutMix teacher", "")):
+        usual, *again = [cells_of(rows, method) or cells_of(rows, elsewhere) for rows in found]
+        for seed in (seed for seed in usual if any(seed in own for own in again)):
+            for what in ("mIoU", "sign_symbol", "pole"):
+                score, *others = [percent(own[seed], what) if seed in own else None for own in (usual, *again)]
+                assert score is not None
+                beside = ["" if other is None else f"{other:.1f} ({other - score:+.1f})" for other in others]
+                lines.append([method, str(seed), what, f"{score:.1f}", *beside])
+    return Table(["method", "seed", "", *ways], lines).markdown()
+
+
+def percent(row: Mapping[str, Any], what: str) -> float:
+    return 100 * float(row["miou"] if what == "mIoU" else row["iou"][what])
+
+
+def learning_rates() -> str:
+    """The three contestants at both learning rates, as far as they have run, and what the term adds at each."""
+    found = at_both_rates()
+    base = {seed: row["miou"] for seed, row in cells_of(found["1e-4"], "labels only").items()}
+    lines = []
+    for method in NAMED:
+        for rate, rows in found.items():
+            scored = {seed: 100 * row["miou"] for seed, row in cells_of(rows, method).items()}
+            ahead = {} if method == "labels only" else {seed: miou - 100 * base[seed] for seed, miou in scored.items()}
+            mean = spread([*scored.values()]) if scored else ""
+            lines.append([method, rate, *of_seeds(scored, "{:.1f}"), mean, difference(ahead)])
+    for rate, rows in found.items():
+        gained = gains(rows, "prototypes", "CutMix teacher")
+        lines.append(["what the term adds", rate, *of_seeds(gained, "{:+.1f}"), difference(gained), ""])
+    seeds = [f"seed {seed}" for seed in REPORTED]
+    return Table(["method", "learning rate", *seeds, "mean", "against labels only at 1e-4"], lines).markdown()
+
+
+def of_seeds(values: Mapping[int, float], form: str) -> list[str]:
+    return [form.format(values[seed]) if seed in values else "not run" for seed in REPORTED]
+
+
+def at_both_rates() -> dict[str, list[dict[str, Any]]]:
+    """Learning rate -> the reported cells at it."""
+    return {"1e-4": cells(seeds=REPORTED, **CAMVID), "3e-4": cells(seeds=REPORTED, settings="--optimizer.lr 3e-4", **CAMVID)}
+
+
+def learning_rate_classes() -> str:
+    """IoU of the classes at both rates, over those seeds of a method that have run at both."""
+    rows = []
+    for method in NAMED:
+        of = {rate: cells_of(found, method) for rate, found in at_both_rates().items()}
+        seeds = sorted(set.intersection(*map(set, of.values())))
+        for rate, own in of.items():
+            title = f"{method} at {rate} (seed {', '.join(map(str, seeds))})"
+            rows += [{**own[seed], "method": title} for seed in seeds]
+    return classes(rows)
+
+
+def block(rows: Rows) -> str:
+    """Cells on the block of `train` that settings are chosen on, and where each comes from."""
+    lines = []
+    for row in rows:
+        of = [row["recipe"].partition("@")[2], (row["versions"]["commit"] or "none")[:7], row["method"], str(row["labeled"])]
+        scored = [f"{100 * row['miou']:.1f}", *(f"{100 * row['iou'][name]:.0f}" for name in RARE)]
+        lines.append([*of, flags(row), *scored])
+    return Table(["recipe", "commit in the row", "method", "labelled", "further flags", "mIoU", *RARE], lines).markdown()
+
+
+def curves(rows: Rows) -> str:
+    """mIoU on the way of those cells that were scored there."""
+    rows = [row for row in rows if row["curve"]]
+    steps = sorted({step for row in rows for step, _ in row["curve"]})
+    lines = []
+    for row in rows:
+        curve = dict(row["curve"])
+        scored = [f"{100 * curve[step]:.1f}" if step in curve else "" for step in steps]
+        lines.append([row["recipe"].partition("@")[2], row["method"], flags(row), *scored])
+    return Table(["recipe", "method", "further flags", *(f"step {step}" for step in steps)], lines).markdown()
+
+
+def flags(row: Mapping[str, Any]) -> str:
+    return f"`{row['settings']}`" if "settings" in row else ""
+
+
+def on_the_block(labels: str) -> list[dict[str, Any]]:
+    return [row for row in store.read(RESULTS / "camvid.jsonl") if row["scored"] == "tune" and row["labels"] == labels]
+
+
+def upper_bound() -> str:
+    """Labels only with all masks, below the same with few."""
+    few = cells("camvid", method="labels only", labels="23", scored="tune", recipe="camvid@89c64f46")
+    return block([*few, *on_the_block("all")])
 
 
 def gpu_steps(*, rounds: int) -> str:
@@ -224,6 +311,8 @@ CAMVID = {"file": "camvid", "recipe": "camvid@3a7d3a64", "labels": "23", "scored
 CAMVID_GPU = CAMVID | {"settings": "--workers 1 --checkpoint-every 1000"}
 GPU_STEP = {"network": "deeplabv3plus on resnet50", "machine": "16 x86_64 cores, NVIDIA H200"}
 GPU_STEP |= {"commit": "5fc978976ecd1daab415ea106964a4ae38d76043"}
+CAMVID_LOOKS = {"scale": 1.0, "recipe": "camvid", "labeled": 23}
+RARE = ("pole", "sign_symbol", "pedestrian", "bicyclist")
 REPORTED = (0, 1, 2)
 """Seeds of the reported tables; settings are chosen on those from 100 on."""
 HEADS = ("linear", "prototype", "mean")
@@ -235,7 +324,12 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "demo search": demo_search,
         "camvid scores": lambda: scores(cells(seeds=REPORTED, **CAMVID)),
         "camvid classes": lambda: classes(cells(seeds=REPORTED, **CAMVID)),
+        "camvid repeats": repeats,
+        "camvid block": lambda: block(on_the_block("23")),
+        "camvid curves": lambda: curves(on_the_block("23")),
         "camvid learning rates": learning_rates,
+        "camvid learning rates, classes": learning_rate_classes,
+        "camvid upper bound": upper_bound,
         "camvid term": lambda: term(cells(seeds=REPORTED, **CAMVID)),
         "camvid bases": lambda: scores(cells(**CAMVID_GPU)),
         "camvid bases, classes": lambda: classes(cells(seeds=(0, 1), **CAMVID_GPU)),  # that all of them have

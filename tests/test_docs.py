@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -59,6 +60,30 @@ def test_a_place_without_a_table_is_noticed(old: str, new: str, message: str) ->
     page = make_docs.ROOT / "README.md"
     with pytest.raises(ValueError, match=message):
         make_docs.filled(page, page.read_text().replace(old, new, 1))
+
+
+def test_both_learning_rates_show_what_has_run_and_what_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = [
+        ("labels only", 0, 0.5, {}),
+        ("CutMix teacher", 0, 0.4, {}),
+        ("CutMix teacher", 0, 0.45, {"settings": "--optimizer.lr 3e-4"}),
+        ("prototypes", 0, 0.46, {"settings": "--optimizer.lr 3e-4"}),
+        ("prototypes", 1, 0.9, {"settings": "--optimizer.lr 1e-3"}),
+    ]
+    identity = {"recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"}
+    cells = [{"method": method, "seed": seed, "miou": miou, **identity, **own} for method, seed, miou, own in ran]
+    (tmp_path / "camvid.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    monkeypatch.setattr(make_docs, "RESULTS", tmp_path)
+    assert make_docs.learning_rates().splitlines()[2:] == [
+        "| labels only | 1e-4 | 50.0 | not run | not run | 50.0 |  |",
+        "| labels only | 3e-4 | not run | not run | not run |  |  |",
+        "| CutMix teacher | 1e-4 | 40.0 | not run | not run | 40.0 | -10.0 |",
+        "| CutMix teacher | 3e-4 | 45.0 | not run | not run | 45.0 | -5.0 |",
+        "| prototypes | 1e-4 | not run | not run | not run |  |  |",
+        "| prototypes | 3e-4 | 46.0 | not run | not run | 46.0 | -4.0 |",
+        "| what the term adds | 1e-4 | not run | not run | not run |  |  |",
+        "| what the term adds | 3e-4 | +1.0 | not run | not run | +1.0 |  |",
+    ]
 
 
 def test_the_section_of_classes_on_the_page_of_formats_says_what_it_says(tmp_path: Path) -> None:
