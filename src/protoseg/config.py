@@ -334,7 +334,7 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
         )
     config.views = dataclasses.replace(config.views, color_style=_color_style(config))
     if config.consistency.warmup_steps is None:
-        # A teacher that starts before it knows the rare classes unteaches them (docs/benchmarks.md, CamVid).
+        # A teacher that starts sooner may unteach rare classes: docs/decisions/0006 says how little is known of that.
         left = config.steps - (config.prototypes.delay if config.prototypes.per_class else 0)
         warmup = max(0, min(max(500, config.steps // 20), left // 2)) if method_class(config.method).needs_warmup else 0
         config.consistency = dataclasses.replace(config.consistency, warmup_steps=warmup)
