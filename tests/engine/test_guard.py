@@ -18,6 +18,8 @@ from protoseg.engine.guard import Guard, poisoned, voided
 from protoseg.engine.module import Meter, TrainingModule
 from protoseg.engine.resumable import load_state
 from protoseg.methods.base import Method
+from protoseg.methods.prototype_term import PrototypeTerm
+from protoseg.types import SegOutput
 
 
 def network() -> nn.Sequential:
@@ -194,6 +196,32 @@ class TestRun:
         state = load_state(tmp_path / "out/last.ckpt")["state_dict"]
         assert all(torch.isfinite(tensor).all() for tensor in state.values())
         assert "nan" not in (tmp_path / "out/metrics.csv").read_text()
+
+    @pytest.mark.parametrize("calls", [1, 1000], ids=["one batch", "every batch"])
+    def test_no_start_without_numbers_reaches_a_prototype(  # type: ignore[no-untyped-def]
+        self, words: list[str], seen, tmp_path: Path, calls: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The pass over labelled crops that comes before a step is no part of what is taken back with it."""
+        start, passes = PrototypeTerm.start, [0]
+
+        def forget(module: nn.Module, args: Any, out: SegOutput) -> SegOutput:
+            passes[0] += 1
+            return out if passes[0] > calls else out._replace(features=out.features * torch.nan)
+
+        def spoilt(self: PrototypeTerm, network: nn.Module, labeled: Any, **options: Any) -> None:
+            with network.register_forward_hook(forget):
+                start(self, network, labeled, **options)
+
+        monkeypatch.setattr(PrototypeTerm, "start", spoilt)
+        assert main(words) == 0
+        assert passes[0] > 1
+        started = seen[1]  # the step that begins with the start
+        assert bool(started["prototypes.head.ready"].any()) is (calls == 1)
+        assert all(tensor.isfinite().all() for state in seen.values() for tensor in state.values())
+        state = load_state(tmp_path / "out/last.ckpt")["state_dict"]
+        assert all(tensor.isfinite().all() for tensor in state.values())
+        assert any(state[name].all() for name in state if name.endswith("head.ready"))
+        assert json.loads((tmp_path / "out/result.json").read_text())["dropped_steps"] == 0
 
     def test_a_gradient_is_named_too(self, words: list[str], tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
         class NoGradient(torch.autograd.Function):

@@ -326,6 +326,19 @@ def test_an_even_sample_is_every_nth_member(most: int) -> None:
         assert not (classes == 2).any()
 
 
+def test_an_even_sample_takes_no_features_without_numbers() -> None:
+    """They take no place that others could have: the sample is that of a stream without them."""
+    features, label = torch.arange(200.0)[:, None].repeat(1, 2), torch.arange(200) % 2
+    spoilt = torch.arange(200) % 3 == 0
+    samples = [EvenSample(2, most=8) for _ in range(2)]
+    samples[1].add(features[~spoilt], label[~spoilt])
+    features[spoilt, 1] = torch.tensor([math.nan, math.inf]).repeat(100)[: int(spoilt.sum())]
+    for part, classes in zip(features.split(50), label.split(50), strict=True):
+        samples[0].add(part, classes)
+    for ours, theirs in zip(samples[0].taken(), samples[1].taken(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_what_prototypes_say_to_a_label(align_corners: bool) -> None:
     """A veto where the nearest prototype is of another class; half of the probability otherwise. In loops."""

@@ -293,6 +293,39 @@ def test_broken_features_of_ignored_pixels_do_not_leak() -> None:
     assert torch.equal(head.prototype, clean.prototype)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("unit_features", [False, True])
+@pytest.mark.parametrize("starting", ["fit", "late", "moved"])
+def test_features_that_are_no_numbers_count_nothing(starting: str, unit_features: bool, value: float) -> None:
+    """One channel of a row in four, and all rows of class 2: the same prototypes as from the other rows, to the bit."""
+    features, label = random_pixels(count=200)
+    spoilt = (torch.arange(200) % 4 == 0) | (label == 2)
+    broken = features.clone()
+    broken[spoilt, 3] = value
+    heads = [random_head(ready=(starting == "moved",) * C, unit_features=unit_features) for _ in range(2)]
+    before = heads[0].prototype[2].clone()
+    nearest = heads[0].compare(features).nearest
+    if starting == "fit":
+        heads[0].fit(broken, label)
+        heads[1].fit(features[~spoilt], label[~spoilt])
+    else:
+        heads[0].update(broken, label, nearest)
+        heads[1].update(features[~spoilt], label[~spoilt], nearest[~spoilt])
+    assert heads[0].ready.tolist() == [True, True, starting == "moved", True]
+    assert torch.equal(heads[0].prototype, heads[1].prototype)
+    torch.testing.assert_close(heads[0].prototype[2], before)
+    assert heads[0].prototype.isfinite().all()
+
+
+def test_nobody_waits_for_an_update() -> None:
+    """Tensors of torch's device "meta" have no values that could be waited for: to read one is an error."""
+    head = random_head().to("meta")
+    features, label = (tensor.to("meta") for tensor in random_pixels())
+    head.update(features, label, torch.zeros(N, C, dtype=torch.int64, device="meta"), weight=label != 0)
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(head.ready.all())
+
+
 @pytest.mark.parametrize("unit_features", [False, True])
 def test_late_class_starts_at_the_mean_of_its_pixels(unit_features: bool) -> None:
     head = random_head(ready=(True, False, True, False), unit_features=unit_features)
@@ -430,6 +463,16 @@ def test_assign_refuses_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(4, 3, 5\) \(C, K, D\) expected"):
         head.assign(torch.zeros(shape))
     assert torch.equal(head.prototype, before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_assign_refuses_what_is_no_number(value: float) -> None:
+    head, given = random_head(ready=(False,) * C), torch.ones(C, K, D)
+    given[1, 2, 3] = value
+    with pytest.raises(ValueError, match="no numbers"):
+        head.assign(given)
+    assert not head.ready.any()
+    assert (head.prototype == 0).all()
 
 
 def test_state_survives_a_round_trip() -> None:

@@ -60,9 +60,11 @@ class EvenSample:
         self.every, self.seen = [1] * num_classes, [0] * num_classes
 
     def add(self, features: Tensor, label: Tensor) -> None:
-        """Take in points: features (N, D), label (N,) int64, any other value than a class counts nothing."""
+        """Take in points: features (N, D), label (N,) int64. Any other value than a class counts nothing, nor do features that
+        are no numbers."""
+        usable = torch.isfinite(features).all(dim=1)
         for c, kept in enumerate(self.kept):
-            members = features[label == c]
+            members = features[usable & (label == c)]
             new = members[-self.seen[c] % self.every[c] :: self.every[c]]
             self.seen[c] += len(members)
             kept = torch.cat([kept.view(-1, features.shape[1]).to(features), new])
@@ -146,7 +148,7 @@ class PrototypeTerm(nn.Module):
 
     @torch.no_grad()
     def start(self, network: nn.Module, labeled: LabeledPass, *, seed: int = 0) -> None:
-        """Start the prototypes by k-means on features of labelled crops, read in eval mode.
+        """Start the prototypes by k-means on features of labelled crops, read in eval mode, but for those that are no numbers.
 
         Args:
             network: the student.

@@ -159,12 +159,14 @@ class PrototypeHead(nn.Module):
             prototype: (C, K, D).
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or something in them is no number.
         """
         if prototype.shape != self.prototype.shape:
             raise ValueError(
                 f"prototypes of shape {tuple(prototype.shape)} given, {tuple(self.prototype.shape)} (C, K, D) expected"
             )
+        if not prototype.isfinite().all():
+            raise ValueError("prototypes with values that are no numbers (NaN or infinity) given; take them from another run")
         self.prototype.copy_(F.normalize(prototype, dim=-1) if self.unit_features else prototype)
         self.ready.fill_(True)
 
@@ -188,8 +190,8 @@ class PrototypeHead(nn.Module):
     def fit(self, features: Tensor, label: Tensor, *, iterations: int = 25, seed: int = 0) -> None:
         """Start the prototypes: k-means with K centres on the features of each class.
 
-        Centres without a member (fewer than K distinct pixels) become the class mean with a small offset. A class without
-        pixels stays not ready.
+        Centres without a member (fewer than K distinct pixels) become the class mean with a small offset. Pixels whose
+        features are no numbers are left out, and a class without any other stays not ready.
 
         Args:
             features: (N, D) of labelled pixels.
@@ -198,8 +200,9 @@ class PrototypeHead(nn.Module):
             seed: of its start.
         """
         features = self._average_space(features)
+        usable = torch.isfinite(features).all(dim=1)  # nothing takes a start back, as the guard of a run does with a step
         for c in range(self.num_classes):
-            members = features[label == c]
+            members = features[usable & (label == c)]
             if len(members) == 0:
                 continue
             clusters = spherical_kmeans(members, self.per_class, iterations=iterations, generator=generator(seed, "k-means", c))
@@ -215,7 +218,8 @@ class PrototypeHead(nn.Module):
 
         For each (c, k) that at least one pixel of class c is nearest to, among the prototypes of c:
         p[c, k] <- momentum * p[c, k] + (1 - momentum) * mean of those pixels. Sums and counts are added up over all
-        processes first. A class that is not ready starts at the mean of its pixels.
+        processes first. A class that is not ready starts at the mean of its pixels. Pixels whose features are no numbers
+        are left out.
 
         Args:
             features: (N, D) raw features of the student.
@@ -225,7 +229,9 @@ class PrototypeHead(nn.Module):
         """
         if nearest is None:
             nearest = self.compare(features).nearest
-        keep = label != IGNORE_INDEX if weight is None else (label != IGNORE_INDEX) & weight.bool()
+        keep = (label != IGNORE_INDEX) & torch.isfinite(features).all(dim=1)
+        if weight is not None:
+            keep = keep & weight.bool()
         classes = torch.where(keep, label, 0)
         slots = self.num_classes * self.per_class
         slot = classes * self.per_class + nearest.gather(1, classes[:, None])[:, 0]
