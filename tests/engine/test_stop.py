@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +122,31 @@ class TestStop:
                 signal.raise_signal(signal.SIGINT)
         finally:
             stop.release()
+
+    def test_beside_gpus_the_processes_wait_as_long_for_a_word_as_for_a_gradient(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first one scores meanwhile, which may take longer than torch would wait."""
+        asked: dict[str, dict[str, Any]] = {}
+
+        def strategy(**options: Any) -> None:
+            asked["gradients"] = options
+            raise RuntimeError("before any process starts")
+
+        data = make_folder(tmp_path / "data")
+        words = ["train", str(data), *TINY, *TWO, "--batch", "4", "--no-evaluate", "--out", str(tmp_path / "out")]
+        with monkeypatch.context() as patch:
+            patch.setattr("protoseg.engine.train.DDPStrategy", strategy)
+            with pytest.raises(RuntimeError, match="before any"):
+                main(words)
+            patch.setattr("protoseg.engine.stop.processes", lambda: 2)
+            patch.setattr("protoseg.engine.stop.dist.get_backend", lambda: "nccl")
+            patch.setattr("protoseg.engine.stop.dist.new_group", lambda **options: asked.update(words=options))
+            stop = Stop()
+            stop.watch()
+            stop.release()
+        assert asked["words"]["backend"] == "gloo"
+        assert asked["words"]["timeout"] == asked["gradients"]["timeout"] >= timedelta(hours=12)
 
     def test_gives_signals_back(self) -> None:
         before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]

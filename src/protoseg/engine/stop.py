@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ import torch.distributed as dist
 from protoseg.engine.health import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WAIT = timedelta(days=1)
+"""How long the processes of a run wait for one another. The first one scores while the others wait for it: that may take longer
+than half an hour, which is how long torch waits by itself."""
 
 
 class Stop:
@@ -33,7 +37,8 @@ class Stop:
     def watch(self) -> None:
         """Note signals from here on, instead of what they did before. Every process has to call it."""
         if processes() > 1 and dist.get_backend() != "gloo":
-            self._group = dist.new_group(backend="gloo")  # on the host: a word between GPUs would have to be waited for
+            # On the host: a word between GPUs would have to be waited for.
+            self._group = dist.new_group(backend="gloo", timeout=WAIT)
         if threading.current_thread() is threading.main_thread():  # Python lets no other one do this
             self._before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
 

@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.lost import UNREACHABLE, lost
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, DamagedError, load_state
-from protoseg.engine.stop import Stop
+from protoseg.engine.stop import WAIT, Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.methods.base import Method
 
@@ -147,8 +146,7 @@ def fit(
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1, **(trainer_options or {})}
     if options.get("strategy") == "ddp":
         # Buffers are kept equal by the method itself; sending the teacher with every forward pass would be waste.
-        # And the first process scores while the others wait for it: that may take longer than the usual half an hour.
-        options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=1))
+        options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=WAIT)
     rollback = on_collapse == "rollback"
     start = Start(None) if not has_checkpoint(out) else newest_whole(out, module)
     while True:
