@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +15,21 @@ from make_folder import TINY, make_folder
 from torch import Tensor, nn
 
 from protoseg.cli import main
+from protoseg.config import METHODS, method_class
+from protoseg.engine.callbacks import MetricsLog
 from protoseg.engine.guard import Guard, poisoned, voided
 from protoseg.engine.module import Meter, TrainingModule
 from protoseg.engine.resumable import load_state
+from protoseg.functional.schedules import ema_momentum
+from protoseg.methods import base
 from protoseg.methods.base import Method
+from protoseg.methods.lesson import Lesson
 from protoseg.methods.prototype_term import PrototypeTerm
 from protoseg.types import SegOutput
+
+QUICK = ("prototype", "u2pl", "corrmatch", "cps")
+MORE = [name for name in METHODS if method_class(name).uses_unlabeled and name not in {*QUICK, "self_training"}]
+"""Self-training, which is two runs, has a loss like that of `fixmatch`."""
 
 
 def network() -> nn.Sequential:
@@ -111,6 +121,7 @@ class TestGuard:
             poisoned(loss).backward()
             guard.before_update()
             meter.count_bad("gradient", guard.bad)
+            assert not meter.knows_of_bad("gradient")
             guard.after_update()
             voided((loss.detach(),), guard.bad)
         with pytest.raises(RuntimeError, match="meta"):
@@ -152,10 +163,12 @@ def test_the_meter_averages_numbers_and_counts_the_rest() -> None:
     copied = Meter()
     copied.load(meter.state())
     for each in (meter, copied):
+        assert [each.knows_of_bad(name) for name in ("loss", "labeled", "gradient")] == [True, False, False]
         means, bad = each.read()
         assert (means["loss"], means["labeled"]) == (2, 1)
         assert math.isnan(means["other"])
         assert bad == {"loss": 2, "other": 4}
+        assert not each.knows_of_bad("loss")
 
 
 class TestRun:
@@ -196,6 +209,57 @@ class TestRun:
         state = load_state(tmp_path / "out/last.ckpt")["state_dict"]
         assert all(torch.isfinite(tensor).all() for tensor in state.values())
         assert "nan" not in (tmp_path / "out/metrics.csv").read_text()
+
+    @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+    def test_whichever_loss_it_is(  # type: ignore[no-untyped-def]
+        self, words: list[str], seen, name: str, monkeypatch: pytest.MonkeyPatch, capsys
+    ) -> None:
+        """Every loss of a method in a step of its own, each after a step that is well."""
+        method = method_class(name)
+        by_network = ("labeled", "prototype_labeled", "prototype_consistency")
+        terms = [f"{term}{network}" for network in method.trained_names for term in by_network]
+        terms += [*method.labeled_weights, *method.unlabeled_weights]
+        plan = {2 * (i + 1): term for i, term in enumerate(terms)}
+        told = spoil_terms(monkeypatch, plan)
+        steps = 2 * len(terms) + 2
+        more = ["--method", name, "--prototypes.per_class", "2", "--consistency.class_thresholds", "--no-evaluate"]
+        more += [
+            "--consistency.threshold",
+            "0.3",
+            "--consistency.ema_momentum",
+            "0.9",
+            "--steps",
+            str(steps),
+            "--log-every",
+            "1",
+        ]
+        assert main([*words, *more]) == 0
+
+        assert told == set(terms)
+        warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+        assert [line.partition("; ")[0] for line in warnings] == [
+            f"warning: step {step + 1}: 1 of the steps since the last log line were dropped: the loss {term!r} was no number"
+            for step, term in plan.items()
+        ]
+        for step, term in plan.items():
+            before, after = seen[step], seen[step + 1]
+            for key in before:
+                if key.startswith("teacher."):  # it follows the student, which has stayed
+                    momentum = ema_momentum(step, momentum=0.9, start=1)
+                    now = before[key.replace("teacher.network.", "student.")]
+                    expected = torch.lerp(before[key], now, 1 - momentum) if now.is_floating_point() else now
+                    torch.testing.assert_close(after[key], expected)
+                elif key.startswith("snapshots."):  # the student that has stayed may be taken too
+                    now = before[f"student.{key.partition('.network.')[2]}"]
+                    assert torch.equal(after[key], before[key]) or torch.equal(after[key], now), (term, key)
+                else:
+                    assert torch.equal(after[key], before[key]), (term, key)
+        parts = {key.partition(".")[0] for key in seen[1]}
+        well = [(seen[step], seen[step + 1]) for step in range(1, steps - 1) if step not in plan]
+        assert {"student", "teacher", "prototypes", "alignment", "class_thresholds"} <= parts
+        for part in parts:
+            keys = [key for key in seen[1] if key.partition(".")[0] == part]
+            assert any(not torch.equal(before[key], after[key]) for before, after in well for key in keys), part
 
     @pytest.mark.parametrize("calls", [1, 1000], ids=["one batch", "every batch"])
     def test_no_start_without_numbers_reaches_a_prototype(  # type: ignore[no-untyped-def]
@@ -243,14 +307,67 @@ class TestRun:
         assert main(words) == 0
         assert "2 of the steps since the last log line were dropped: the gradient was no number" in capsys.readouterr().out
 
-    def test_stops_where_it_is_told_to(self, words: list[str], tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
-        spoil(monkeypatch, step=2)
-        assert main([*words, "--on-collapse", "stop"]) == 1
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_stops_where_it_is_told_to(  # type: ignore[no-untyped-def]
+        self, words: list[str], tmp_path: Path, accumulate: int, monkeypatch, capsys
+    ) -> None:
+        spoil(monkeypatch, step=1)
+        assert main([*words, "--on-collapse", "stop", "--accumulate", str(accumulate)]) == 1
         message = capsys.readouterr().err
-        assert "stopped at step 4" in message
+        assert "stopped at step 2: 1 of the steps since the last log line were dropped" in message
         assert "the loss 'labeled' was no number" in message
         assert "--on-collapse continue" in message
         assert not (tmp_path / "out/result.json").exists()
+
+    def test_stops_at_the_log_line_where_asking_would_cost(self, words: list[str], monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+        spoil(monkeypatch, step=1)
+        monkeypatch.setattr(Meter, "knows_of_bad", lambda self, name: False)  # as on a GPU
+        assert main([*words, "--on-collapse", "stop"]) == 1
+        assert "stopped at step 4: 1 of the steps since the last log line were dropped" in capsys.readouterr().err
+
+
+def spoil_terms(monkeypatch: pytest.MonkeyPatch, plan: Mapping[int, str]) -> set[str]:
+    """Make one loss of some steps no number, all else of them being well, and say so in every such step.
+
+    Returns:
+        What will hold the names of all losses of the run.
+    """
+    forward, losses_of, dropped, told = Method.forward, base.prototype_losses, MetricsLog._dropped, set[str]()
+
+    def spoilt_forward(self: Method, labeled: Any, unlabeled: Any = None, *, step: int) -> Any:
+        term, learn = plan.get(step, ""), type(self).learn
+
+        def spoilt_learn(self: Method, *args: Any, **options: Any) -> Lesson:
+            lesson = learn(self, *args, **options)
+            for network, each in zip(self.trained_names, (lesson, lesson.peer), strict=False):
+                assert each is not None
+                if term in each.terms:
+                    each.terms[term] = each.terms[term] * torch.nan
+                if term == f"labeled{network}":
+                    each.labeled = each.labeled._replace(logits=each.labeled.logits * torch.nan)
+            return lesson
+
+        def spoilt_losses(prototypes: PrototypeTerm, *args: Any) -> Any:
+            losses = losses_of(prototypes, *args)
+            network = next(part.name for part in self.trained() if part.prototypes is prototypes)
+            spoilt = {key: loss * torch.nan if f"{key}{network}" == term else loss for key, loss in losses.terms.items()}
+            return losses._replace(terms=spoilt)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(self), "learn", spoilt_learn)
+            patch.setattr(base, "prototype_losses", spoilt_losses)
+            out = forward(self, labeled, unlabeled, step=step)
+        told.update(out.terms)
+        assert [name for name, loss in out.terms.items() if not loss.isfinite()] == [term] * bool(term)
+        return out
+
+    def as_the_first(self: MetricsLog, bad: dict[str, int], module: TrainingModule, step: int) -> None:
+        module.dropped = 0  # later ones are only counted
+        dropped(self, bad, module, step)
+
+    monkeypatch.setattr(Method, "forward", spoilt_forward)
+    monkeypatch.setattr(MetricsLog, "_dropped", as_the_first)
+    return told
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, *, step: int) -> None:

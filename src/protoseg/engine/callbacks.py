@@ -132,7 +132,8 @@ class MetricsLog(StepCallback):
         fields: columns after `step`, `seconds` and `images_per_second`.
         score: called with the step every `score_every` steps; its number goes into the column `miou`.
         score_every: optimizer steps, 0 for never.
-        on_collapse: what an alarm does beside a warning.
+        on_collapse: what an alarm does beside a warning. On a CPU "stop" is in the very step that was dropped, on a GPU at the
+            row after it.
         stop: ends training, and scoring in the midst.
         tracker: gets every row too.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
@@ -192,7 +193,9 @@ class MetricsLog(StepCallback):
                 "further ones are only counted"
             )
         due = bool(self.score_every) and (step % self.score_every == 0 or step == trainer.max_steps)
-        if step % self.every and not due and step != trainer.max_steps:
+        # The gradient, because that is the same on all processes, which have to read together.
+        ending = self.on_collapse == "stop" and module.meter.knows_of_bad("gradient")
+        if step % self.every and not due and not ending and step != trainer.max_steps:
             return
         images = module.meter.images * trainer.world_size
         means, bad = module.meter.read()

@@ -195,6 +195,12 @@ class Meter:
         """Count what is no number."""
         self.bad[name] = self.bad[name] + bad if name in self.bad else bad.long()
 
+    def knows_of_bad(self, name: str) -> bool:
+        """Whether it was no number since the last reading, where looking costs nothing: on a CPU. On other devices nobody knows
+        before the reading."""
+        bad = self.bad.get(name)
+        return bad is not None and bad.device.type == "cpu" and bool(bad)
+
     def read(self) -> Reading:
         """Everything since the last reading; starts afresh. Every process has to call it, and it waits for the device."""
         if not self.total:

@@ -101,8 +101,9 @@ def fit(
         fields: names of the loss terms and monitors, the columns of the metrics file.
         score: dataset mIoU of the present predictor, for a curve.
         on_collapse: what to do where the pseudo-labels collapse: go on with a warning, stop, or go back to the last healthy
-            checkpoint with a gentler setting, twice at most. Steps whose loss or gradient is no number are dropped, but for
-            `stop`; where there are nothing but such steps, a run that would go on stops.
+            checkpoint with a gentler setting, twice at most. Steps whose loss or gradient is no number are dropped; `stop` ends
+            the run with the first of them on a CPU, and at the next row of the metrics on a GPU, where asking would cost;
+            where there are nothing but such steps, a run that would go on stops.
         tracker: gets what stands in `metrics.csv` too.
         console, title: of the progress display.
         snapshots: steps whose weights are kept, as `snapshot-STEP.safetensors`.
