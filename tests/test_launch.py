@@ -183,6 +183,7 @@ def test_two_machines_train_as_one_process(tmp_path: Path, rendezvous: bool) -> 
 
 SRUN_HERE = """#!/bin/bash
 # One task a node, as the variables of the job say; what becomes of one becomes of the job.
+[ "$1" = --kill-on-bad-exit=1 ] && shift
 for ((rank = 0; rank < SLURM_NTASKS; rank++)); do
   SLURM_PROCID=$rank SLURM_NODEID=$rank SLURM_LOCALID=0 "$@" &
 done
@@ -205,6 +206,8 @@ def test_the_numbers_of_the_job_script_fit_together() -> None:
     assert asked["ntasks-per-node"] == asked["gpus-per-node"] == given["--trainer.devices"]
     assert asked["nodes"] == given["--trainer.num_nodes"]
     assert int(given["--batch"]) % (2 * int(asked["nodes"]) * int(asked["ntasks-per-node"])) == 0
+    started = [line.split() for line in script.splitlines() if "srun" in line]
+    assert [words[:3] for words in started] == [["srun", "--kill-on-bad-exit=1", "protoseg"]] * 2, "a dead task ends the others"
 
 
 @pytest.mark.slow
