@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -385,6 +386,23 @@ def test_a_header_is_checked_before_memory_is_made(
     path.write_bytes(with_header(model.read_bytes(), json.dumps(header)))
     with pytest.raises(ValueError, match=message):
         by_prototypes(load_model(path), path)
+
+
+@pytest.mark.parametrize("arch", ["unet", "dpt", "dino_dpt"])
+@pytest.mark.parametrize("encoder", ["tu-hf_hub:evil/x", "tu-local-dir:{}"])
+def test_a_header_reaches_no_network_and_no_folder(
+    tmp_path: Path, model: Path, arch: str, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = load_model_file(model).header
+    header["config"]["model"] |= {"arch": arch, "encoder": encoder.format(tmp_path), "features": None}
+    path = tmp_path / MODEL
+    path.write_bytes(with_header(model.read_bytes(), json.dumps(header)))
+    touched: list[str] = []
+    for outside in ("timm.models._hub.hf_hub_download", "timm.models._hub.load_cfg_from_json", "socket.socket.connect"):
+        monkeypatch.setattr(outside, lambda *args, of=outside, **options: touched.append(of))
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} describes .* is no plain name"):
+        load_model(path)
+    assert not touched
 
 
 @pytest.mark.parametrize(

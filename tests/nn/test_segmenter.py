@@ -19,6 +19,7 @@ from protoseg.data.images import read_image
 from protoseg.data.masks import read_mask
 from protoseg.functional.points import read_features, sample_points
 from protoseg.nn.segmenter import Segmenter, create_segmenter, encoder_statistics, named_state
+from protoseg.nn.vit import create_dino_dpt
 
 ARCHITECTURES = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
 CLASSES = 3
@@ -288,6 +289,36 @@ def test_a_tag_that_timm_does_not_have(weights: str | None) -> None:
     with pytest.raises(ValueError, match=said) as error:
         create_segmenter("unet", "tu-resnet18.nonsense", num_classes=2, weights=weights)
     one_sentence(error)
+
+
+def test_an_encoder_that_is_more_than_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm would fetch or read what such a name says, before it is asked for any weights."""
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    touched: list[str] = []
+    for outside in ("timm.models._hub.hf_hub_download", "timm.models._hub.load_cfg_from_json", "socket.socket.connect"):
+
+        def note(*args: object, of: str = outside, **options: object) -> None:
+            touched.append(of)
+            raise AssertionError(of)
+
+        monkeypatch.setattr(outside, note)
+    for name in ("tu-hf_hub:evil/x", "tu-hf-hub:evil", f"tu-local-dir:{tmp_path}", "tu-../x", "C:\\x", "timm-regnet:x", "a/b"):
+        with pytest.raises(ValueError, match="is no plain name") as error:
+            create_segmenter("unet", name, num_classes=2)
+        one_sentence(error)
+        with pytest.raises(ValueError, match="is no plain name"):
+            create_segmenter("dpt", name, num_classes=2, weights="imagenet")
+        with pytest.raises(ValueError, match="is no plain name"):
+            create_dino_dpt(name, num_classes=2)
+    assert not touched
+    monkeypatch.setattr("protoseg.nn.segmenter.check_encoder_name", lambda name: None)  # else the patches would prove nothing
+    with pytest.raises(ValueError, match="unet cannot be built on"):
+        create_segmenter("unet", f"tu-local-dir:{tmp_path}", num_classes=2)
+    assert set(touched) == {"timm.models._hub.load_cfg_from_json"}
+
+
+def test_a_tag_is_part_of_a_plain_name() -> None:
+    assert create_segmenter("unet", "tu-test_resnet.r160_in1k", num_classes=2).num_classes == 2
 
 
 def test_weights_of_timm_by_their_tag(offline: Exception) -> None:

@@ -19,7 +19,7 @@ from segmentation_models_pytorch.base.modules import Activation
 from torch import Tensor, nn
 
 from protoseg.nn.batchnorm import explain_batch_of_one, freeze_statistics
-from protoseg.nn.vit import is_plain_vit, no_such_tag, timm_config, timm_name
+from protoseg.nn.vit import check_encoder_name, is_plain_vit, no_such_tag, timm_config, timm_name
 from protoseg.nn.weights import (
     adapt_first_layer,
     first_line,
@@ -193,6 +193,7 @@ def create_segmenter(
         FileNotFoundError: the weights file is not there.
         ConnectionError: named weights could not be downloaded.
     """
+    check_encoder_name(encoder)
     architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
     if arch not in architectures:
         raise ValueError(

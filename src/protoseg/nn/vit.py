@@ -45,6 +45,19 @@ def timm_name(encoder: str) -> str | None:
     return DINO.get(encoder) or (encoder.removeprefix("tu-") if encoder.startswith("tu-") else None)
 
 
+def check_encoder_name(encoder: str) -> None:
+    """Stop at what is more than a name: timm would ask a hub for it or read another folder, and model files name encoders too.
+
+    Raises:
+        ValueError: it has a colon or a slash in it.
+    """
+    if not {":", "/", "\\"}.isdisjoint(encoder):
+        raise ValueError(
+            f"the encoder {encoder!r} is no plain name, and none is fetched from a hub or a folder; give --model.encoder "
+            "resnet50, dinov2_small or tu-NAME of timm, and a file of its weights with --model.weights FILE"
+        )
+
+
 def timm_config(name: str) -> Any:
     """What timm knows of a network's weights; None of one that it does not know, or by a tag that it does not have."""
     try:
@@ -97,6 +110,7 @@ def create_dino_dpt(
         FileNotFoundError: the weights file is not there.
         ConnectionError: named weights could not be downloaded.
     """
+    check_encoder_name(encoder)
     name = timm_name(encoder)
     if name is None or not is_plain_vit(encoder):
         raise ValueError(
