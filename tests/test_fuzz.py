@@ -12,6 +12,7 @@ import json
 import os
 import re
 import struct
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,8 +43,10 @@ from protoseg.data.masks import read_mask
 from protoseg.data.rle import decode_brush
 from protoseg.data.splits import make_partition
 from protoseg.engine.checkpoint import MODEL, load_model_file, save_model
+from protoseg.engine.resumable import load_state, save_state
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
+from protoseg.nn.weights import read_state
 from protoseg.settings import TrainConfig
 from protoseg.trained import by_prototypes, load_model
 
@@ -425,3 +428,63 @@ def test_another_network_is_refused_before_memory_is_made(
     monkeypatch.setattr(protoseg.trained, "build_network", build_without_memory)
     with pytest.raises(ValueError, match="do not fit its own description"):
         load_model(path)
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _checkpoints() -> dict[str, bytes]:
+    """With its checksum, as earlier versions wrote it, and as torch wrote files before archives."""
+    state = {"state_dict": nn.Conv2d(2, 3, 1).state_dict(), "global_step": 7, "optimizer_states": [{"lr": 0.1}]}
+    files: dict[str, bytes] = {}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "last.ckpt"
+        save_state(state, path)
+        files["checksum"] = path.read_bytes()
+        for name, archive in (("archive", True), ("before archives", False)):
+            torch.save(state, path, _use_new_zipfile_serialization=archive)
+            files[name] = path.read_bytes()
+    return files
+
+
+SAVED = _checkpoints()
+
+
+def with_pickle(whole: bytes, content: bytes) -> bytes:
+    """An archive of torch with another pickle in it."""
+    again = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive, zipfile.ZipFile(again, "w") as changed:
+        for member in archive.infolist():
+            changed.writestr(member.filename, content if member.filename.endswith("data.pkl") else archive.read(member))
+    return again.getvalue()
+
+
+def pickle_of(whole: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+
+
+def saved(state: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+STATES = changed({"state_dict": {"a": 1, "b": {"c": 2}}, "global_step": 7, "protoseg_checksum": False}).map(
+    lambda state: saved({**state, "tensor": torch.zeros(3)})
+)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@given(data=st.data())
+@fuzzed(60)
+def test_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
+    """As what a run goes on from, and as a file of weights: bytes of the file, of its pickle alone, and other content."""
+    bytes_of_any = st.sampled_from(list(SAVED.values())).flatmap(damaged)
+    bytes_of_pickle = damaged(pickle_of(SAVED["archive"])).map(partial(with_pickle, SAVED["archive"]))
+    content = data.draw(bytes_of_any | bytes_of_pickle | STATES)
+    run, weights = tmp_path / "last.ckpt", tmp_path / "weights.pth"
+    for path, read in ((run, partial(load_state, run)), (weights, partial(read_state, weights))):
+        path.write_bytes(content)
+        message = refused(read, ValueError)
+        assert not message or str(path) in message

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from protoseg.files import replacing
 from protoseg.torch_file import load_torch_file
@@ -69,11 +69,14 @@ def load_state(path: Path) -> dict[str, Any]:
             if checked and not _is_as_written(file):
                 raise DamagedError(f"{path} is damaged: it is not what its checksum was made of")
         state = load_torch_file(path)
-        if not isinstance(state["state_dict"], dict):
+        weights = state["state_dict"]
+        if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
             raise TypeError("it holds no weights")
         if _HAS_ENDING in state and not checked:
             raise DamagedError(f"{path} is damaged: its checksum is missing")
-    except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
+    except DamagedError:
+        raise
+    except Exception as error:  # on a file of another kind torch's reader raises whatever its bytes lead to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DamagedError(f"{path} is damaged or no checkpoint ({reason})") from error
     return state  # type: ignore[no-any-return]

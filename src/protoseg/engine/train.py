@@ -299,7 +299,7 @@ def newest_whole(out: Path, module: TrainingModule) -> Start:
             damage = damage or error
             continue
         _check_fits(path, state["state_dict"], module)
-        note = f"{damage}; going on from the checkpoint before it, of step {state['global_step']}" if damage else ""
+        note = f"{damage}; going on from the checkpoint before it, of step {state.get('global_step')}" if damage else ""
         return Start(path, note)
     raise ValueError(f"{damage}; put a whole copy in its place, or start a new run") from damage
 
