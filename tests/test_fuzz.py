@@ -9,6 +9,7 @@ import base64
 import copy
 import io
 import json
+import math
 import os
 import re
 import struct
@@ -29,6 +30,7 @@ from make_folder import PALETTE, draw_shapes, make_exif, write_png
 from make_formats import WRITERS, encode_brush, make_pictures
 from make_yaml import nested_aliases
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 import protoseg.trained
@@ -41,13 +43,22 @@ from protoseg.data.images import header_size, read_image
 from protoseg.data.io import UnreadableImageError
 from protoseg.data.masks import read_mask
 from protoseg.data.rle import decode_brush
+from protoseg.data.run_lists import SPLIT, read_run_lists
 from protoseg.data.splits import make_partition
+from protoseg.engine.callbacks import read_rows, read_shares
 from protoseg.engine.checkpoint import MODEL, load_model_file, save_model
+from protoseg.engine.examples import EXAMPLES as PICTURES_FOLDER
 from protoseg.engine.resumable import load_state, save_state
+from protoseg.engine.tally import TALLY, make_tally
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.nn.weights import read_state
+from protoseg.report.gather import BASELINE, RESULT, START, gather
+from protoseg.report.page import render
 from protoseg.settings import TrainConfig
+from protoseg.stage import read_finished, stored_json
+from protoseg.stored import is_text
+from protoseg.summary import print_result
 from protoseg.trained import by_prototypes, load_model
 
 EXAMPLES = int(os.environ.get("PROTOSEG_FUZZ", "0"))
@@ -488,3 +499,116 @@ def test_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
         path.write_bytes(content)
         message = refused(read, ValueError)
         assert not message or str(path) in message
+
+
+# --------------------------------------------------------------------------------------------------------- run folders
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a finished run leaves behind, of two images and a baseline."""
+    folder = tmp_path_factory.mktemp("fuzz") / "run"
+    (folder / BASELINE).mkdir(parents=True)
+    (folder / MODEL).write_bytes(model.read_bytes())
+    (folder / "config.yaml").write_text(SOURCE)
+    lists = {"hash": "00", "labeled": ["a", "b"], "unlabeled": 3, "evaluation": ["c", "d"], "evaluation_name": "test"}
+    (folder / SPLIT).write_text(json.dumps(lists))
+    score = {"miou": 0.5, "iou": {"a": 0.5, "b": None}, "steps": 8, "seconds": 61.5}
+    device = {"device": "cpu: x", "cpus": 2, "system": "y"}
+    events = [{"step": 3, "alarm": "text"}, {"step": 4, "alarm": "text", "back_to": 2, "lr_factor": 0.5}]
+    said = {"method": "prototype", "recipe": "r", "split": {"evaluation": "test"}, "skipped": ["x.png"], "other_kind": []}
+    result = {**score, **said, "evaluated": 2, "events": events, "machine": device, "finished": "2026-01-01T00:00:00"}
+    (folder / RESULT).write_text(json.dumps({**result, "baseline": score, "gain": 0.1}))
+    (folder / BASELINE / RESULT).write_text(json.dumps(result))
+    facts = {"folder": "data", "format": "folder", "labeled": 2, "unlabeled": 3, "evaluation": 2, "evaluation_name": "test"}
+    finding = {"severity": "warning", "title": "a title", "advice": "do it"}
+    facts |= {"sizes": [[12, 9, 2]], "kind": "x", "shares": {"a": 0.5, "b": 0.5}, "notes": ["a note"], "findings": [finding]}
+    (folder / START).write_text(json.dumps({"commands": ["protoseg train data"], "data": facts}))
+    rows = ["step,seconds,images_per_second,lr,loss,miou", "4,1.0,2.0,0.1,0.5,", "8,2.0,2.0,0.1,inf,0.5"]
+    shares = {"labeled": [0.5, 0.5], "pseudo": [0.4, 0.6], "prototype_use": []}
+    for part in (folder, folder / BASELINE):
+        (part / "metrics.csv").write_text("\n".join(rows) + "\n")
+        (part / "health.jsonl").write_text("".join(json.dumps({"step": step, **shares}) + "\n" for step in (4, 8)))
+        make_tally(2, [(name, torch.tensor([[3, 1], [0, 2]])) for name in "cd"]).save(part / TALLY)
+    (folder / PICTURES_FOLDER).mkdir()
+    for name in ("0-image.jpg", "0-0.png"):
+        Image.new("RGB", (4, 3)).save(folder / PICTURES_FOLDER / name)
+    layer = {"name": "truth", "picture": "0-0.png", "score": None, "shares": {"a": 1.0}}
+    shown = [{"name": "c", "rank": "worst", "size": [4, 3], "image": "0-image.jpg", "layers": [layer]}]
+    (folder / PICTURES_FOLDER / "examples.json").write_text(json.dumps(shown))
+    assert "IoU of each class" in render(gather(folder))
+    read_what_goes_on(folder)
+    return folder
+
+
+def read_what_goes_on(folder: Path) -> None:
+    """What `train --resume` reads of a run folder, beside its settings and checkpoints."""
+    read_run_lists(folder)
+    stored_json(folder / START, {"commands": [is_text]})
+    for file in (folder / RESULT, folder / BASELINE / RESULT):
+        print_result(read_finished(file, scored=True), folder, Console(file=io.StringIO()))
+    assert all(int(row["step"]) < 1 << 63 and float(row["seconds"]) < math.inf for row in read_rows(folder / "metrics.csv"))
+    assert all(row["step"] < 1 << 63 for row in read_shares(folder / "health.jsonl"))
+
+
+def packed(arrays: dict[str, Any]) -> bytes:
+    """An archive of arrays, of whatever they are."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in arrays.items():
+            array = io.BytesIO()
+            if name == "names":
+                content = list(json.dumps(content).encode())
+            try:
+                whole = np.array(content, dtype=np.uint8 if name == "names" else None)
+            except ValueError:  # lists of different lengths
+                whole = np.array([content, None], dtype=object)
+            np.lib.format.write_array(array, whole)
+            archive.writestr(f"{name.encode(errors='replace').decode()}.npy", array.getvalue())
+    return buffer.getvalue()
+
+
+ARRAYS = {"num_classes": 2, "names": ["c", "d"], "first": [0, 3, 6], "pair": [0, 1, 3] * 2, "count": [3, 1, 2] * 2}
+PARTS = [SPLIT, RESULT, START, f"{BASELINE}/{RESULT}", "examples/examples.json", "health.jsonl", "metrics.csv", TALLY]
+
+
+def written(rows: list[Any]) -> bytes:
+    """A table, of whatever it is."""
+    lines = [",".join(map(str, row)) if isinstance(row, list) else str(row) for row in rows]
+    return "".join(line + "\n" for line in lines).encode(errors="replace")
+
+
+@st.composite
+def another(draw: st.DrawFn, name: str, whole: bytes) -> bytes:
+    """A file of a run folder, whose bytes or content somebody has changed."""
+    if name == TALLY:
+        content = changed(ARRAYS).map(packed)
+    elif name.endswith(".json"):
+        content = changed(json.loads(whole)).map(lambda value: json.dumps(value).encode())
+    elif name == "health.jsonl":
+        lines = [json.loads(line) for line in whole.splitlines()]
+        content = changed(lines).map(lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode())
+    elif name == "metrics.csv":
+        table = [line.split(",") for line in whole.decode().splitlines()]
+        content = changed(table).map(written)
+    else:
+        content = st.sampled_from(TEXTS).map(str.encode)
+    return draw(content | content | damaged(whole) | st.sampled_from([b"", b"null", b"3", b"[]", b"{}", b"[" * 100_000]))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:All-NaN", "ignore:Duplicate name")
+@pytest.mark.parametrize("name", [*PARTS, "config.yaml"])
+@given(data=st.data())
+@fuzzed(8)
+def test_files_of_a_run(run: Path, name: str, data: st.DataObject) -> None:
+    """Behind `protoseg report` and `train --resume`."""
+    file = run / name
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(data.draw(another(name, whole)))
+        for read in (lambda: render(gather(run)).encode(errors="backslashreplace"), lambda: read_what_goes_on(run)):
+            message = refused(read, ValueError, FileNotFoundError)
+            assert not message or str(file) in message
+            assert "\n" not in message
+    finally:
+        file.write_bytes(whole)

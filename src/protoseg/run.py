@@ -47,6 +47,7 @@ from protoseg.report.page import write_report
 from protoseg.self_training import FIRST, prepare
 from protoseg.settings import RUN_FOLDER, TrainConfig
 from protoseg.stage import describe_device, stored_json, train_one, uses_cuda, write_json
+from protoseg.stored import is_text
 from protoseg.summary import describe_data, print_found, print_result
 from protoseg.trained import CONFIG, progress, require_empty
 
@@ -256,7 +257,7 @@ def _note_moved(config: TrainConfig, stored: Path) -> None:
 def _note_start(out: Path, command: str | None, found: dict[str, Any]) -> None:
     """run.json: the commands that the run came from, and what its data looked like."""
     path = out / START
-    commands = stored_json(path)["commands"] if path.is_file() else []
+    commands = stored_json(path, {"commands": [is_text]})["commands"] if path.is_file() else []
     write_json(path, {"commands": [*commands, *([command] if command else [])], "data": found})
 
 

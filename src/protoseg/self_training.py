@@ -29,6 +29,7 @@ from protoseg.files import write_text
 from protoseg.methods.base import Method
 from protoseg.settings import TrainConfig
 from protoseg.stage import stored_json, train_one, uses_cuda
+from protoseg.stored import is_number
 from protoseg.trained import load_model, progress
 
 FIRST, RELIABLE, AGREEMENT = "first", "reliable", "agreement.json"
@@ -121,7 +122,10 @@ def _agreement(
 ) -> dict[str, float]:
     stored = folder / AGREEMENT
     if stored.is_file():
-        return stored_json(stored)
+        told = stored_json(stored, {str: is_number})
+        if missing := [sample.name for sample in data.partition.unlabeled if sample.name not in told]:
+            raise ValueError(f"{stored} says nothing of {missing[0]}; delete it, and the images are compared again")
+        return told
     earlier = []
     for path in snapshots:
         network = copy.deepcopy(last)

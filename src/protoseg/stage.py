@@ -45,13 +45,16 @@ from protoseg.files import make_folder, write_text
 from protoseg.launch import is_first, started_by_torchrun
 from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, SHEET
+from protoseg.report.shapes import FINISHED, misfit_of_finished
 from protoseg.settings import TrainConfig
+from protoseg.stored import read_json
 from protoseg.trained import load_model, progress
 from protoseg.types import IGNORE_INDEX
 from protoseg.versions import package_versions
 from protoseg.words import counted
 
 _SHEET_ROWS = 6
+_NO_WAY_ON = "the run cannot go on from it, start a new one"
 _PRECISIONS = {"None": "float32", "32-true": "float32", "32": "float32", "64-true": "float64", "64": "float64"}
 _PRECISIONS |= {"bf16-mixed": "bfloat16", "bf16": "bfloat16", "16-mixed": "float16", "16": "float16"}
 _PRIVATE = {"data", "unlabeled", "labels", "holdout", "out", "resume", "logger", "trainer", "cache"}
@@ -87,7 +90,7 @@ def train_one(
         What `result.json` holds; None on all but the first process of a distributed run.
     """
     if (out / RESULT).is_file():
-        return stored_json(out / RESULT)
+        return read_finished(out / RESULT, scored=config.evaluate and bool(data.partition.evaluation))
     make_folder(out)
     assert config.steps is not None
     inference = build_inference(config.inference)
@@ -193,19 +196,34 @@ def build_streams(
     )
 
 
-def stored_json(path: Path) -> dict[str, Any]:
+def stored_json(path: Path, shape: Any) -> dict[str, Any]:
     """A JSON file of a run folder.
+
+    Args:
+        path: of the file.
+        shape: of its content, see `stored`.
 
     Raises:
         ValueError: it is missing or damaged.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}); the run cannot go on from it, start a new one") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not what protoseg writes; the run cannot go on from it, start a new one")
-    return content
+    return read_json(path, shape, advice=_NO_WAY_ON)  # type: ignore[no-any-return]
+
+
+def read_finished(path: Path, *, scored: bool) -> dict[str, Any]:
+    """What a model's training said when it was finished.
+
+    Args:
+        path: of its result.json.
+        scored: there were images to score it on.
+
+    Raises:
+        ValueError: see `stored_json`.
+    """
+    result = stored_json(path, FINISHED)
+    why = "'miou' is missing" if scored and "miou" not in result else misfit_of_finished(result)
+    if why:
+        raise ValueError(f"{path} is damaged ({why}); {_NO_WAY_ON}")
+    return result
 
 
 def uses_cuda(config: TrainConfig) -> bool:

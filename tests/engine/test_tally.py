@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +93,60 @@ def test_comes_back_from_its_file_whatever_the_names(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "evaluation.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"evaluation\.npz is damaged .* protoseg report RUN DATA"):
+        Tally.load(tmp_path / "evaluation.npz")
+
+
+ARRAYS: dict[str, Any] = {"num_classes": 3, "names": b'["a", "b"]', "first": [0, 1, 3], "pair": [0, 1, 8], "count": [5, 4, 3]}
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    whole = {name: np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part for name, part in arrays.items()}
+    np.savez_compressed(path, **whole)
+
+
+def test_arrays_written_by_hand_are_a_tally(tmp_path: Path) -> None:
+    """Without it the next test would prove nothing."""
+    write_arrays(tmp_path / "evaluation.npz", **ARRAYS)
+    assert Tally.load(tmp_path / "evaluation.npz").confusion.tolist() == [[5, 4, 0], [0, 0, 0], [0, 0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"num_classes": 10**9}, "of 1000000000 classes"),
+        ({"num_classes": 0}, "of 0 classes"),
+        ({"num_classes": 2}, "a pixel is of no class"),
+        ({"num_classes": 3.0}, "other arrays"),
+        ({"num_classes": [3]}, "other arrays"),
+        ({"names": b'["a"]'}, "do not follow one another"),
+        ({"names": b'["a", 2]'}, "no text"),
+        ({"names": b"[" * 100_000}, "recursion"),
+        ({"first": [0, 4, 3]}, "do not follow one another"),
+        ({"first": [1, 1, 3]}, "do not follow one another"),
+        ({"first": [0, 1, 2]}, "different lengths"),
+        ({"count": [5, 4]}, "different lengths"),
+        ({"count": [5, 4, -3]}, "no number of pixels"),
+        ({"count": [5, 4, 1 << 62]}, "no number of pixels"),
+        ({"pair": [0, 1, -1]}, "of no class"),
+        ({"pair": np.array([None, 1, 2])}, "other arrays"),
+        ({"pair": np.zeros(5_000_000, dtype=np.int64)}, "unpacks to far more than it holds"),
+    ],
+)
+def test_what_is_no_tally_is_refused(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    write_arrays(tmp_path / "evaluation.npz", **{**ARRAYS, **change})
+    with pytest.raises(ValueError, match=rf"evaluation\.npz is damaged \(.*{why}.*protoseg evaluate that wrote it"):
+        Tally.load(tmp_path / "evaluation.npz")
+
+
+def test_an_array_that_says_that_it_is_huge(tmp_path: Path) -> None:
+    """NumPy would make memory for it before it reads it."""
+    write_arrays(tmp_path / "whole.npz", **ARRAYS)
+    with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / "evaluation.npz", "w") as lying:
+        for member in whole.namelist():
+            lying.writestr(member, whole.read(member).replace(b"(3,), }" + b" " * 10, b"(30000000000,), }"))
+    with zipfile.ZipFile(tmp_path / "evaluation.npz") as lying:
+        assert b"(30000000000,)" in lying.read("pair.npy")
+    with pytest.raises(ValueError, match="is damaged"):
         Tally.load(tmp_path / "evaluation.npz")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +25,8 @@ from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, WAITING
 from protoseg.engine.stop import Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.files import append_text, replacing, write_text
+from protoseg.stored import is_number, is_whole, misfit
+from protoseg.words import shortened
 
 SHARES = "health.jsonl"
 """For each row of the metrics: shares of classes among labels and pseudo-labels, and of the prototypes of each class."""
@@ -288,19 +291,73 @@ class _BarAboveText(Progress):
 
 
 def read_shares(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of shares, without one that a crash cut short; none where there is no file."""
+    """The lines of a file of shares, without one that a crash cut short; none where there is no file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                if number == len(lines):
+                    break
+                raise
+            if why := misfit(row, _SHARES, f"line {number}"):
+                raise ValueError(why)
+            if len(row["pseudo"]) not in (0, len(row["labeled"])):
+                raise ValueError(f"'labeled' and 'pseudo' of line {number} are of other classes")
+            rows.append(row)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
     return rows
 
 
+_SHARES = {"step": is_whole, "labeled": [is_number], "pseudo": [is_number]}
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics file, without one that a crash cut short; none where there is no file."""
+    """The rows of a metrics file, without one that a crash cut short; none where there is no file.
+
+    Returns:
+        Texts of numbers, empty where there is none. `step` is a whole number, and `seconds` is one.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["step"] and None not in row.values()]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            text = file.read()
+        rows: list[dict[Any, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
+        if rows and not text.endswith("\n"):
+            del rows[-1]
+        for row in rows:
+            _check_row(row)
+    except (ValueError, csv.Error) as error:
+        raise _damaged(path, error) from error
+    return rows
+
+
+def _check_row(row: dict[Any, Any]) -> None:
+    if None in row or None in row.values():
+        raise ValueError("a row is of another length than the first one")
+    for name in ("step", "seconds"):
+        if name not in row:
+            raise ValueError(f"it has no column {name!r}")
+    if not is_whole(int(row["step"])) or not is_number(float(row["seconds"])):
+        raise ValueError(f"a row is of step {shortened(row['step'])}")
+    for name, text in row.items():
+        value = float(text) if text else 0.0
+        if math.isfinite(value) and not is_number(value):  # an infinite loss is one that was logged
+            raise ValueError(f"{name!r} is {text}")
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is damaged ({shortened(error, 200)}); put a whole copy in its place, or take it away: the curves begin anew"
+    )

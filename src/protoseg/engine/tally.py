@@ -5,11 +5,14 @@ I images · C classes · N pairs of classes that occur in an image
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +21,16 @@ from torch import Tensor
 
 from protoseg.engine.metrics import IoU, iou
 from protoseg.files import replacing
+from protoseg.types import IGNORE_INDEX
+from protoseg.words import shortened
 
 TALLY = "evaluation.npz"
 """File of a run folder: the tally of its evaluation images."""
+REMEDY = "delete it, and protoseg report RUN DATA, or the protoseg evaluate that wrote it, makes it anew"
+"""What to do about a damaged one."""
+_SMALL, _DENSEST = 1 << 20, 200
+"""Bytes that any file may unpack to, and for each of its own: counts of pixels and names of images are not that regular."""
+_MOST_PIXELS = 10**12  # of an image
 
 
 class Pixels(NamedTuple):
@@ -106,11 +116,55 @@ class Tally:
             ValueError: the file is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                names = tuple(json.loads(stored["names"].tobytes()))
-                return cls(int(stored["num_classes"]), names, stored["first"], stored["pair"], stored["count"])
+            num_classes, names, first, pair, count = _read_arrays(path)
+            tally = cls(int(num_classes), tuple(json.loads(names.tobytes())), first, pair, count)
+            tally._check()
         except Exception as error:  # zip, zlib, NumPy and JSON each have their own
-            raise ValueError(f"{path} is damaged ({error}); delete it, and protoseg report RUN DATA makes it anew") from error
+            raise ValueError(f"{path} is damaged ({shortened(error, 200)}); {REMEDY}") from error
+        return tally
+
+    def _check(self) -> None:
+        """Stop at what is no tally: memory is made for what it says.
+
+        Raises:
+            ValueError: the parts do not fit together.
+        """
+        if not 0 < self.num_classes <= IGNORE_INDEX:
+            raise ValueError(f"it is of {self.num_classes} classes, and there are 1 to {IGNORE_INDEX}")
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError("the name of an image is no text")
+        if len(self.first) != len(self.names) + 1 or self.first[0] != 0 or (np.diff(self.first) < 0).any():
+            raise ValueError("its images do not follow one another")
+        if not self.first[-1] == len(self.pair) == len(self.count):
+            raise ValueError("its parts are of different lengths")
+        if ((self.pair < 0) | (self.pair >= self.num_classes**2)).any():
+            raise ValueError("a pixel is of no class")
+        if ((self.count < 1) | (self.count > _MOST_PIXELS)).any():
+            raise ValueError("it counts what is no number of pixels")
+
+
+def _read_arrays(path: Path) -> list[NDArray[Any]]:
+    """The arrays of a file in the order of the fields, none of them larger than the file can hold."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > _SMALL + _DENSEST * path.stat().st_size:
+            raise ValueError("it unpacks to far more than it holds")
+        contents = [archive.read(f"{name}.npy") for name in ("num_classes", "names", "first", "pair", "count")]
+    return [_read_array(content, dimensions=min(i, 1)) for i, content in enumerate(contents)]
+
+
+def _read_array(content: bytes, *, dimensions: int) -> NDArray[Any]:
+    # Not `np.load`, which makes memory for what the header says before it looks at the rest.
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("it was written in another way")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.kind not in "iu" or len(shape) != dimensions:
+        raise ValueError("it holds other arrays")
+    array = np.frombuffer(content, dtype, offset=file.tell())
+    if len(array) != math.prod(shape):
+        raise ValueError("an array is not whole")
+    return array.reshape(shape) if dtype == np.uint8 else array.reshape(shape).astype(np.int64)
 
 
 def make_tally(num_classes: int, counts: Iterable[tuple[str, Tensor]]) -> Tally:

@@ -194,7 +194,8 @@ def fit(
         for name in (PREVIOUS, WAITING):
             (out / name).unlink(missing_ok=True)
     # From the file, because a run that was killed while it was scored trains no further step when it goes on.
-    seconds = float(read_rows(out / METRICS)[-1]["seconds"]) if trainer.is_global_zero else 0.0
+    rows = read_rows(out / METRICS) if trainer.is_global_zero else []
+    seconds = float(rows[-1]["seconds"]) if rows else 0.0  # unknown where somebody took the file away
     device = trainer.strategy.root_device
     return FitReport(
         trainer.global_step,

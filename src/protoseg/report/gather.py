@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from protoseg.data.run_lists import SPLIT, RunLists, read_run_lists
 from protoseg.engine.callbacks import SHARES, read_rows, read_shares
 from protoseg.engine.checkpoint import MODEL, load_header
 from protoseg.engine.examples import EXAMPLES
-from protoseg.engine.tally import TALLY, Tally
+from protoseg.engine.tally import REMEDY, TALLY, Tally
 from protoseg.report.compare import Interval, Verdict, gain_interval, verdict
+from protoseg.report.shapes import EVALUATION, HEADER, ROWS, SHOWN, STARTED, TOGETHER
+from protoseg.stored import misfit, read_json
 from protoseg.words import counted, shortened
 
 RESULT, START, SHEET, BASELINE = "result.json", "run.json", "predictions.png", "baseline"
@@ -118,8 +119,8 @@ def gather(run: Path, *, scored: Path | None = None) -> Story:
     has_model = run.is_file() or (folder / MODEL).is_file()
     if not has_model and not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"there is no run in {run} (neither {MODEL} nor config.yaml)")
-    start = _json(folder / START)
-    header = load_header(run) if has_model else {}
+    start = _json(folder / START, STARTED)
+    header = _header(run) if has_model else {}
     names, colors = _classes(header, start)
     ours = _part(folder, "ours", names)
     baseline = _part(folder / BASELINE, "labels only", names) if (folder / BASELINE / RESULT).is_file() else None
@@ -132,9 +133,9 @@ def gather(run: Path, *, scored: Path | None = None) -> Story:
     interval = gain_interval(ours.tally, compared.tally if compared else None)
     gain = None if compared is None or compared.miou is None or ours.miou is None else ours.miou - compared.miou
     why_not = _why_not(config, ours, scored=scored is not None, unfinished=not has_model)
-    evaluation = _json(scored / RESULT) if scored is not None else {}
+    evaluation = _json(scored / RESULT, EVALUATION) if scored is not None else {}
     pictures = (scored or folder) / EXAMPLES
-    examples = tuple(_list(pictures / "examples.json"))
+    examples = tuple(_examples(pictures))
     sheet = folder / SHEET if not examples and scored is None and (folder / SHEET).is_file() else None
     split = _split(folder, must_be_whole=scored is None)
     return Story(
@@ -159,8 +160,8 @@ def gather(run: Path, *, scored: Path | None = None) -> Story:
 
 
 def _part(folder: Path, title: str, names: tuple[str, ...]) -> Part:
-    result = _json(folder / RESULT)
-    tally = Tally.load(folder / TALLY) if (folder / TALLY).is_file() else None
+    result = _result(folder / RESULT)
+    tally = _tally(folder, names) if (folder / TALLY).is_file() else None
     rows = tuple({key: _number(value) for key, value in row.items()} for row in read_rows(folder / "metrics.csv"))
     shares = tuple(read_shares(folder / SHARES))
     iou = dict(result.get("iou", {}))
@@ -171,9 +172,17 @@ def _part(folder: Path, title: str, names: tuple[str, ...]) -> Part:
 
 
 def _rescored(part: Part, scored: Path, names: tuple[str, ...]) -> Part:
-    tally = Tally.load(scored / TALLY)
+    tally = _tally(scored, names)
     miou, iou = _scores(tally, names)
     return Part(part.title, miou, iou, tally, part.rows, part.shares, part.result)
+
+
+def _tally(folder: Path, names: tuple[str, ...]) -> Tally:
+    tally = Tally.load(folder / TALLY)
+    if tally.num_classes != len(names):
+        classes = counted(tally.num_classes, "class", "classes")
+        raise ValueError(f"{folder / TALLY} is of {classes}, and the model has {len(names)}; {REMEDY}")
+    return tally
 
 
 def _scores(tally: Tally, names: tuple[str, ...]) -> tuple[float | None, dict[str, float | None]]:
@@ -266,25 +275,38 @@ def _missing(ours: Part, start: dict[str, Any], examples: tuple[Any, ...], *, ha
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, shape: Any) -> dict[str, Any]:
     """A JSON object of a run folder; empty where there is none."""
-    content = _read(path)
-    if content is not None and not isinstance(content, dict):
-        raise ValueError(f"{path} is not what protoseg writes")
-    return content or {}
+    return read_json(path, shape, advice=_ADVICE) if path.is_file() else {}
 
 
-def _list(path: Path) -> list[dict[str, Any]]:
-    content = _read(path)
-    if content is not None and not isinstance(content, list):
-        raise ValueError(f"{path} is not what protoseg writes")
-    return content or []
-
-
-def _read(path: Path) -> Any:
+def _examples(folder: Path) -> list[dict[str, Any]]:
+    """What the pictures of a folder show; none where nothing says so."""
+    path = folder / "examples.json"
     if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
+        return []
+    rows: list[dict[str, Any]] = read_json(path, ROWS, advice=_ADVICE)
+    for name in (name for row in rows for name in (row["image"], *(layer["picture"] for layer in row["layers"]))):
+        if not (folder / name).is_file():
+            raise ValueError(f"{path} names {name}, which is not there; {_ADVICE}")
+    return rows
+
+
+def _result(path: Path) -> dict[str, Any]:
+    result = _json(path, SHOWN)
+    if missing := [other for one, other in TOGETHER.items() if one in result and other not in result]:
+        raise ValueError(f"{path} is damaged ({missing[0]!r} is missing); {_ADVICE}")
+    return result
+
+
+def _header(run: Path) -> dict[str, Any]:
+    header = load_header(run)
+    why = misfit(header, HEADER, "the header")
+    if not why and len(header["classes"]["names"]) != len(header["classes"]["colors"]):
+        why = "its classes have other colours"
+    if why:
+        raise ValueError(f"the model of {run} was written by another version of protoseg, its header does not fit ({why})")
+    return header
+
+
+_ADVICE = "put a whole copy in its place, or take it away, and the report does without it"
