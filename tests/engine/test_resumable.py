@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from protoseg.cli import main
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import DamagedError, load_state, save_state
 
+TIMING = {"seconds", "images_per_second"}  # columns of metrics.csv
 STATE: dict[str, Any] = {"state_dict": {"weight": torch.arange(300.0)}, "global_step": 7}
 
 
@@ -179,3 +182,32 @@ class TestRun:
         assert main([*words, "--on-collapse", "rollback", "--out", str(tmp_path / "whole")]) == 0
         whole, resumed = (load_file(run / "model.safetensors") for run in (tmp_path / "whole", out))
         assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+    @pytest.mark.parametrize(
+        ("row", "shares"),
+        [
+            ("1", '{"step": 1'),
+            ("12,", '{"step": 12, "labeled": [0.5, 0.2'),
+            ("12,3.4,0.0", '{"step": 12, "labeled": [0.5, 0.2, 0.3], "pseudo": '),
+            ("\0" * 9, "\0" * 30),
+        ],
+        ids=["a digit", "a number", "half of it", "room for it"],  # the last where a file system knows the length alone
+    )
+    def test_what_a_crash_leaves_of_a_line_is_dropped(
+        self, words: list[str], broken_off: Path, tmp_path: Path, row: str, shares: str
+    ) -> None:
+        """Its step may look like an earlier one, which is not to be there twice."""
+        for name, text in (("metrics.csv", row), ("health.jsonl", shares)):
+            with (broken_off / name).open("a") as file:
+                file.write(text)
+        assert main(["train", "--resume", str(broken_off)]) == 0
+        assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+        tables = [
+            [[value for name, value in row.items() if name not in TIMING] for row in csv.DictReader(file.open(newline=""))]
+            for file in (tmp_path / "whole/metrics.csv", broken_off / "metrics.csv")
+        ]
+        assert [row[0] for row in tables[0]] == [str(step) for step in range(1, 9)]
+        assert tables[1] == tables[0]
+        health = [(out / "health.jsonl").read_text() for out in (tmp_path / "whole", broken_off)]
+        assert [json.loads(line)["step"] for line in health[0].splitlines()] == list(range(1, 9))
+        assert health[1] == health[0]
