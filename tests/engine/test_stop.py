@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from make_folder import TINY, make_folder
 from safetensors.torch import load_file
 
 from protoseg.cli import main
+from protoseg.engine.callbacks import Checkpoint
+from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.resumable import load_state
 from protoseg.engine.stop import Stop
+from same_bits import differing, flat
 
 WORDS = [*TINY, "--steps", "400", "--log-every", "1", "--consistency.warmup_steps", "2", "--no-evaluate"]
 
@@ -75,7 +79,7 @@ def test_goes_on_exactly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     words = ["train", str(data), *WORDS, "--steps", "8"]
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(Stop, "agreed", asked_in_step(4))
+        patch.setattr(Checkpoint, "on_step", asked_in_step(4))
         assert main([*words, "--out", str(tmp_path / "out")]) == 130
     assert load_state(tmp_path / "out/last.ckpt")["global_step"] == 4
     assert main(["train", "--resume", str(tmp_path / "out")]) == 0
@@ -83,17 +87,50 @@ def test_goes_on_exactly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
-def asked_in_step(step: int):  # type: ignore[no-untyped-def]
-    """A `Stop.agreed` before which the process sends itself Ctrl-C."""
-    agreed, calls = Stop.agreed, [0]
+def asked_in_step(number: int):  # type: ignore[no-untyped-def]
+    """A `Checkpoint.on_step` before which the process sends itself Ctrl-C."""
+    on_step = Checkpoint.on_step
 
-    def ask(self: Stop) -> bool:
-        calls[0] += 1
-        if calls[0] == step:
+    def ask(self: Checkpoint, trainer: Any, module: Any, step: int) -> None:
+        if step == number:
             os.kill(os.getpid(), signal.SIGINT)
-        return agreed(self)
+        on_step(self, trainer, module, step)
 
     return ask
+
+
+@pytest.mark.parametrize(
+    ("warmup", "every", "left"),
+    [(0, 400, {"last.ckpt": 0}), (3, 400, {"last.ckpt": 3}), (4, 2, {"last.ckpt": 4, "previous.ckpt": 2})],
+)
+def test_the_start_of_the_prototypes_does_not_have_to_end(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warmup: int, every: int, left: dict[str, int]
+) -> None:
+    """It reads every labelled image: minutes, between two steps. A checkpoint of the last one may be there, or be far away."""
+    words = ["train", str(data), *TINY, "--steps", "8", "--log-every", "1", "--no-evaluate", "--checkpoint-every", str(every)]
+    words += ["--consistency.warmup_steps", str(warmup)]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    labeled_pass, taken, out = StreamModule.labeled_pass, [0], tmp_path / "out"
+
+    def ask(self: StreamModule, step: int) -> Iterator[dict[str, Any]]:
+        assert step == warmup
+        for batch in labeled_pass(self, step):
+            taken[0] += 1
+            if taken[0] == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamModule, "labeled_pass", ask)
+        assert main([*words, "--out", str(out)]) == 130
+    assert taken[0] == 3
+    assert {path.name: load_state(path)["global_step"] for path in out.glob("*.ckpt")} == left
+    assert main(["train", "--resume", str(out)]) == 0
+    states = [load_state(run / "last.ckpt") for run in (tmp_path / "whole", out)]
+    assert differing(*(state["state_dict"] for state in states)) == []
+    assert differing(*(flat(state["optimizer_states"]) for state in states)) == []
+    assert differing(*(flat(state["lr_schedulers"]) for state in states)) == []
+    assert (out / "health.jsonl").read_text() == (tmp_path / "whole/health.jsonl").read_text()
 
 
 def test_scoring_does_not_have_to_end(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from protoseg.engine.collapse import Collapse, OnCollapse, WayBack
 from protoseg.engine.health import Alarm
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, WAITING
-from protoseg.engine.stop import Stop
+from protoseg.engine.stop import AskedError, Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.files import append_text, replacing, write_text
 from protoseg.stored import is_number, is_whole, misfit
@@ -70,9 +70,12 @@ class Checkpoint(StepCallback):
         self.last, self.previous = folder / CHECKPOINT, folder / PREVIOUS
         self.folder, self.every, self.stop, self.to_go_back_to = folder, every, stop, to_go_back_to
         self.way_back: WayBack | None = None
+        self._written = -1  # step of the last one
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if trainer.ckpt_path is not None:
+            self._written = trainer.global_step
         # Every process has read it by now. The last one is damaged or missing, and must not take its place.
         if trainer.is_global_zero and trainer.ckpt_path is not None and Path(trainer.ckpt_path) != self.last:
             Path(trainer.ckpt_path).replace(self.last)
@@ -88,6 +91,9 @@ class Checkpoint(StepCallback):
         self.stop.release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, AskedError) and self.every is not None and self._written != trainer.global_step:
+            assert isinstance(pl_module, TrainingModule)
+            self._write(trainer, pl_module, trainer.global_step)
         self.stop.release()
 
     def on_step(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
@@ -95,11 +101,17 @@ class Checkpoint(StepCallback):
         if self.every is None:
             return
         due = trainer.should_stop or step % self.every == 0 or step == trainer.max_steps
-        if due and module.is_well():
-            keep = self.previous if self.way_back is None else self.way_back.make_room()
-            trainer.save_checkpoint(self.last, storage_options=keep)
-            if self.way_back is not None:
-                self.way_back.wrote()
+        if due:
+            self._write(trainer, module, step)
+
+    def _write(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        if not module.is_well():
+            return
+        keep = self.previous if self.way_back is None else self.way_back.make_room()
+        trainer.save_checkpoint(self.last, storage_options=keep)
+        self._written = step
+        if self.way_back is not None:
+            self.way_back.wrote()
 
 
 class Snapshots(StepCallback):

@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from protoseg.engine.health import processes
 
+T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WAIT = timedelta(days=1)
 """How long the processes of a run wait for one another. The first one scores while the others wait for it: that may take longer
 than half an hour, which is how long torch waits by itself."""
+
+
+class AskedError(Exception):
+    """The run has been asked to end, and all its processes are between two steps: as a checkpoint of the last one has it."""
 
 
 class Stop:
@@ -70,6 +75,18 @@ class Stop:
             yield
         finally:
             self._at_once = False
+
+    def between_steps(self, parts: Iterable[T]) -> Iterator[T]:
+        """What takes minutes before a step, part by part, and leaves nothing behind when it ends early. Every process has to
+        go through the same number of parts.
+
+        Raises:
+            AskedError: any process was asked.
+        """
+        for part in parts:
+            if self.agreed():
+                raise AskedError
+            yield part
 
     def _note(self, signum: int, frame: Any) -> None:
         impatient = signum == self.signum == signal.SIGINT

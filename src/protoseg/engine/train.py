@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.lost import UNREACHABLE, lost
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, DamagedError, load_state
-from protoseg.engine.stop import WAIT, Stop
+from protoseg.engine.stop import WAIT, AskedError, Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.methods.base import Method
 
@@ -119,19 +119,23 @@ def fit(
         ValueError: no checkpoint is whole, or they are of another model.
     """
     _quiet()
+    stop = Stop()
+
+    def labeled_pass(step: int) -> Iterator[dict[str, Any]]:
+        return stop.between_steps(data.labeled_pass(step))
+
     module = TrainingModule(
         method,
         views,
         make_optimizer=make_optimizer,
         total_steps=steps,
-        labeled_pass=data.labeled_pass,
+        labeled_pass=labeled_pass,
         class_names=class_names,
         class_pixels=class_pixels,
         seed=seed,
         power=power,
         lr_warmup=lr_warmup,
     )
-    stop = Stop()
     log = MetricsLog(
         out / METRICS,
         every=log_every,
@@ -170,6 +174,8 @@ def fit(
         try:
             trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
             break
+        except AskedError:
+            raise KeyboardInterrupt(stop.signum) from None
         except SystemExit:  # what Lightning makes of Ctrl-C
             if trainer.interrupted:
                 raise KeyboardInterrupt(stop.signum or signal.SIGINT) from None
