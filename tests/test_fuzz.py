@@ -12,8 +12,10 @@ import json
 import math
 import os
 import re
+import shutil
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,11 +24,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from make_folder import PALETTE, draw_shapes, make_exif, write_png
+from make_folder import PALETTE, draw_shapes, make_exif, make_folder, write_png
 from make_formats import WRITERS, encode_brush, make_pictures
 from make_yaml import nested_aliases
 from PIL import Image
@@ -35,13 +38,18 @@ from torch import nn
 
 import protoseg.trained
 from protoseg.arguments import parse_train
+from protoseg.data.archive import unpack
 from protoseg.data.check import check_labels
+from protoseg.data.class_list import read_class_list
 from protoseg.data.formats import open_dataset
 from protoseg.data.formats.coco import Segmentation
 from protoseg.data.formats.labelme import StoredMask
+from protoseg.data.geo import is_georeferenced, place_of
 from protoseg.data.images import header_size, read_image
+from protoseg.data.index import Sample, table_from_names
 from protoseg.data.io import UnreadableImageError
-from protoseg.data.masks import read_mask
+from protoseg.data.masks import MaskFile, read_mask
+from protoseg.data.palettes import check_palettes, mask_facts
 from protoseg.data.rle import decode_brush
 from protoseg.data.run_lists import SPLIT, read_run_lists
 from protoseg.data.splits import make_partition
@@ -180,7 +188,7 @@ PICTURES = _pictures()
 
 @pytest.mark.parametrize("name", PICTURES)
 @given(data=st.data())
-@fuzzed(8)
+@fuzzed(12)
 def test_pictures(tmp_path: Path, name: str, data: st.DataObject) -> None:
     path = tmp_path / name
     path.write_bytes(data.draw(damaged(PICTURES[name])))
@@ -210,6 +218,56 @@ def test_tags_of_pictures(tmp_path: Path, suffix: str, entries: Any, code: int, 
     assert read_image(path).shape in {(5, 7, 3), (7, 5, 3)}
     if suffix == ".png":  # the others blur the numbers of classes, and are no masks
         assert read_mask(path).shape == read_image(path).shape[:2]
+
+
+GEO = [(33550, 12, (0.5, 0.5, 0.0)), (33922, 12, (0.0, 0.0, 0.0, 9.0, 8.0, 0.0)), (34735, 3, (1, 1, 0, 1, 3072, 0, 1, 32633))]
+"""Tags of GeoTIFF: size of a pixel, place of the first one, reference system; and the types of their numbers."""
+NUMBERS = st.lists(st.sampled_from([0, 1, 255, 32767, 3072, 2048]) | st.integers(0, 65535), min_size=1, max_size=20)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@given(data=st.data())
+@fuzzed(20)
+def test_places_of_geotiffs(tmp_path: Path, data: st.DataObject) -> None:
+    """Of an image that can be read: it says where it lies, or it does not."""
+    path, tags = tmp_path / "x.tif", []
+    for code, kind, values in GEO:
+        if data.draw(st.booleans()):
+            values = tuple(data.draw(NUMBERS))
+        tags.append((code, kind, len(values), values, True))
+    if data.draw(st.booleans()):
+        tags.append((34264, 12, 16, tuple(float(value) for value in data.draw(NUMBERS.map(lambda x: (16 * x)[:16]))), True))
+    tifffile.imwrite(path, np.zeros((5, 7), dtype=np.uint8), extratags=tags)
+    if data.draw(st.booleans()):
+        path.write_bytes(data.draw(damaged(path.read_bytes())))
+    if not refused(partial(read_image, path), UnreadableImageError):
+        assert is_georeferenced(path) in (True, False)
+        assert str(place_of(path))
+
+
+def with_chunk(whole: bytes, kind: bytes, content: bytes) -> bytes:
+    """A PNG with another content in its first chunk of a kind."""
+    at = whole.index(kind)
+    (length,) = struct.unpack(">I", whole[at - 4 : at])
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return whole[: at - 4] + chunk + whole[at + 4 + length + 4 :]
+
+
+@given(
+    palettes=st.lists(st.binary(max_size=24) | st.binary(min_size=760, max_size=800), min_size=2, max_size=2),
+    listed=st.booleans(),
+)
+@fuzzed(20)
+def test_palettes(tmp_path: Path, palettes: list[bytes], listed: bool) -> None:
+    """Palettes of any length, against one another and against the colours of a class list."""
+    samples = []
+    for name, palette in zip("ab", palettes, strict=True):
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(with_chunk(PICTURES["index.png"], b"PLTE", palette))
+        samples.append(Sample(name, path, MaskFile(path), "train"))
+    table = table_from_names(["a", "b"], [(0, 0, 0), (200, 30, 0)]) if listed else None
+    message = refused(lambda: check_palettes(mask_facts(samples), table), ValueError)
+    assert not message or str(tmp_path) in message
 
 
 @given(data=st.data())
@@ -291,6 +349,111 @@ def test_annotation_files(datasets: Path, name: str, data: st.DataObject) -> Non
         file.write_bytes(whole)
 
 
+# ---------------------------------------------------------------------------------------------------- lists and archives
+
+CLASS_LISTS = {
+    "classes.txt": ["cat", "dog 1 2 3", "bird #ff0080", "7 8 9 fish", "1 cow", "hen: 4", "# note"],
+    "classes.csv": ["name,r,g,b", "cat,1,2,3", "dog,4,5,6", "value;name", "1;cat"],
+    "labelmap.txt": ["cat:1,2,3::", "dog:4,5,6:part:act", "# label:color_rgb:parts:actions"],
+}
+PIECES = [
+    "9" * 5000,
+    "256",
+    "-1",
+    "\N{SUPERSCRIPT TWO}",
+    "\N{ARABIC-INDIC DIGIT THREE}",
+    ",",
+    ";",
+    ":",
+    "#",
+    '"',
+    "\t",
+    "\0",
+    "\ufeff",
+    " ",
+]
+
+
+@st.composite
+def listing(draw: st.DrawFn, lines: list[str]) -> bytes:
+    """A text of lines, some of them with odd pieces."""
+    chosen = st.sampled_from(lines) | st.text(max_size=8)
+    odd = st.tuples(chosen, st.sampled_from(PIECES), st.sampled_from(["", "1", " 1 2 3"])).map("".join)
+    return "\n".join(draw(st.lists(chosen | odd, max_size=5))).encode(errors="replace")
+
+
+@pytest.mark.parametrize("name", CLASS_LISTS)
+@given(data=st.data())
+@fuzzed(40)
+def test_class_lists(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    lines = CLASS_LISTS[name]
+    (tmp_path / name).write_bytes(data.draw(listing(lines) | damaged("\n".join(lines[:3]).encode())))
+    message = refused(lambda: read_class_list(tmp_path), ValueError)
+    assert not message or str(tmp_path / name) in message or message.startswith("the class name")
+
+
+@pytest.fixture(scope="module")
+def folder_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("fuzz") / "data", train=3, labeled=2, test=1)
+
+
+@given(data=st.data(), option=st.sampled_from(["labels", "holdout"]))
+@fuzzed(40)
+def test_lists_of_images(tmp_path: Path, folder_of_images: Path, data: st.DataObject, option: str) -> None:
+    index, path = open_dataset(folder_of_images), tmp_path / "list.txt"
+    names = [
+        "img_00",
+        "img_01.png",
+        "images/img_00.png",
+        "img_02",
+        "test/test_00",
+        "img_00.png masks/img_00.png",
+        "../img_00",
+        "/",
+    ]
+    path.write_bytes(data.draw(listing(names) | damaged("\n".join(names[:2]).encode())))
+    refused(lambda: make_partition(index, **{option: str(path)}), ValueError)
+
+
+MEMBERS = [
+    "images/a.png",
+    "masks/a.png",
+    "../out.png",
+    "/out.png",
+    "C:/out.png",
+    "a\\..\\..\\out.png",
+    "images",
+    "a/../../out.png",
+    "\0",
+    "",
+]
+LINK = 0o120777 << 16
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@given(data=st.data())
+@fuzzed(40)
+def test_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
+    """Nothing is written outside the cache, and nothing is left in it of what is refused."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "x.zip"
+    names = data.draw(st.lists(st.sampled_from(MEMBERS) | st.text(max_size=300), min_size=1, max_size=4, unique=True))
+    with zipfile.ZipFile(path, "w", data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))) as archive:
+        for name in names:
+            member = zipfile.ZipInfo(name.encode(errors="replace").decode())
+            member.external_attr = data.draw(st.sampled_from([0, 0, LINK]))
+            archive.writestr(member, b"/etc/passwd")
+    if data.draw(st.booleans()):
+        path.write_bytes(data.draw(damaged(path.read_bytes())))
+    message = refused(lambda: unpack(path), ValueError)
+    assert not message or str(path) in message
+    assert {found.name for found in tmp_path.iterdir()} <= {"x.zip", "cache"}
+    unpacked = tmp_path / "cache/protoseg/unpacked"
+    assert not message or list(unpacked.iterdir()) == []
+    assert not any(found.is_symlink() for found in unpacked.rglob("*"))
+    shutil.rmtree(tmp_path / "cache")
+
+
 # ------------------------------------------------------------------------------------------------------------- settings
 
 SETTINGS = TrainConfig(data="data").to_dict()
@@ -314,7 +477,7 @@ TEXTS = [
 
 
 @given(text=changed(SETTINGS).map(yaml.safe_dump) | damaged(SOURCE.encode()) | st.sampled_from(TEXTS) | st.text(max_size=20))
-@fuzzed(4)
+@fuzzed(10)
 def test_files_of_settings(tmp_path: Path, text: str | bytes) -> None:
     """As a recipe, and as what a run goes on with."""
     recipe = tmp_path / "config.yaml"
@@ -488,7 +651,7 @@ STATES = changed({"state_dict": {"a": 1, "b": {"c": 2}}, "global_step": 7, "prot
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @given(data=st.data())
-@fuzzed(60)
+@fuzzed(30)
 def test_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
     """As what a run goes on from, and as a file of weights: bytes of the file, of its pickle alone, and other content."""
     bytes_of_any = st.sampled_from(list(SAVED.values())).flatmap(damaged)
@@ -593,7 +756,8 @@ def another(draw: st.DrawFn, name: str, whole: bytes) -> bytes:
         content = changed(table).map(written)
     else:
         content = st.sampled_from(TEXTS).map(str.encode)
-    return draw(content | content | damaged(whole) | st.sampled_from([b"", b"null", b"3", b"[]", b"{}", b"[" * 100_000]))
+    others = [b"", b"null", b"3", b"[]", b"{}", *([] if name == "config.yaml" else [b"[" * 100_000])]  # a minute, as YAML
+    return draw(content | content | damaged(whole) | st.sampled_from(others))
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:All-NaN", "ignore:Duplicate name")

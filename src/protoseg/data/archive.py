@@ -141,6 +141,8 @@ def _extract(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, fold
 def _check(path: Path, archive: zipfile.ZipFile, *, room: int, cache: Path) -> None:
     members = archive.infolist()
     for member in members:
+        if not member.filename:
+            raise ValueError(f"{path} holds a file without a name; it is not unpacked")
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or any(":" in part for part in name.parts[:1]):
             raise ValueError(f"{path} holds {member.filename!r}, which leads out of it; it is not unpacked")

@@ -168,7 +168,7 @@ def _labelmap(path: Path) -> list[tuple[str, Color | None]]:
 
 
 def _color(numbers: Sequence[str], where: str) -> Color:
-    if len(numbers) != 3 or not all(re.fullmatch(r"\s*[0-9]+\s*", n) and int(n) < 256 for n in numbers):
+    if len(numbers) != 3 or not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", n) and int(n) < 256 for n in numbers):
         raise ValueError(f"{where}: {', '.join(numbers)!r} is no colour; it takes three numbers from 0 to 255")
     red, green, blue = (int(number) for number in numbers)
     return red, green, blue
