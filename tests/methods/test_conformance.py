@@ -403,6 +403,25 @@ def test_precisions_agree(name: str, dtype: torch.dtype, bound: float) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in mixed.trained_parameters())
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.4), (torch.float16, 0.15)], ids=["bfloat16", "float16"])
+def test_gradients_agree_in_all_precisions(name: str, dtype: torch.dtype, bound: float) -> None:
+    """How far all gradients together are apart, by the length of those of float32, on images that there is something to learn
+    from: on noise most of a gradient cancels, and rounding is what is left."""
+    gradients = []
+    for mixed in (False, True):
+        method = make(name, prototypes=True)
+        for step in range(4):  # added up
+            labeled, unlabeled = coloured_batches(method, step)
+            with torch.autocast("cpu", dtype=dtype, enabled=mixed):
+                loss = method(labeled, unlabeled, step=0).loss
+            loss.backward()
+        assert all(p.grad is not None for p in method.trained_parameters())
+        gradients.append(torch.cat([p.grad.flatten() for p in method.trained_parameters() if p.grad is not None]))
+    apart = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert 0 < apart.item() <= bound
+
+
 @with_and_without
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", ["no label", "padding only", "never sure", "nothing at all", "class absent"])
@@ -501,17 +520,22 @@ def test_loss_falls(name: str, prototypes: bool) -> None:
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
+def coloured_batches(method: Method, step: int) -> tuple[LabeledBatch, UnlabeledBatch]:
+    """Of a toy set: three colours, labelled by colour."""
+    gen = torch.Generator().manual_seed(step)
+    mask = torch.randint(0, 3, (4, 4, 4), generator=gen).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+    image = F.one_hot(mask, 3).permute(0, 3, 1, 2).float() + 0.3 * torch.randn(4, 3, SIDE, SIDE, generator=gen)
+    labeled = LabeledBatch(image[:2], mask[:2], torch.tensor([4 * step, 4 * step + 1]))
+    strong = image[2:].expand(method.num_strong, -1, -1, -1, -1)
+    return labeled, unlabeled_batch(method)._replace(weak=image[2:], strong=strong, seed=labeled.seed + 2)
+
+
 def run(method: Method, first: int, last: int, optimizer: torch.optim.Optimizer | None = None) -> list[dict[str, float]]:
-    """Steps on a toy set: three colours, labelled by colour. The default optimizer remembers nothing."""
+    """Steps on a toy set. The default optimizer remembers nothing."""
     optimizer = optimizer or torch.optim.SGD(method.trained_parameters(), lr=0.3)
     history = []
     for step in range(first, last):
-        gen = torch.Generator().manual_seed(step)
-        mask = torch.randint(0, 3, (4, 4, 4), generator=gen).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
-        image = F.one_hot(mask, 3).permute(0, 3, 1, 2).float() + 0.3 * torch.randn(4, 3, SIDE, SIDE, generator=gen)
-        labeled = LabeledBatch(image[:2], mask[:2], torch.tensor([4 * step, 4 * step + 1]))
-        strong = image[2:].expand(method.num_strong, -1, -1, -1, -1)
-        unlabeled = unlabeled_batch(method)._replace(weak=image[2:], strong=strong, seed=labeled.seed + 2)
+        labeled, unlabeled = coloured_batches(method, step)
 
         def labelled_pass(labeled: LabeledBatch = labeled) -> Iterator[LabeledBatch]:
             return iter([labeled])
