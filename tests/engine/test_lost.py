@@ -59,7 +59,7 @@ def test_a_killed_process_ends_all(data: Path, tmp_path: Path, which: str) -> No
         os.kill(second_process(run.pid) if which == "second" else run.pid, signal.SIGKILL)
         began = time.monotonic()
         _, message = run.communicate(timeout=120)  # of both: the other one holds the pipe too
-    assert time.monotonic() - began < 60  # seconds where the machine is free
+    assert time.monotonic() - began < 20  # 6 to 9 where five processes share two cores
     assert "Traceback" not in message
     if which == "second":
         assert "process 2 of 2 was ended by SIGKILL" in message or "terminated with code -9" in message
