@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier
 from typing import Any, NoReturn
 
 import pytest
@@ -16,10 +19,11 @@ import torch
 from make_folder import TINY, make_folder
 from safetensors.torch import load_file
 
-from protoseg import files
+from protoseg import files, run
 from protoseg.cli import main
 from protoseg.engine.resumable import load_state
 from protoseg.files import CannotWriteError, append_text, locked, replacing, write_text
+from protoseg.settings import TrainConfig
 
 
 def full(*_: Any) -> NoReturn:
@@ -150,6 +154,52 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
         assert str(tmp_path) in told[0]
 
 
+NEW_RUN = """
+import sys
+from protoseg import run
+from protoseg.cli import main
+
+new_folder = run._new_folder
+
+def wait(word):
+    print(word, flush=True)
+    sys.stdin.readline()
+
+def look(config):
+    out = new_folder(config)
+    wait("looked")
+    return out
+
+run._new_folder, run.train_one = look, lambda *_, **__: wait("trains")
+sys.exit(main(sys.argv[1:]))
+"""
+"""A run that waits for a word after it has looked for its folder, and another one instead of training."""
+
+
+@contextmanager
+def new_run(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", NEW_RUN, *words], text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(word: str, process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    lines = list[str]()
+    while not lines or lines[-1] != f"{word}\n":
+        lines.append(process.stdout.readline())
+        assert lines[-1], f"it ended before it said {word}: {process.communicate()}"
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
 class TestRun:
     @pytest.fixture
     def words(self, tmp_path: Path) -> list[str]:
@@ -229,6 +279,63 @@ class TestRun:
         assert f"{other} is in use by process {held.pid}" in capsys.readouterr().err
         after = {path: path.read_bytes() for path in other.rglob("*") if path.is_file() and path.name != files.LOCK}
         assert after == before
+
+    def test_two_new_runs_never_share_a_folder(self, words: list[str], tmp_path: Path) -> None:
+        """Both find it empty, at the same time; one trains, the other one says why it does not."""
+        out = tmp_path / "out"
+        words = [*words, "--out", str(out)]
+        with new_run(words) as first, new_run(words) as second:
+            until("looked", first)
+            until("looked", second)
+            go_on(first)
+            until("trains", first)
+            before = {path: path.read_bytes() for path in out.iterdir() if path.name != files.LOCK}
+            message = second.communicate("\n")[1]  # while the first one trains
+            assert second.returncode == 2
+            assert message.startswith(f"protoseg train: {out} is in use by process {first.pid} on ")
+            assert message.endswith("; wait for its end, or give another folder with --out\n")
+            assert message.count("\n") == 1
+            first.communicate("\n")
+            assert first.returncode == 0
+        assert {path: path.read_bytes() for path in out.iterdir() if path.name != files.LOCK} == before
+
+    def test_a_run_that_came_first_is_left_alone(
+        self, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """And has ended, between the look at a folder and the moment in which it is held."""
+        out, make = tmp_path / "out", run.make_folder
+
+        def lose(path: Path) -> bool:
+            made = make(path)
+            (path / "config.yaml").write_text("steps: 7\n")
+            return made
+
+        monkeypatch.setattr(run, "make_folder", lose)
+        assert main([*words, "--out", str(out)]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said == [
+            f"protoseg train: {out} exists and is not empty; give another folder with --out, or go on with it: "
+            f"protoseg train --resume {out}"
+        ]
+        assert [path.name for path in out.iterdir() if path.name != files.LOCK] == ["config.yaml"]
+        assert (out / "config.yaml").read_text() == "steps: 7\n"
+
+    def test_runs_without_a_name_get_folders_of_their_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many ask at the same time, `runs` itself not being there yet."""
+        rounds, number = 20, 8
+        barrier = Barrier(number)
+
+        def ask(_: int) -> Path:
+            barrier.wait()
+            return run._new_folder(TrainConfig(data="data"))
+
+        with ThreadPoolExecutor(number) as pool:
+            for i in range(rounds):
+                (tmp_path / str(i)).mkdir()
+                monkeypatch.chdir(tmp_path / str(i))
+                found = list(pool.map(ask, range(number)))
+                assert len(set(found)) == number
+                assert sorted(found) == sorted(Path("runs").iterdir())
 
     @pytest.mark.slow
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can make a small disk")
