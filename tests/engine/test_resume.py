@@ -7,16 +7,18 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from make_folder import make_folder
+from make_folder import cut_short, make_folder
 from safetensors.torch import load_file
 
 from protoseg.engine.resumable import DamagedError, load_state
@@ -30,7 +32,11 @@ SETTINGS = (
     "--model.encoder mobilenet_v2 --model.weights none --trainer.accelerator cpu"
 ).split()
 Moment = str  # what a run is doing
-MOMENTS: tuple[Moment, ...] = ("training", "writing a checkpoint", "evaluation")
+TRAINING, SCORING, WRITING, EVALUATION = MOMENTS = ("training", "scoring in mid-run", "writing a checkpoint", "evaluation")
+"""Scoring in mid-run is that of --evaluate-every, evaluation what follows after the last step."""
+AFTER = {TRAINING: 0.1, SCORING: 0.0, WRITING: 0.1, EVALUATION: 0.02}  # seconds, at most, that the kill comes later
+ONLY_TRAINS = {3, 5, 6}  # rows of the metrics; after 4 and 7 the run scores before it writes the next one
+TRIES = 5  # of a kill that has to fall into such a moment
 
 
 class Corner(NamedTuple):
@@ -40,14 +46,21 @@ class Corner(NamedTuple):
 
 
 MATRIX = [Corner(*numbers) for numbers in itertools.product((0, 2), (1, 4), (1, 2))]
-QUICK = [(Corner(0, 1, 2), MOMENTS[0]), (Corner(2, 4, 1), MOMENTS[1]), (Corner(0, 1, 1), MOMENTS[2])]
+# The last number is that of the workers of the run that goes on.
+QUICK = [(Corner(2, 1, 2), TRAINING, 2), (Corner(0, 4, 1), WRITING, 2), (Corner(2, 1, 1), EVALUATION, 0)]
+STATE = {
+    "prototype": ("method.student.", "method.teacher.", "method.prototypes.head.prototype"),
+    "u2pl": ("method.student.", "method.teacher.", "method.contrast.queue"),
+    "prevmatch": ("method.student.", "method.teacher.", "method.snapshots.kept.7."),
+}
+"""What the checkpoint of a method has to hold."""
 
 
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "protoseg.cli", "train", *words]
 
 
-def start(data: Path, corner: Corner, out: Path) -> list[str]:
+def start(data: Path, corner: Corner, out: Path, method: str = "prototype") -> list[str]:
     numbers = {
         "--workers": corner.workers,
         "--accumulate": corner.accumulate,
@@ -55,7 +68,7 @@ def start(data: Path, corner: Corner, out: Path) -> list[str]:
         "--batch": 2 * corner.processes,  # BatchNorm needs two images in each
     }
     words = [word for option, number in numbers.items() for word in (option, str(number))]
-    return command(str(data), *SETTINGS, *words, "--out", str(out))
+    return command(str(data), *SETTINGS, *words, "--method", method, "--out", str(out))
 
 
 def run(words: list[str]) -> None:
@@ -65,56 +78,123 @@ def run(words: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("data") / "set", test=4)
+    """With an unlabelled image that cannot be read: another one takes its place, and the run goes on exactly all the same."""
+    folder = make_folder(tmp_path_factory.mktemp("data") / "set", test=4)
+    cut_short(folder / "images/img_05.png")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Corner], Path]:
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The uninterrupted run that ends as those of a corner should; the number of workers does not count."""
-    done: dict[tuple[int, int], Path] = {}
+    done: dict[tuple[int, int, str], Path] = {}
 
-    def of(corner: Corner) -> Path:
-        key = (corner.accumulate, corner.processes)
+    def of(corner: Corner, method: str = "prototype") -> Path:
+        key = (corner.accumulate, corner.processes, method)
         if key not in done:
             done[key] = tmp_path_factory.mktemp("whole") / "run"
-            run(start(data, corner._replace(workers=0), done[key]))
+            run(start(data, corner._replace(workers=0), done[key], method))
         return done[key]
 
     return of
 
 
-def kill(words: list[str], out: Path, moment: Moment, rng: random.Random) -> None:
-    """Start a run and SIGKILL all its processes at some point of what it does."""
-    step = rng.randrange(3, STEPS - 2)
+def kill(words: list[str], out: Path, moment: Moment, rng: random.Random, image: Path) -> None:
+    """Start a run and SIGKILL all its processes while it does something; again from where it was, if the kill came too late."""
+    before = out.with_name("before")
+    if out.exists():
+        shutil.copytree(out, before)
+    for _ in range(TRIES):
+        if kill_once(words, out, moment, rng, image):
+            shutil.rmtree(before, ignore_errors=True)
+            return
+        shutil.rmtree(out)
+        if before.exists():
+            shutil.copytree(before, out)
+    raise AssertionError(f"none of {TRIES} kills fell into {moment}")
 
-    def has_come() -> bool:
-        if moment == "evaluation":
-            return (out / "model.safetensors").is_file()
-        passed = (out / "metrics.csv").is_file() and len(timed_rows(out)) >= step
-        return passed and (moment == "training" or (out / "last.ckpt.partial").is_file())
 
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True) as process:
+def kill_once(words: list[str], out: Path, moment: Moment, rng: random.Random, image: Path) -> bool:
+    """Whether the run was doing that when it was killed, as what it has left shows.
+
+    Args:
+        words: that start the run.
+        out: its folder, where an earlier part of the run may have left files.
+        moment: what it should do.
+        rng: where in it.
+        image: one that it scores.
+    """
+    step, began, waits = rng.randrange(3, STEPS - 2), time.time_ns(), rng.uniform(0, AFTER[moment])
+
+    def is_new(name: str) -> bool:
+        try:
+            return (out / name).stat().st_mtime_ns > began
+        except FileNotFoundError:
+            return False
+
+    def is_doing_it() -> bool:
+        if moment == EVALUATION:
+            return is_new("model.safetensors") and not (out / "evaluation.npz").exists()
+        if not is_new("metrics.csv") or is_new("model.safetensors"):
+            return False
+        if moment == SCORING:
+            return is_asked_for()
+        rows, writes = len(timed_rows(out)), is_new("last.ckpt.partial")
+        return rows >= step and (writes if moment == WRITING else rows in ONLY_TRAINS and not writes)
+
+    with (
+        silent(image) as is_asked_for,
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True) as process,
+    ):
         deadline = time.monotonic() + 240
-        while not has_come():
-            assert process.poll() is None, f"it ended before it could be killed: {process.communicate()[1].decode()[-500:]}"
+        while not is_doing_it():
+            if process.poll() is not None:
+                assert process.returncode == 0, process.communicate()[1].decode()[-500:]
+                return False
             assert time.monotonic() < deadline, f"there was no {moment}"
             time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.3 if moment == "training" else 0.01))
-        assert process.poll() is None
+        time.sleep(waits)
         os.killpg(process.pid, signal.SIGKILL)
-    assert not (out / "result.json").exists()
+        process.wait()
+        return process.returncode == -signal.SIGKILL and is_doing_it() and not (out / "result.json").exists()
+
+
+@contextmanager
+def silent(image: Path) -> Iterator[Callable[[], bool]]:
+    """An image whose content does not come, from the first call on: whether somebody waits for it."""
+    content, pipe = image.read_bytes(), image.with_name("pipe")
+    held = list[int]()  # open, so that who waits for the content waits on
+
+    def is_asked_for() -> bool:
+        if not held:
+            if not image.is_fifo():
+                os.mkfifo(pipe)
+                pipe.replace(image)
+            with suppress(OSError):  # nobody has opened it to read
+                held.append(os.open(image, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(held)
+
+    try:
+        yield is_asked_for
+    finally:
+        if image.is_fifo():
+            pipe.write_bytes(content)
+            pipe.replace(image)
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def timed_rows(out: Path) -> list[str]:
     return (out / "metrics.csv").read_text().splitlines()[1:]
 
 
-def kill_and_go_on(words: list[str], out: Path, corner: Corner, moments: tuple[Moment, ...]) -> None:
-    """Kill a run at each of the moments, one after the other, and let it end."""
-    rng = random.Random(str((corner, moments)))
-    resume = command("--resume", str(out), "--workers", str(2 - corner.workers))
+def kill_and_go_on(words: list[str], out: Path, moments: tuple[Moment, ...], *, workers: int, data: Path, seed: str) -> None:
+    """Kill a run at each of the moments, one after the other, and let it end with so many workers."""
+    rng = random.Random(seed)
+    scored = sorted((data / "images/test").iterdir())
+    resume = command("--resume", str(out), "--workers", str(workers))
     for moment in moments:
-        kill(words, out, moment, rng)
+        kill(words, out, moment, rng, rng.choice(scored))
         words = resume
         before, last = timed_rows(out), steps_done(out)
         assert 0 < last <= STEPS
@@ -132,12 +212,12 @@ def steps_done(out: Path) -> int:
     return 0
 
 
-def assert_same_end(expected: Path, resumed: Path) -> None:
-    """Weights, teacher, prototypes, optimizer, metrics and scores."""
+def assert_same_end(expected: Path, resumed: Path, method: str = "prototype") -> None:
+    """Weights, teacher, prototypes or what else a method keeps, optimizer, metrics and scores."""
     models = [load_file(folder / "model.safetensors") for folder in (expected, resumed)]
     assert differing(*models) == []
     states = [load_state(folder / "last.ckpt") for folder in (expected, resumed)]
-    for part in ("method.student.", "method.teacher.", "method.prototypes.head.prototype"):
+    for part in STATE[method]:
         assert any(name.startswith(part) for name in states[0]["state_dict"]), part
     assert differing(*(state["state_dict"] for state in states)) == []  # with the student, which the model file does not hold
     moments = [flat(state["optimizer_states"]) for state in states]
@@ -150,30 +230,40 @@ def assert_same_end(expected: Path, resumed: Path) -> None:
     assert len(ours) == STEPS
     assert (expected / "health.jsonl").read_text() == (resumed / "health.jsonl").read_text()
     results = [json.loads((folder / "result.json").read_text()) for folder in (expected, resumed)]
-    assert all(results[0][key] == results[1][key] for key in ("miou", "iou", "steps", "evaluated"))
+    assert all(results[0][key] == results[1][key] for key in ("miou", "iou", "steps", "evaluated", "skipped"))
+    assert [Path(name).name for name in results[0]["skipped"]] == ["img_05.png"]
 
 
-@pytest.mark.parametrize(("corner", "moment"), QUICK, ids=lambda value: str(value).removeprefix("Corner"))
+@pytest.mark.parametrize(("corner", "moment", "workers"), QUICK, ids=lambda value: str(value).removeprefix("Corner"))
 def test_killed_run_ends_bit_exactly(
-    data: Path, whole: Callable[[Corner], Path], tmp_path: Path, corner: Corner, moment: Moment
+    data: Path, whole: Callable[..., Path], tmp_path: Path, corner: Corner, moment: Moment, workers: int
 ) -> None:
     out = tmp_path / "run"
-    kill_and_go_on(start(data, corner, out), out, corner, (moment,))
+    kill_and_go_on(start(data, corner, out), out, (moment,), workers=workers, data=data, seed=str((corner, moment)))
     assert_same_end(whole(corner), out)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("corner", MATRIX, ids=lambda corner: str(corner).removeprefix("Corner"))
 def test_run_killed_three_times_ends_bit_exactly(
-    data: Path, whole: Callable[[Corner], Path], tmp_path: Path, corner: Corner
+    data: Path, whole: Callable[..., Path], tmp_path: Path, corner: Corner
 ) -> None:
-    """24 kills over the whole matrix: in training, while a checkpoint is written, and in evaluation."""
-    out = tmp_path / "run"
-    kill_and_go_on(start(data, corner, out), out, corner, MOMENTS)
+    """24 kills over the whole matrix; after each the other number of workers goes on."""
+    out, moments = tmp_path / "run", (TRAINING, WRITING, EVALUATION)
+    kill_and_go_on(start(data, corner, out), out, moments, workers=2 - corner.workers, data=data, seed=str(corner))
     assert_same_end(whole(corner), out)
 
 
-def test_resuming_a_finished_run_changes_nothing(data: Path, whole: Callable[[Corner], Path]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("method", STATE)
+def test_run_killed_four_times_ends_bit_exactly(data: Path, whole: Callable[..., Path], tmp_path: Path, method: str) -> None:
+    """At every moment, with two workers before and after; two of the methods remember earlier crops, or earlier networks."""
+    out, corner = tmp_path / "run", Corner(2, 1, 1)
+    kill_and_go_on(start(data, corner, out, method), out, MOMENTS, workers=2, data=data, seed=method)
+    assert_same_end(whole(corner, method), out, method)
+
+
+def test_resuming_a_finished_run_changes_nothing(data: Path, whole: Callable[..., Path]) -> None:
     out = whole(QUICK[2][0])
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     run(command("--resume", str(out)))
