@@ -211,6 +211,7 @@ class TestRun:
         [
             "last.ckpt.partial",
             "metrics.csv",
+            "health.jsonl",
             "model.safetensors.partial",
             "evaluation.npz.partial",
             "examples/0-image.jpg.partial",
@@ -223,14 +224,14 @@ class TestRun:
     def test_a_full_disk_stops_and_the_run_goes_on(
         self, words: list[str], tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        out = tmp_path / "out"
+        out, mid_run = tmp_path / "out", ("last.ckpt.partial", "metrics.csv", "health.jsonl")
         with monkeypatch.context() as patch:
             fsync, writes = os.fsync, [0]
 
             def fill(descriptor: int) -> None:
                 path = Path(f"/proc/self/fd/{descriptor}").readlink()
                 writes[0] += path == out / what
-                if path == out / what and writes[0] == (3 if what.startswith(("last", "metrics")) else 1):
+                if path == out / what and writes[0] == (3 if what in mid_run else 1):
                     full()
                 fsync(descriptor)
 
@@ -241,11 +242,107 @@ class TestRun:
         assert f"protoseg train: {(out / what).parent} cannot be written to (No space left on device)" in message
         assert message.endswith(f"go on with protoseg train --resume {out}\n")
         assert (out / "result.json").exists() == what.startswith("report")
-        assert not (out / what.removesuffix(".partial")).exists() or what.startswith(("last", "metrics"))
+        assert not (out / what.removesuffix(".partial")).exists() or what in mid_run
         assert not list(out.rglob("*.partial"))
-        assert load_state(out / "last.ckpt")["global_step"] == (2 if what.startswith(("last", "metrics")) else 4)
+        assert load_state(out / "last.ckpt")["global_step"] == (2 if what in mid_run else 4)
         assert main(["train", "--resume", str(out)]) == 0
         assert all((out / name).is_file() for name in ("result.json", what.removesuffix(".partial")))
+
+    @pytest.mark.parametrize("what", ["last.ckpt.partial", "health.jsonl", "model.safetensors.partial", "result.json.partial"])
+    def test_a_folder_that_becomes_read_only_stops_and_the_run_goes_on(
+        self, words: list[str], tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As Linux makes one of a disk with errors: nothing is opened to write any more."""
+        out, mid_run = tmp_path / "out", what in ("last.ckpt.partial", "health.jsonl")
+        with monkeypatch.context() as patch:
+            opened, seen = Path.open, [0]
+
+            def refuse(self: Path, mode: str = "r", *args: Any, **more: Any) -> Any:
+                seen[0] += self == out / what and mode[0] != "r"
+                if mode[0] != "r" and out in self.parents and seen[0] >= (3 if mid_run else 1):
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+                return opened(self, mode, *args, **more)
+
+            patch.setattr(Path, "open", refuse)
+            assert main([*words, "--out", str(out)]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith(
+            f"protoseg train: {out} cannot be written to (Read-only file system); once it can, go on with"
+        )
+        assert message.count("\n") == 1
+        assert not (out / "result.json").exists()
+        assert load_state(out / "last.ckpt")["global_step"] == (2 if mid_run else 4)
+        assert main(["train", "--resume", str(out)]) == 0
+        assert (out / "result.json").is_file()
+
+    @pytest.mark.parametrize(
+        ("what", "more", "left"),
+        [
+            ("previous.ckpt", (), {"last.ckpt": 1}),
+            ("last.ckpt", (), {"previous.ckpt": 2}),  # between both renames
+            ("waiting.ckpt", ("--on-collapse", "rollback"), {"last.ckpt": 3, "previous.ckpt": 2}),  # 2 is vouched for
+        ],
+    )
+    def test_a_rename_that_fails_leaves_a_whole_checkpoint(
+        self,
+        words: list[str],
+        tmp_path: Path,
+        what: str,
+        more: tuple[str, ...],
+        left: dict[str, int],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        out = tmp_path / "out"
+        with monkeypatch.context() as patch:
+            replace, seen = Path.replace, [0]
+
+            def refuse(self: Path, target: Path) -> Path:
+                seen[0] += target == out / what
+                if target == out / what and seen[0] == (3 if what == "last.ckpt" else 1):
+                    full()
+                return replace(self, target)
+
+            patch.setattr(Path, "replace", refuse)
+            assert main([*words, *more, "--out", str(out)]) == 1
+        assert f"{out} cannot be written to (No space left on device); once it can, go on with" in capsys.readouterr().err
+        assert {path.name: load_state(path)["global_step"] for path in out.glob("*.ckpt*")} == left
+        assert main(["train", "--resume", str(out)]) == 0
+        assert [path.name for path in out.glob("*.ckpt*")] == ["last.ckpt"]
+
+    @pytest.mark.parametrize(
+        ("what", "more"),
+        [
+            ("previous.ckpt.partial", ("--on-collapse", "rollback")),
+            ("first/snapshot-1.safetensors.partial", ("--method", "self_training", "--consistency.reliable_first", "true")),
+        ],
+    )
+    def test_a_disk_that_is_full_before_the_first_checkpoint(
+        self,
+        words: list[str],
+        tmp_path: Path,
+        what: str,
+        more: tuple[str, ...],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """The run starts again."""
+        out = tmp_path / "out"
+        with monkeypatch.context() as patch:
+            fsync = os.fsync
+
+            def fill(descriptor: int) -> None:
+                if Path(f"/proc/self/fd/{descriptor}").readlink() == out / what:
+                    full()
+                fsync(descriptor)
+
+            patch.setattr(files.os, "fsync", fill)
+            assert main([*words, *more, "--out", str(out)]) == 1
+        said = capsys.readouterr().err
+        assert f"{(out / what).parent} cannot be written to (No space left on device); once it can, go on with" in said
+        assert not list(out.rglob("*.ckpt*"))
+        assert main(["train", "--resume", str(out)]) == 0
+        assert (out / "result.json").is_file()
 
     @pytest.mark.parametrize("what", ["split.json.partial", "config.yaml.partial"])
     def test_a_disk_that_is_full_at_once_leaves_a_folder_to_start_in(
