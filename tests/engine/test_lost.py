@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from make_folder import TINY, make_folder
+from make_folder import TINY, cut_short, make_folder
 from safetensors.torch import load_file
 
 from protoseg.cli import main
-from protoseg.data.loader import LabeledCrops, UnlabeledCrops
+from protoseg.data.loader import LabeledCrops
 from protoseg.engine.lost import lost
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import load_state
@@ -42,6 +44,10 @@ def second_process(first: int) -> int:
         except OSError:
             continue
     raise AssertionError("there is no second process")
+
+
+def fill_with_noise(path: Path) -> None:
+    path.write_bytes(random.Random(0).randbytes(path.stat().st_size))
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes as Linux shows them")
@@ -118,29 +124,46 @@ def test_a_drive_that_does_not_answer_ends_the_run(
     assert "no image came from the data set any more (DataLoader timed out after 2 seconds)" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("crops", [LabeledCrops, UnlabeledCrops])
-def test_a_file_that_vanishes_in_mid_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], crops: Any
+@pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (Path.unlink, "does not exist"),
+        (cut_short, "cannot be read as an image"),
+        (fill_with_noise, "cannot be read as an image"),
+    ],
+    ids=["vanishes", "is cut short", "becomes noise"],
+)
+def test_a_file_that_is_lost_in_mid_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    harm: Callable[[Path], Any],
+    told: str,
+    suffix: str,
+    kind: str,
 ) -> None:
     """An unlabelled one is left out and counted; without a labelled one the run would be another."""
-    data = make_folder(tmp_path / "data", train=6, labeled=3)
-    lost_file, read, calls = data / f"images/img_0{1 if crops is LabeledCrops else 4}.png", crops.__getitem__, [0]
+    data = make_folder(tmp_path / "data", train=6, labeled=3, suffix=suffix)
+    lost_file, step = data / f"images/img_0{1 if kind == 'labelled' else 4}{suffix}", TrainingModule.training_step
 
-    def vanish(self: Any, draw: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 4:
-            lost_file.unlink()
-        return read(self, draw)
+    def lose(self: TrainingModule, batch: dict[str, Any], batch_idx: int) -> Any:
+        if self.global_step == 2:
+            harm(lost_file)
+        return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(crops, "__getitem__", vanish)
+    monkeypatch.setattr(TrainingModule, "training_step", lose)
     words = ["train", str(data), *TINY, "--steps", "8", "--prototypes.per_class", "0", "--consistency.warmup_steps", "0"]
     status = main([*words, "--no-evaluate", "--out", str(tmp_path / "out")])
-    if crops is UnlabeledCrops:
+    if kind == "unlabelled":
         assert status == 0
         assert json.loads((tmp_path / "out/result.json").read_text())["skipped"] == [str(lost_file)]
     else:
         assert status == 2
-        assert f"{lost_file} does not exist" in capfd.readouterr().err
+        said = capfd.readouterr().err.splitlines()
+        assert f"{lost_file} {told}" in said[-1]
+        assert not any("Traceback" in line for line in said)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a file that does not answer is a pipe here")
