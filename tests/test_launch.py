@@ -21,6 +21,7 @@ from protoseg.arguments import parse_train
 from protoseg.engine.resumable import load_state
 from protoseg.launch import is_first, join_slurm, num_processes, started_by_torchrun
 from protoseg.run import _note_on_pairs
+from second_process import second_process
 
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 SRUN = {
@@ -112,6 +113,29 @@ def test_srun_that_lightning_would_misread(env: pytest.MonkeyPatch, change: dict
             env.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         join_slurm({"devices": 2, "num_nodes": 2})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes as Linux shows them")
+def test_torchrun_ends_with_a_process_that_dies(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set", train=6, labeled=3)
+    out = tmp_path / "out"
+    words = ["train", str(tmp_path / "set"), *TINY, "--steps", "5000", "--batch", "4", "--log-every", "1"]
+    words += ["--trainer.accelerator", "cpu", "--no-evaluate", "--out", str(out)]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port(), "-m", "protoseg.cli"]
+    with subprocess.Popen([sys.executable, *torchrun, *words], stderr=subprocess.PIPE, text=True) as run:
+        try:
+            deadline = time.monotonic() + 600  # of a machine that is busy
+            while not (out / "metrics.csv").is_file() or (out / "metrics.csv").read_text().count("\n") < 5:
+                assert run.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            os.kill(second_process(run.pid), signal.SIGKILL)
+            run.communicate(timeout=60)  # torchrun looks after its processes every few seconds
+        finally:
+            run.kill()
+    assert run.returncode == 1
+    assert not (out / "result.json").exists()
 
 
 @pytest.mark.slow
