@@ -21,6 +21,8 @@ from make_folder import TINY, cut_short, make_folder
 from safetensors.torch import load_file
 
 from protoseg.cli import main
+from protoseg.data import loader
+from protoseg.data.in_hand import Slots, note
 from protoseg.data.loader import LabeledCrops
 from protoseg.engine.lost import lost
 from protoseg.engine.module import TrainingModule
@@ -106,6 +108,46 @@ def test_a_killed_worker_ends_the_run(
     assert "a process that reads images has died (DataLoader worker" in said
     assert f"fewer --workers need less of it; go on with protoseg train --resume {tmp_path / 'out'}" in said
     assert main(["train", "--resume", str(tmp_path / "out"), "--workers", "0"]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a worker that is killed by a signal")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_what_a_dead_worker_read_last_is_known(start: Any) -> None:
+    """However it was started; of a path that is too long, the end."""
+    slots, path = Slots(2), Path(f"/{'x' * 2000}/ä.png")
+    worker = multiprocessing.get_context(start).Process(target=read_and_die, args=(slots, 1, path))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    ((pid, last),) = slots.read().items()
+    assert pid == worker.pid
+    assert last.endswith("x/ä.png")
+    assert str(path).endswith(last)
+
+
+def read_and_die(slots: Slots, worker: int, path: Path) -> None:
+    slots.take(worker)
+    note(Path("another.png"))
+    note(path)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_file_of_a_killed_worker_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An image that takes more memory than there is, for instance."""
+    large, read, calls = data / "images/img_01.png", loader.read_image, [0]
+
+    def die_of_one(path: Path, kind: Any) -> Any:
+        calls[0] += multiprocessing.parent_process() is not None
+        if path == large and calls[0] > 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(path, kind)
+
+    monkeypatch.setattr(loader, "read_image", die_of_one)
+    assert main(["train", str(data), *TINY, "--steps", "40", "--workers", "1", "--out", str(tmp_path / "out")]) == 1
+    said = capfd.readouterr().err
+    assert f"; read last: {large}; the system ends processes where memory runs out" in said
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
@@ -213,6 +255,17 @@ def test_a_drive_that_goes_away_in_mid_run(
 )
 def test_what_is_said(error: RuntimeError, message: str) -> None:
     assert message in str(lost(error))
+
+
+def test_the_files_of_who_has_died_are_named() -> None:
+    in_hand = {7: "/a.png", 8: "/b.png", 9: "/b.png"}
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    assert "Killed); read last: /a.png; the system" in str(lost(killed, in_hand=in_hand))
+    several = RuntimeError("DataLoader worker (pid(s) 8, 7) exited unexpectedly")
+    assert "unexpectedly); read last: /b.png, /a.png; " in str(lost(several, in_hand=in_hand))
+    assert "EOFError); read last: /a.png, /b.png; the system" in str(lost(EOFError(), in_hand=in_hand))
+    stalled = RuntimeError("DataLoader timed out after 7 seconds")
+    assert "7 seconds); read last: /a.png, /b.png; look" in str(lost(stalled, in_hand=in_hand))
 
 
 def test_other_errors_are_none_of_it() -> None:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from protoseg.data.cache import ImageCache
 from protoseg.data.check import read_pair
 from protoseg.data.images import PHOTOGRAPH, ImageArray, ImageKind, missing_pixels, read_image
+from protoseg.data.in_hand import Slots, note
 from protoseg.data.index import ClassTable, Sample
 from protoseg.data.io import UInt8Array, UnreadableImageError
 from protoseg.data.patience import AwayError, patiently
@@ -140,7 +141,13 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
 
 
 def _reader(cache: ImageCache | None) -> Callable[[Path, ImageKind | None], ImageArray]:
-    return read_image if cache is None else cache.read
+    read = read_image if cache is None else cache.read
+
+    def noted(path: Path, kind: ImageKind | None) -> ImageArray:
+        note(path)
+        return read(path, kind)
+
+    return noted
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -153,9 +160,15 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def make_loader(
-    dataset: Dataset[dict[str, Any]], sampler: StreamSampler, *, workers: int = 0, pin_memory: bool = False
+    dataset: Dataset[dict[str, Any]],
+    sampler: StreamSampler,
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+    slots: Slots | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """An endless DataLoader over a stream. The number of workers changes nothing but the speed."""
+    """An endless DataLoader over a stream. The number of workers changes nothing but the speed; each notes its files in a
+    slot of its own."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -163,12 +176,14 @@ def make_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=False,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=partial(_start_worker, slots) if workers else None,
         timeout=_STALLED if workers else 0,
     )
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(slots: Slots | None, worker: int) -> None:
+    if slots is not None:
+        slots.take(worker)
     torch.set_num_threads(1)  # or every worker starts a pool as large as the machine
     # A terminal sends Ctrl-C to all processes, SLURM SIGTERM too: the main one still needs its batch, and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 
+from protoseg.data.in_hand import Slots
 from protoseg.data.loader import LabeledCrops, UnlabeledCrops, collate, make_loader
 from protoseg.data.sampler import StreamSampler
 
@@ -40,6 +41,7 @@ class StreamModule(L.LightningDataModule):
         self.labeled, self.unlabeled = labeled, unlabeled
         self.batch, self.seed, self.workers = batch, seed, workers
         self.accumulate, self.pass_crops = accumulate, pass_crops
+        self._slots: list[Slots] = []
 
     def train_dataloader(self) -> CombinedLoader:
         assert self.trainer is not None
@@ -49,6 +51,7 @@ class StreamModule(L.LightningDataModule):
         streams: dict[str, LabeledCrops | UnlabeledCrops] = {"labeled": self.labeled}
         if self.unlabeled is not None:
             streams["unlabeled"] = self.unlabeled
+        self._slots = [Slots(self.workers) for _ in streams]
         loaders = {
             stream: make_loader(
                 dataset,
@@ -63,10 +66,15 @@ class StreamModule(L.LightningDataModule):
                 ),
                 workers=self.workers,
                 pin_memory=pin,
+                slots=slots,
             )
-            for stream, dataset in streams.items()
+            for (stream, dataset), slots in zip(streams.items(), self._slots, strict=True)
         }
         return CombinedLoader(loaders, "min_size")
+
+    def in_hand(self) -> dict[int, str]:
+        """Number of each worker -> the file that it has begun to read last."""
+        return {pid: path for slots in self._slots for pid, path in slots.read().items()}
 
     def labeled_pass(self, step: int) -> Iterator[dict[str, Any]]:
         """Labelled crops outside the stream, the same on every process: each image once, and at least `pass_crops`."""

@@ -183,7 +183,7 @@ def fit(
         except (RuntimeError, *UNREACHABLE) as error:  # a worker or another process has died, perhaps of the same signal
             if stop.signum:
                 raise KeyboardInterrupt(stop.signum) from error
-            if death := lost(error, getattr(trainer.strategy.launcher, "procs", ())):
+            if death := lost(error, getattr(trainer.strategy.launcher, "procs", ()), in_hand=data.in_hand()):
                 raise death from error
             raise
         except Collapse as collapse:
