@@ -27,6 +27,7 @@ from protoseg.data.loader import LabeledCrops
 from protoseg.engine.lost import lost
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import load_state
+from second_process import second_process
 
 TWO = ("--batch", "4", "--trainer.accelerator", "cpu", "--trainer.devices", "2")
 
@@ -34,18 +35,6 @@ TWO = ("--batch", "4", "--trainer.accelerator", "cpu", "--trainer.devices", "2")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("lost") / "data", train=6, labeled=3, test=1)
-
-
-def second_process(first: int) -> int:
-    """The process that Lightning has started from a first one."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == first and b"LOCAL_RANK=1" in (folder / "environ").read_bytes().split(b"\0"):
-                return int(folder.name)
-        except OSError:
-            continue
-    raise AssertionError("there is no second process")
 
 
 def fill_with_noise(path: Path) -> None:
