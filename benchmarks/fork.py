@@ -36,6 +36,7 @@ from protoseg.report.gather import START
 from protoseg.run import settle
 from protoseg.settings import TrainConfig
 from protoseg.stage import stored_json, write_json
+from protoseg.stored import is_text
 from protoseg.trained import CONFIG, SPLIT, require_empty
 
 SOURCE = "prototypes"
@@ -146,8 +147,8 @@ def write_fork(run: Path, out: Path, config: TrainConfig, own: TrainConfig, stat
     write_text(out / METRICS, text.getvalue())
     shares = [row for row in read_shares(run / SHARES) if row["step"] <= step]
     write_text(out / SHARES, "".join(json.dumps(row) + "\n" for row in shares))
-    write_json(out / SPLIT, stored_json(run / SPLIT))
-    start = stored_json(run / START)
+    write_json(out / SPLIT, stored_json(run / SPLIT, {}))
+    start = stored_json(run / START, {"commands": [is_text]})
     command = shlex.join(["python", "benchmarks/fork.py", *sys.argv[1:]])
     write_json(out / START, start | {"commands": [*start["commands"], command]})
     settings = dataclasses.replace(own, out=str(out)).to_dict()
