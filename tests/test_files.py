@@ -30,6 +30,18 @@ def full(*_: Any) -> NoReturn:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def fill_at(patch: pytest.MonkeyPatch, path: Path) -> None:
+    """The disk is full when that file is brought to it."""
+    fsync = os.fsync
+
+    def fill(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == path:
+            full()
+        fsync(descriptor)
+
+    patch.setattr(files.os, "fsync", fill)
+
+
 def write_then(path: Path, then: Callable[[], Any]) -> None:
     with replacing(path) as partial:
         partial.write_text("aft")
@@ -329,14 +341,7 @@ class TestRun:
         """The run starts again."""
         out = tmp_path / "out"
         with monkeypatch.context() as patch:
-            fsync = os.fsync
-
-            def fill(descriptor: int) -> None:
-                if Path(f"/proc/self/fd/{descriptor}").readlink() == out / what:
-                    full()
-                fsync(descriptor)
-
-            patch.setattr(files.os, "fsync", fill)
+            fill_at(patch, out / what)
             assert main([*words, *more, "--out", str(out)]) == 1
         said = capsys.readouterr().err
         assert f"{(out / what).parent} cannot be written to (No space left on device); once it can, go on with" in said
@@ -350,14 +355,7 @@ class TestRun:
     ) -> None:
         out = tmp_path / "out"
         with monkeypatch.context() as patch:
-            fsync = os.fsync
-
-            def fill(descriptor: int) -> None:
-                if Path(f"/proc/self/fd/{descriptor}").readlink() == out / what:
-                    full()
-                fsync(descriptor)
-
-            patch.setattr(files.os, "fsync", fill)
+            fill_at(patch, out / what)
             assert main([*words, "--out", str(out)]) in (1, 2)
         message = capsys.readouterr().err
         assert f"{out} cannot be written to (No space left on device)" in message
