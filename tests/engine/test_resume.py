@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -85,18 +86,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The uninterrupted run that ends as those of a corner should; the number of workers does not count."""
-    done: dict[tuple[int, int, str], Path] = {}
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Future[Path]]]:
+    """The uninterrupted run that ends as those of a corner should; the number of workers does not count.
 
-    def of(corner: Corner, method: str = "prototype") -> Path:
-        key = (corner.accumulate, corner.processes, method)
-        if key not in done:
-            done[key] = tmp_path_factory.mktemp("whole") / "run"
-            run(start(data, corner._replace(workers=0), done[key], method))
-        return done[key]
+    It begins where a test first names it, beside what that test does next.
+    """
+    done: dict[tuple[int, int, str], Future[Path]] = {}
 
-    return of
+    def train(corner: Corner, method: str) -> Path:
+        out = tmp_path_factory.mktemp("whole") / "run"
+        run(start(data, corner._replace(workers=0), out, method))
+        return out
+
+    with ThreadPoolExecutor() as threads:
+
+        def of(corner: Corner, method: str = "prototype") -> Future[Path]:
+            key = (corner.accumulate, corner.processes, method)
+            if key not in done:
+                done[key] = threads.submit(train, corner, method)
+            return done[key]
+
+        yield of
 
 
 def kill(words: list[str], out: Path, moment: Moment, rng: random.Random, image: Path) -> None:
@@ -188,18 +198,26 @@ def timed_rows(out: Path) -> list[str]:
     return (out / "metrics.csv").read_text().splitlines()[1:]
 
 
-def kill_and_go_on(words: list[str], out: Path, moments: tuple[Moment, ...], *, workers: int, data: Path, seed: str) -> None:
-    """Kill a run at each of the moments, one after the other, and let it end with so many workers."""
+def kill_at(moments: tuple[Moment, ...], words: list[str], out: Path, *, workers: int, data: Path, seed: str) -> list[str]:
+    """Kill a run at each of the moments, one after the other, and give the rows of its metrics up to its checkpoint."""
     rng = random.Random(seed)
     scored = sorted((data / "images/test").iterdir())
-    resume = command("--resume", str(out), "--workers", str(workers))
     for moment in moments:
         kill(words, out, moment, rng, rng.choice(scored))
-        words = resume
-        before, last = timed_rows(out), steps_done(out)
-        assert 0 < last <= STEPS
-    run(resume)
-    assert timed_rows(out)[:last] == before[:last], "it went on from the checkpoint, it did not start again"
+        words = resume(out, workers)
+        rows = timed_rows(out)[: steps_done(out)]
+        assert 0 < len(rows) <= STEPS
+    return rows
+
+
+def go_on(out: Path, *, workers: int, done: list[str]) -> None:
+    """Let a killed run end."""
+    run(resume(out, workers))
+    assert timed_rows(out)[: len(done)] == done, "it went on from the checkpoint, it did not start again"
+
+
+def resume(out: Path, workers: int) -> list[str]:
+    return command("--resume", str(out), "--workers", str(workers))
 
 
 def steps_done(out: Path) -> int:
@@ -236,35 +254,43 @@ def assert_same_end(expected: Path, resumed: Path, method: str = "prototype") ->
 
 @pytest.mark.parametrize(("corner", "moment", "workers"), QUICK, ids=lambda value: str(value).removeprefix("Corner"))
 def test_killed_run_ends_bit_exactly(
-    data: Path, whole: Callable[..., Path], tmp_path: Path, corner: Corner, moment: Moment, workers: int
+    data: Path, whole: Callable[..., Future[Path]], tmp_path: Path, corner: Corner, moment: Moment, workers: int
 ) -> None:
     out = tmp_path / "run"
-    kill_and_go_on(start(data, corner, out), out, (moment,), workers=workers, data=data, seed=str((corner, moment)))
-    assert_same_end(whole(corner), out)
+    done = kill_at((moment,), start(data, corner, out), out, workers=workers, data=data, seed=str((corner, moment)))
+    expected = whole(corner)
+    go_on(out, workers=workers, done=done)
+    assert_same_end(expected.result(), out)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("corner", MATRIX, ids=lambda corner: str(corner).removeprefix("Corner"))
 def test_run_killed_three_times_ends_bit_exactly(
-    data: Path, whole: Callable[..., Path], tmp_path: Path, corner: Corner
+    data: Path, whole: Callable[..., Future[Path]], tmp_path: Path, corner: Corner
 ) -> None:
     """24 kills over the whole matrix; after each the other number of workers goes on."""
     out, moments = tmp_path / "run", (TRAINING, WRITING, EVALUATION)
-    kill_and_go_on(start(data, corner, out), out, moments, workers=2 - corner.workers, data=data, seed=str(corner))
-    assert_same_end(whole(corner), out)
+    done = kill_at(moments, start(data, corner, out), out, workers=2 - corner.workers, data=data, seed=str(corner))
+    expected = whole(corner)
+    go_on(out, workers=2 - corner.workers, done=done)
+    assert_same_end(expected.result(), out)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", STATE)
-def test_run_killed_four_times_ends_bit_exactly(data: Path, whole: Callable[..., Path], tmp_path: Path, method: str) -> None:
+def test_run_killed_four_times_ends_bit_exactly(
+    data: Path, whole: Callable[..., Future[Path]], tmp_path: Path, method: str
+) -> None:
     """At every moment, with two workers before and after; two of the methods remember earlier crops, or earlier networks."""
     out, corner = tmp_path / "run", Corner(2, 1, 1)
-    kill_and_go_on(start(data, corner, out, method), out, MOMENTS, workers=2, data=data, seed=method)
-    assert_same_end(whole(corner, method), out, method)
+    done = kill_at(MOMENTS, start(data, corner, out, method), out, workers=2, data=data, seed=method)
+    expected = whole(corner, method)
+    go_on(out, workers=2, done=done)
+    assert_same_end(expected.result(), out, method)
 
 
-def test_resuming_a_finished_run_changes_nothing(data: Path, whole: Callable[..., Path]) -> None:
-    out = whole(QUICK[2][0])
+def test_resuming_a_finished_run_changes_nothing(data: Path, whole: Callable[..., Future[Path]]) -> None:
+    out = whole(QUICK[2][0]).result()
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     run(command("--resume", str(out)))
     assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
