@@ -436,6 +436,15 @@ def test_numbers_out_of_range(
     assert last in error.replace("-", "_") or last.replace("_", " ") in error
 
 
+@pytest.mark.parametrize("words", [("evaluate", "run"), ("predict", "run"), ("report",), ("split", "data"), ("app",)])
+def test_a_word_too_few(words: tuple[str, ...], refuse: Refuse) -> None:
+    refuse(*words, names=f"protoseg {words[0]} --help")
+
+
+def test_a_file_of_settings_is_a_recipe(data: Path, refuse: Refuse) -> None:
+    refuse("train", data, "--config", "own.yaml", names="--recipe FILE")
+
+
 class TestRunFolder:
     def test_one_that_holds_something_is_left_as_it_is(self, data: Path, tmp_path: Path, refuse: Refuse) -> None:
         (tmp_path / "run").mkdir()
@@ -462,6 +471,12 @@ class TestRunFolder:
 
     def test_demo_too_short_to_use_an_unlabelled_image_writes_nothing(self, tmp_path: Path, refuse: Refuse) -> None:
         refuse("demo", "--out", tmp_path / "run", "--steps", "300", names="consistency.warmup_steps")
+
+    def test_demo_that_stops_before_its_run_leaves_no_images(self, tmp_path: Path, refuse: Refuse) -> None:
+        refuse("demo", "--out", tmp_path / "run", "--labels", "500", names="500")
+
+    def test_demo_has_no_dry_run(self, tmp_path: Path, refuse: Refuse) -> None:
+        refuse("demo", "--out", tmp_path / "run", "--dry-run", names="protoseg train DATA --recipe demo --dry-run")
 
     def test_demo_into_a_folder_that_holds_something(self, tmp_path: Path, refuse: Refuse) -> None:
         (tmp_path / "run").mkdir()
@@ -510,7 +525,8 @@ class TestResume:
         assert main(words) == 0
         run = interrupted(trained, tmp_path / "run")
         shutil.copy(tmp_path / "other/last.ckpt", run / "last.ckpt")
-        refuse("train", "--resume", run, names=run / "last.ckpt")
+        error = refuse("train", "--resume", run, names=run / "last.ckpt")
+        assert "resume the run folder that it belongs to" in error
 
     def test_after_the_images_changed(self, trained: Path, tmp_path: Path, refuse: Refuse) -> None:
         run = interrupted(trained, tmp_path / "run")
@@ -626,8 +642,10 @@ class TestWhatIsFine:
         assert train(data, "--batch", "4")[1]["unlabeled"] == 1
 
     def test_images_smaller_than_the_crop(self, data: Path, train) -> None:  # type: ignore[no-untyped-def]
+        Image.new("RGB", (80, 80)).save(data / "images/img_04.png")
         printed, result = train(data, "--crop", "64")
-        assert "smaller than the crop (40 < 64 px)" in printed
+        assert "3 of 3 labelled images are smaller than the crop (40 < 64 px) and padded" in printed
+        assert "2 of 3 unlabelled images looked at are smaller than the crop (40 < 64 px) and padded" in printed
         assert result["steps"] == 2
 
     @pytest.mark.parametrize("workers", ["0", "1"])

@@ -43,6 +43,8 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     # A name of its own: "yaml" is also how other programs that use protoseg read theirs.
     set_loader("protoseg", load, exceptions=(yaml.YAMLError,))
     words = _normalize(arguments)
+    if _value_of(words, "--config") is not None:  # the parser's own, for recipes
+        raise ValueError("a file of settings is a recipe: --recipe FILE")
     parser = ArgumentParser(prog="protoseg train", exit_on_error=False, allow_abbrev=False, parser_mode="protoseg")
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(TrainConfig, as_group=False)
@@ -58,6 +60,8 @@ def parse_train(arguments: Sequence[str]) -> TrainConfig:
     config = settle_method(config)
     validate(config)
     _check_used(config.model.arch, _given(words))
+    if config.labels == "all":
+        config.labels = None
     if not config.data:
         raise ValueError("give the folder that holds images/ and masks/: protoseg train data/")
     return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from protoseg.arguments import DRY_RUN, parse_train
 from protoseg.data.limit import MAX_PIXELS, parse_pixels
@@ -142,9 +143,16 @@ def _pixel_limit(arguments: Sequence[str]) -> Iterator[list[str]]:
             os.environ[MAX_PIXELS] = before
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; {self.prog} --help shows how")
+
+
 def _parser(**options: Any) -> argparse.ArgumentParser:
     """With what every command takes, for its --help alone: `_pixel_limit` has taken it away."""
-    parser = argparse.ArgumentParser(**options)
+    parser = _Parser(**options)
     parser.add_argument(_MAX_PIXELS, metavar="N", help="refuse larger images; default 100 megapixels, 100e6")
     return parser
 
@@ -166,13 +174,15 @@ def _demo(arguments: list[str]) -> int:
     parser = _parser(
         prog="protoseg demo",
         description="Train on handwritten digits over photographs, with and without the unlabelled images, and compare.",
-        epilog="Further options are those of protoseg train.",
+        epilog="Further options are those of protoseg train, but for --dry-run and --resume.",
     )
     parser.add_argument("--out", default=None, help="run folder; the images go to OUT-data beside it; default runs/demo")
     parser.add_argument("--seed", type=int, default=0, help="of everything random, the images included; default 0")
     options, rest = parser.parse_known_args(arguments)
     if any(word.split("=")[0] == "--resume" for word in rest):
         raise ValueError("a demo goes on like any other run: protoseg train --resume RUN_FOLDER")
+    if DRY_RUN in rest:
+        raise ValueError(f"a demo has no dry run; on your own data: protoseg train DATA --recipe demo {DRY_RUN}")
     is_copy = _is_copy()  # same folders, nothing to write
     chosen = os.environ[RUN_FOLDER] if is_copy else options.out
     out = Path(chosen) if chosen else _free(Path("runs") / "demo")
@@ -184,9 +194,14 @@ def _demo(arguments: list[str]) -> int:
     parse_train(words)  # a misspelt option stops here, before images are written
     from protoseg.data.demo import write_demo
 
-    if not is_copy:
-        write_demo(data, seed=options.seed)
-    return _train(words, command=_shown("demo", arguments))
+    try:
+        if not is_copy:
+            write_demo(data, seed=options.seed)
+        return _train(words, command=_shown("demo", arguments))
+    except BaseException:  # Ctrl-C too
+        if not is_copy and not out.exists():  # no run needs the images, and the mended command may use the folder
+            shutil.rmtree(data, ignore_errors=True)
+        raise
 
 
 def _free(path: Path) -> Path:
@@ -323,7 +338,7 @@ def _atlas(arguments: list[str]) -> None:
 
 
 def _app(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog="protoseg app",
         usage="protoseg app RUN [RUN ...] [IMAGES] [--port N] [--no-browser] ...",
         description="Open a page in the browser: drop an image or choose one, and see mask, confidence, prototypes and where "

@@ -157,7 +157,8 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
             "with --labels, or train with --method supervised"
         )
     if method.uses_unlabeled:
-        for note in check_unlabeled(data.partition.unlabeled, data.report.kind):
+        assert config.crop is not None
+        for note in check_unlabeled(data.partition.unlabeled, data.report.kind, crop=config.crop):
             console.print(f"warning: {note}")
     _check_batch(config, network)
     if method.uses_unlabeled and (note := _note_on_pairs(config)):

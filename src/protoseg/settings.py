@@ -226,7 +226,7 @@ class TrainConfig:
     Attributes:
         data: folder with images/ and masks/
         format: layout of the folder; recognised when left out
-        labels: masks to use: FILE, N or 1/8; default all
+        labels: masks to use: FILE, N, 1/8 or all; default all
         unlabeled: one more folder of unlabelled images
         holdout: labelled images kept back to score on: FILE, N or 1/5
         split: evaluation images: test or val; default test, else val

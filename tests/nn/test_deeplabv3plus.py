@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protoseg.functional.points import read_features, sample_points
 from protoseg.nn.deeplabv3plus import DeepLabV3Plus, DilatedResNet
 from protoseg.nn.weights import load_encoder
 
@@ -148,11 +147,6 @@ def test_logits_are_the_head_up_sampled_as_it_says(shallow: DeepLabV3Plus) -> No
     out = shallow.eval()(torch.randn(1, 3, 49, 65))
     dense = F.interpolate(shallow.head(out.features), (49, 65), mode="bilinear", align_corners=out.align_corners)
     torch.testing.assert_close(out.logits, dense)
-    points = sample_points(torch.rand(1, 64, 2), (49, 65), grid=8)
-    read = read_features(out.features, points, out.covers, align_corners=out.align_corners)
-    full = F.interpolate(out.features, out.covers, mode="bilinear", align_corners=out.align_corners)
-    y, x = points[0].T
-    torch.testing.assert_close(read[0], full[0, :, y, x].T, atol=1e-5, rtol=1e-5)
 
 
 def test_features_are_low_level_then_context(shallow: DeepLabV3Plus) -> None:

@@ -176,8 +176,14 @@ def say_elsewhere(facts: Sequence[Facts]) -> tuple[str, ...]:
     )
 
 
-def check_unlabeled(samples: Sequence[Sample], kind: ImageKind) -> tuple[str, ...]:
-    """Look at a few unlabelled images, spread over all: those of another kind than the labelled ones cannot be learned from.
+def check_unlabeled(samples: Sequence[Sample], kind: ImageKind, *, crop: int) -> tuple[str, ...]:
+    """Look at a few unlabelled images, spread over all: those of another kind than the labelled ones cannot be learned from,
+    and small ones are padded.
+
+    Args:
+        samples: the unlabelled images.
+        kind: of the labelled ones.
+        crop: side of the training crops in pixels.
 
     Returns:
         What to say, if anything.
@@ -185,32 +191,38 @@ def check_unlabeled(samples: Sequence[Sample], kind: ImageKind) -> tuple[str, ..
     Raises:
         ValueError: not one of them can be read, or is of that kind.
     """
-    others, good, damaged = list[tuple[Sample, ImageKind]](), 0, list[UnreadableImageError]()
+    others, sides, damaged = list[tuple[Sample, ImageKind]](), list[int](), list[UnreadableImageError]()
     looked_at = samples[:: 1 + len(samples) // _LOOKED_AT]
     for sample in looked_at:
         try:
-            found = kind_of(read_image(sample.image))
+            image = read_image(sample.image)
         except UnreadableImageError as error:  # counted and named where training meets it
             damaged.append(error)
             continue
-        good += found == kind
-        if found != kind:
+        found = kind_of(image)
+        if found == kind:
+            sides.append(min(image.shape[:2]))
+        else:
             others.append((sample, found))
     if looked_at and len(damaged) == len(looked_at):
         raise ValueError(
             f"no unlabelled image can be read ({counted(len(damaged), 'was', 'were')} tried): {damaged[0]}; mend them, or "
             "train with --method supervised"
         )
+    small = [side for side in sides if side < crop]
+    of = f"of {counted(len(sides) + len(others), 'unlabelled image')} looked at"
+    are = counted(len(small), f"{of} is", f"{of} are")
+    notes = (f"{are} smaller than the crop ({min(small)} < {crop} px) and padded",) if small else ()
     if not others:
-        return ()
+        return notes
     sample, found = others[0]
     what = f"{sample.image} has {found}, the labelled images have {kind}"
-    if not good:
+    if not sides:
         raise ValueError(
             f"no unlabelled image can be used: all that were looked at ({len(others)}) are of another kind than the labelled "
             f"ones, e.g. {what}; convert them to that kind, or train with --method supervised"
         )
-    return (f"{len(others)} of {len(others) + good} unlabelled images looked at cannot be used: {what}; they are skipped",)
+    return (*notes, f"{len(others)} {of} cannot be used: {what}; they are skipped")
 
 
 def channel_statistics(samples: Sequence[Sample], kind: ImageKind) -> ChannelStatistics:

@@ -578,7 +578,8 @@ def _crop(facts: Sequence[Facts], crop: int) -> Iterator[Finding]:
     small = [fact for fact in readable if min(fact.size) < crop]
     if small:
         smallest = min(min(fact.size) for fact in small)
-        of = f"of {counted(len(readable), 'training image')}"
+        looked_at = "training" if any(fact.role == "unlabeled" for fact in readable) else "labelled"
+        of = f"of {counted(len(readable), f'{looked_at} image')}"
         yield Finding(
             "warning" if len(small) > len(readable) / 2 else "note",
             f"{counted(len(small), f'{of} is', f'{of} are')} smaller than the crop ({smallest} < {crop} px) and padded",
