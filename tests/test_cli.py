@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from protoseg.arguments import parse_train
 from protoseg.cli import main
 from protoseg.config import METHODS
 from protoseg.data.class_list import read_class_list
+from protoseg.data.demo import write_demo
 from protoseg.data.formats import open_dataset
 from protoseg.data.images import read_image
 from protoseg.data.limit import MAX_PIXELS
@@ -283,6 +285,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     assert main(["train", str(data), *SETTINGS, "--baseline", "--out", str(folder / "out")]) == 0
     capture.undo()
     return Run(data, folder / "out", console.export_text())
+
+
+def test_demo_trains_with_and_without_the_unlabelled_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole of it, on fewer images; that a seed gives its images and its training is seen beside another one's."""
+    write = partial(write_demo, labeled=12, unlabeled=8, test=2)
+    monkeypatch.setattr("protoseg.data.demo.write_demo", write)
+    short = ["--steps", "4", "--consistency.warmup_steps", "2", "--prototypes.delay", "0", "--model.width", "4"]
+    for seed in (1, 2):
+        assert main(["demo", "--seed", str(seed), "--out", str(tmp_path / f"run{seed}"), *short]) == 0
+        printed = capsys.readouterr().out
+        write(tmp_path / f"images{seed}", seed=seed)
+        ours, theirs = ({p.name: p.read_bytes() for p in tmp_path.glob(f"{of}{seed}*/**/*.png")} for of in ("run", "images"))
+        assert theirs.items() <= ours.items()
+        result = json.loads((tmp_path / f"run{seed}/result.json").read_text())
+        assert (result["seed"], result["labeled"], result["unlabeled"], result["evaluated"]) == (seed, 12, 8, 2)
+        assert result["baseline"]["steps"] == result["steps"] == 4
+        assert f"by {100 * result['gain']:+.1f} points" in printed
+    assert (tmp_path / "run1-data/images/test/test_0000.png").read_bytes() != (
+        tmp_path / "run2-data/images/test/test_0000.png"
+    ).read_bytes()
 
 
 class TestRun:

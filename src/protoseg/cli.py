@@ -469,6 +469,9 @@ def _bench(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--data", type=Path, help="labelled folder, laid out as for training: DATA by another name")
+    parser.add_argument(
+        "--root", type=Path, help="the folder, where --data names its layout, as in --data camvid --root FOLDER"
+    )
     parser.add_argument("--labels", default="all", help="N (DATA/splits/N.txt where there is one), 1/8, FILE, all; default all")
     parser.add_argument(
         "--methods",
@@ -488,6 +491,9 @@ def _bench(arguments: list[str]) -> int:
         options.data = Path(extra.pop(alone))
     if options.data is None:
         raise ValueError("give the folder that holds images/ and masks/: protoseg bench data/ --labels 23,46,92")
+    if options.root is not None:
+        extra += ["--format", str(options.data)]
+        options.data = options.root
     try:
         seeds = [int(text) for text in options.seeds.split(",")]
     except ValueError as error:

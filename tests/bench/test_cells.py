@@ -70,10 +70,10 @@ def test_a_whole_comparison_comes_first_then_seeds_then_labels(tmp_path: Path) -
     ]
 
 
-def test_the_default_methods_begin_with_what_the_others_are_compared_with() -> None:
-    assert METHODS[:2] == ("supervised", "fixmatch")
-    assert "unimatch_v2" in METHODS
-    assert "unimatch_v2+prototypes" in METHODS
+def test_each_default_method_stands_without_and_with_the_term() -> None:
+    pairs = list(zip(METHODS[::2], METHODS[1::2], strict=True))
+    assert [base for base, _ in pairs] == ["supervised", "fixmatch", "unimatch_v2", "CutMix teacher"]
+    assert [base_of(with_term) for _, with_term in pairs] == [base for base, _ in pairs]
 
 
 @pytest.mark.parametrize("method", [*METHODS, *NAMED])

@@ -15,6 +15,7 @@ from make_folder import TINY, make_folder
 from PIL import Image
 
 from bench.test_page import row as make_row
+from protoseg.arguments import parse_train
 from protoseg.bench import running, store
 from protoseg.bench.cells import Labels, find_labels, folder_of, make_cells
 from protoseg.bench.command import columns_of, report
@@ -47,6 +48,17 @@ def test_the_data_may_stand_anywhere(given: str, monkeypatch: pytest.MonkeyPatch
     ((root, extra),) = seen
     assert root == Path("here")
     assert " ".join(extra).replace("=", " ") == "--steps 2"
+
+
+@pytest.mark.parametrize("given", ["--data camvid --root here", "--root here camvid"])
+def test_the_layout_may_be_named(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("protoseg.bench.command.bench", lambda data, **options: seen.append((data, options)) or 0)
+    assert main(["bench", *given.split(), "--steps", "2"]) == 0
+    ((root, options),) = seen
+    assert (root, options["out"]) == (Path("here"), Path("bench/here"))
+    config = parse_train([str(root), *options["extra"]])
+    assert (config.data, config.format, config.steps) == ("here", "camvid", 2)
 
 
 def test_without_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,12 @@ from typing import Any
 
 from protoseg.config import recipe_files
 
-METHODS = ("supervised", "fixmatch", "prototype", "unimatch_v2", "unimatch_v2+prototypes")
-"""What is compared where nothing is said, in order of importance."""
 TERM = "+prototypes"
+METHODS = (
+    *(name + term for name in ("supervised", "fixmatch", "unimatch_v2") for term in ("", TERM)),
+    *("CutMix teacher", "prototype"),
+)
+"""What is compared where nothing is said, in order of importance: each base method without and with the prototype term."""
 NAMED = {
     "labels only": ("--method", "supervised"),
     "CutMix teacher": ("--method", "prototype", "--prototypes.per_class", "0"),
