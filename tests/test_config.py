@@ -195,7 +195,7 @@ class TestRecipes:
     def test_what_aliases_blow_up_is_refused(self, tmp_path: Path, text: str) -> None:
         file = tmp_path / "config.yaml"
         file.write_text(text)
-        for given in ("data --recipe FILE", "--resume FOLDER", "data --config FILE", "data --steps TEXT"):
+        for given in ("data --recipe FILE", "--resume FOLDER", "data --steps TEXT"):
             places = {"FILE": str(file), "FOLDER": str(tmp_path), "TEXT": text}
             says = r"its aliases \(\*name\) stand for .*; write the values out|steps is .*; it must be a whole number"
             with pytest.raises(ValueError, match=says) as caught:

@@ -460,6 +460,18 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
     Raises:
         ValueError, FileNotFoundError, ConnectionError: see `create_segmenter`.
     """
+    from protoseg.nn.recompute import recompute_activations
+
+    network: Any = _build_network(config, num_classes, pretrained=pretrained)
+    if config.grad_checkpointing:
+        own = config.arch in OWN_NETWORKS
+        statistics_learn = not (config.freeze_bn or config.freeze_encoder)
+        recompute_activations(network.encoder, name=config.arch if own else config.encoder, statistics_learn=statistics_learn)
+    return network  # type: ignore[no-any-return]
+
+
+def _build_network(config: ModelConfig, num_classes: int, *, pretrained: bool) -> nn.Module:
+
     from protoseg.nn.deeplabv3plus import DeepLabV3Plus
     from protoseg.nn.segmenter import create_segmenter, named_state
     from protoseg.nn.small_unet import SmallUNet

@@ -20,9 +20,9 @@ class ModelConfig:
         weights: of the encoder: FILE, imagenet or none
         mean, std: of each channel, in [0, 1]; default the encoder's for 8-bit RGB, else the images'
         freeze_bn, freeze_encoder: what of the encoder does not learn: BatchNorm's statistics; anything
+        grad_checkpointing: less memory, more time: activations are computed twice (timm, DINO)
         auxiliary: second head (paper_deeplabv3plus only)
-        width: channels of the first level (small_unet only)
-        features: channels of the features (small_unet and dino_dpt)
+        width, features: channels of the first level (small_unet), of the features (small_unet, dino_dpt)
     """
 
     arch: str = "deeplabv3plus"
@@ -32,6 +32,7 @@ class ModelConfig:
     std: list[float] | None = None
     freeze_bn: bool = False
     freeze_encoder: bool = False
+    grad_checkpointing: bool = False
     auxiliary: bool = False
     width: int = 24
     features: int | None = None
