@@ -724,6 +724,33 @@ class TestMaxPixels:
         assert main(["evaluate", str(run.out), str(run.data), "--max_pixels=2337", "--out", str(tmp_path)]) == 0
         assert json.loads((tmp_path / "result.json").read_text())["commands"][0].endswith("--max-pixels 2337")
 
+    def test_a_run_keeps_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """One unlabelled image is larger, so that another takes its place; without the limit it would be drawn on resume."""
+        data, out = make_folder(tmp_path / "data", train=5, labeled=2, test=1), tmp_path / "resumed"
+        large = write_image(data / "images/large.png", draw_shapes(np.random.default_rng(1), (60, 60))[0])
+        words = ["train", str(data), *TINY, "--steps", "6", "--checkpoint-every", "1", "--consistency.warmup_steps", "0"]
+        words += ["--max-pixels", "2000"]
+        assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+        break_off(monkeypatch, [*words, "--out", str(out)], after=2)
+        assert main(["train", "--resume", str(out), "--max-pixels", "4000"]) == 2
+        said = capsys.readouterr().err
+        assert "--max-pixels 4000 would change the run that --resume goes on with, which has --max-pixels 2000; leave" in said
+        assert main(["train", "--resume", str(out)]) == 0
+        assert MAX_PIXELS not in os.environ
+        whole, resumed = (load_model_file(tmp_path / name).tensors for name in ("whole", "resumed"))
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+        results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "resumed")]
+        assert [result["skipped"] for result in results] == [[str(large)], [str(large)]]
+        assert main(["train", "--resume", str(out), "--max-pixels", "2e3"]) == 0  # the same one may be said again
+
+    def test_a_run_of_an_earlier_version_takes_the_one_given(self, tmp_path: Path) -> None:
+        data, out = make_folder(tmp_path / "data", train=4, labeled=2, test=1), tmp_path / "out"
+        assert main(["train", str(data), *TINY, "--out", str(out)]) == 0
+        stored = json.loads((out / "split.json").read_text())
+        assert stored.pop("max_pixels") == 100_000_000
+        (out / "split.json").write_text(json.dumps(stored))
+        assert main(["train", "--resume", str(out), "--max-pixels", "2000"]) == 0
+
     @pytest.mark.parametrize("words", [["--max-pixels", "many"], ["--max-pixels"], ["--max-pixels=inf"]])
     def test_what_is_no_number(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["train", "data", *words]) == 2

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from protoseg.arguments import DRY_RUN, parse_train
-from protoseg.data.limit import MAX_PIXELS, parse_pixels
+from protoseg.data.limit import MAX_PIXELS, limited, parse_pixels
 from protoseg.files import CannotWriteError
 from protoseg.launch import is_first
 from protoseg.settings import RUN_FOLDER
@@ -125,7 +125,7 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
 @contextmanager
 def _pixel_limit(arguments: Sequence[str]) -> Iterator[list[str]]:
     """The words without --max-pixels, which counts for everything that the command does, in all its processes."""
-    before, words, given = os.environ.get(MAX_PIXELS), list[str](), list[str]()
+    words, given = list[str](), list[str]()
     rest = iter(arguments)
     for word in rest:
         name, equals, value = word.partition("=")
@@ -133,14 +133,8 @@ def _pixel_limit(arguments: Sequence[str]) -> Iterator[list[str]]:
             given.append(value if equals else next(rest, "nothing"))
         else:
             words.append(word)
-    if given:
-        os.environ[MAX_PIXELS] = str(parse_pixels(given[-1]))
-    try:
+    with limited(parse_pixels(given[-1]) if given else None):
         yield words
-    finally:
-        os.environ.pop(MAX_PIXELS, None)
-        if before is not None:
-            os.environ[MAX_PIXELS] = before
 
 
 class _Parser(argparse.ArgumentParser):

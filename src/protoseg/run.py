@@ -34,7 +34,8 @@ from protoseg.config import (
 from protoseg.data.cache import open_cache
 from protoseg.data.check import CheckedData, check_labels, check_unlabeled
 from protoseg.data.index import Sample
-from protoseg.data.run_lists import SPLIT, as_stored, read_run_lists
+from protoseg.data.limit import MAX_PIXELS, limited, most_pixels
+from protoseg.data.run_lists import SPLIT, as_stored, read_limit, read_run_lists
 from protoseg.data.splits import Partition
 from protoseg.engine.evaluate import Normalization
 from protoseg.engine.tracker import check_tracker
@@ -66,6 +67,24 @@ def train(config: TrainConfig, *, console: Console, command: str | None = None) 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, ConnectionError: one sentence on what is wrong, before training.
     """
+    with limited(_limit_of(config)):
+        return _train(config, console=console, command=command)
+
+
+def _limit_of(config: TrainConfig) -> int | None:
+    """How large the images of a resumed run may be, as at its start: with another limit it would draw others."""
+    if config.resume is None:
+        return None
+    limit = read_limit(Path(config.resume))
+    if limit is not None and MAX_PIXELS in os.environ and most_pixels() != limit:
+        raise ValueError(
+            f"--max-pixels {most_pixels()} would change the run that --resume goes on with, which has --max-pixels {limit}; "
+            "leave it out, or start a new run"
+        )
+    return limit
+
+
+def _train(config: TrainConfig, *, console: Console, command: str | None) -> dict[str, Any] | None:
     join_slurm(config.trainer)
     config, data = settle(config, console=console)
     normalization, network, method = build(config, data, console=console)

@@ -10,7 +10,7 @@ import pytest
 from make_folder import make_folder
 
 from protoseg.data.formats import open_dataset
-from protoseg.data.run_lists import RunLists, as_stored, read_run_lists
+from protoseg.data.run_lists import RunLists, as_stored, read_limit, read_run_lists
 from protoseg.data.splits import make_partition
 
 
@@ -34,8 +34,17 @@ def test_there_and_back(stored: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_one_of_an_earlier_version(stored: dict[str, Any], tmp_path: Path) -> None:
-    del stored["unlabeled_hash"]
+    del stored["unlabeled_hash"], stored["max_pixels"]
     assert read_run_lists(write(tmp_path / "run", json.dumps(stored))).hash == stored["hash"]
+    assert read_limit(tmp_path / "run") is None
+
+
+def test_the_limit_is_given_back_or_named(stored: dict[str, Any], tmp_path: Path) -> None:
+    assert read_limit(write(tmp_path / "run", json.dumps(stored))) == 100_000_000
+    for damage in ("many", 0, 1.5, True):
+        run = write(tmp_path / "run", json.dumps(stored | {"max_pixels": damage}))
+        with pytest.raises(ValueError, match=r"split.json is damaged .'max_pixels' is no such thing."):
+            read_limit(run)
 
 
 @pytest.mark.parametrize("name", RunLists._fields)

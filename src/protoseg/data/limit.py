@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MAX_PIXELS = "PROTOSEG_MAX_PIXELS"
 """Environment variable in which a command keeps the setting, for the processes that it starts."""
@@ -16,6 +18,20 @@ DEFAULT = 100_000_000
 def most_pixels() -> int:
     """Pixels of the largest image that is read."""
     return int(os.environ.get(MAX_PIXELS, DEFAULT))
+
+
+@contextmanager
+def limited(pixels: int | None) -> Iterator[None]:
+    """Read no larger images for a while, in this process and in those that it starts; None leaves the limit as it is."""
+    before = os.environ.get(MAX_PIXELS)
+    if pixels is not None:
+        os.environ[MAX_PIXELS] = str(pixels)
+    try:
+        yield
+    finally:
+        os.environ.pop(MAX_PIXELS, None)
+        if before is not None:
+            os.environ[MAX_PIXELS] = before
 
 
 def parse_pixels(text: str) -> int:

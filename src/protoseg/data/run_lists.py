@@ -1,4 +1,4 @@
-"""split.json of a run folder: which image stood where."""
+"""split.json of a run folder: which image stood where, and how large one might be."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from protoseg.data.limit import most_pixels
 from protoseg.data.splits import Partition
 
 SPLIT = "split.json"
+_LIMIT = "max_pixels"
 
 
 class RunLists(NamedTuple):
@@ -29,6 +31,7 @@ def as_stored(partition: Partition) -> dict[str, Any]:
         "evaluation_name": partition.evaluation_name,
         "unlabeled": len(partition.unlabeled),
         "unlabeled_hash": partition.unlabeled_hash,
+        _LIMIT: most_pixels(),  # here, because it says which of the images could be drawn
         **{name: [sample.name for sample in samples] for name, samples in named.items()},
     }
 
@@ -41,16 +44,7 @@ def read_run_lists(folder: Path) -> RunLists:
         ValueError: it is not what protoseg writes.
     """
     path = folder / SPLIT
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing, which says what image stood where; give a whole run folder, or start a new run"
-        )
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(stored, dict):
-        raise _damaged(path, "it holds no lists by name")
+    stored = _read(path)
     whole = {
         "hash": isinstance(stored.get("hash"), str),
         "labeled": _are_names(stored.get("labeled")),
@@ -62,6 +56,33 @@ def read_run_lists(folder: Path) -> RunLists:
         name = next(name for name in whole if not whole[name])
         raise _damaged(path, f"{name!r} is {'no such thing' if name in stored else 'missing'}")
     return RunLists(**{name: stored[name] for name in whole})
+
+
+def read_limit(folder: Path) -> int | None:
+    """Pixels of the largest image that a run reads; None where an earlier version, which did not write it down, started it.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_run_lists`.
+    """
+    path = folder / SPLIT
+    limit = _read(path).get(_LIMIT)
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise _damaged(path, f"{_LIMIT!r} is no such thing")
+    return limit
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing, which says what image stood where; give a whole run folder, or start a new run"
+        )
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(stored, dict):
+        raise _damaged(path, "it holds no lists by name")
+    return stored
 
 
 def _are_names(value: object) -> bool:
