@@ -95,6 +95,7 @@ MAY_IMPORT = {
         "console",
         "settings",
         "files",
+        "stored",
         "config",
         "run",
         "dry_run",

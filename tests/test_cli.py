@@ -476,6 +476,7 @@ class TestRun:
         message = capsys.readouterr().err
         assert str(out / name) in message
         assert "start a new" in message
+        assert "go on with" not in message
 
     def test_goes_on_where_the_images_lie_now(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         data = make_folder(tmp_path / "data", train=4, labeled=2, test=1)

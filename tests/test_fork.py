@@ -25,7 +25,8 @@ from protoseg.arguments import parse_train
 from protoseg.bench.cells import NAMED, Cell
 from protoseg.cli import main
 from protoseg.engine.callbacks import Checkpoint
-from protoseg.engine.resumable import DamagedError, load_state
+from protoseg.engine.resumable import load_state
+from protoseg.stored import DamagedError
 
 RECIPE = """
 method: prototype

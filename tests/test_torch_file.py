@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from protoseg.engine.resumable import DamagedError, load_state, save_state
+from protoseg.engine.resumable import load_state, save_state
 from protoseg.nn.weights import read_state
+from protoseg.stored import DamagedError
 from protoseg.torch_file import load_torch_file
 
 

@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; those of the process when left out.
 
     Returns:
-        Exit status: 0; 2 where the input was at fault; 1 where the doctor found an error, training collapsed, a cell of a
-        benchmark failed, or nothing can be written any more; 130 after Ctrl-C, 143 after SIGTERM.
+        Exit status: 0; 2 where the input was at fault; 1 where the doctor found an error, training collapsed or ran out of
+        memory, a cell of a benchmark failed, or nothing can be written any more; 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _is_quiet.set(_QUIET in arguments)
@@ -205,11 +205,12 @@ def _free(path: Path) -> Path:
 
 
 def _train(arguments: list[str], *, command: str | None = None) -> int:
-    """0, or 1 where training has collapsed, or lost a process or the drive with the images."""
+    """0; 1 where training has collapsed, or lost a process, its drive or its memory; 2 where a file of it is at fault."""
     config = parse_train([word for word in arguments if word != DRY_RUN])
     from protoseg.data.patience import AwayError
     from protoseg.engine.collapse import CollapseError
-    from protoseg.engine.lost import LostProcessError
+    from protoseg.engine.lost import LostProcessError, out_of_memory
+    from protoseg.stored import DamagedError
 
     try:
         if DRY_RUN in arguments:
@@ -228,6 +229,18 @@ def _train(arguments: list[str], *, command: str | None = None) -> int:
             raise
         print(f"protoseg train: {error}{_how_to_go_on('; ')}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("PROTOSEG_TRACEBACK") or not (said := out_of_memory(error)):
+            raise
+        print(f"protoseg train: {said}{_how_to_go_on('; if something else took it, ')}", file=sys.stderr)
+        return 1
+    except (CannotWriteError, DamagedError, FileExistsError):
+        raise  # of the first `main` knows the way on; the others say what to do instead
+    except (ValueError, OSError) as error:
+        if os.environ.get("PROTOSEG_TRACEBACK") or not (way_on := _how_to_go_on("; once that is mended, ")):
+            raise
+        print(f"protoseg train: {error}{way_on}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -47,7 +47,7 @@ from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, SHEET
 from protoseg.report.shapes import FINISHED, misfit_of_finished
 from protoseg.settings import TrainConfig
-from protoseg.stored import read_json
+from protoseg.stored import DamagedError, read_json
 from protoseg.trained import load_model, progress
 from protoseg.types import IGNORE_INDEX
 from protoseg.versions import package_versions
@@ -204,7 +204,7 @@ def stored_json(path: Path, shape: Any) -> dict[str, Any]:
         shape: of its content, see `stored`.
 
     Raises:
-        ValueError: it is missing or damaged.
+        DamagedError: it is missing or damaged.
     """
     return read_json(path, shape, advice=_NO_WAY_ON)  # type: ignore[no-any-return]
 
@@ -217,12 +217,12 @@ def read_finished(path: Path, *, scored: bool) -> dict[str, Any]:
         scored: there were images to score it on.
 
     Raises:
-        ValueError: see `stored_json`.
+        DamagedError: see `stored_json`.
     """
     result = stored_json(path, FINISHED)
     why = "'miou' is missing" if scored and "miou" not in result else misfit_of_finished(result)
     if why:
-        raise ValueError(f"{path} is damaged ({why}); {_NO_WAY_ON}")
+        raise DamagedError(f"{path} is damaged ({why}); {_NO_WAY_ON}")
     return result
 
 

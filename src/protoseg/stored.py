@@ -17,6 +17,10 @@ from protoseg.words import shortened
 _LARGEST = 1e300  # of a number: sums and differences of some are numbers too
 
 
+class DamagedError(ValueError):
+    """A file of a run folder that is not what this run wrote; the message says what to do instead of going on from it."""
+
+
 def read_json(path: Path, shape: Any, *, advice: str) -> Any:
     """Read a file.
 
@@ -26,16 +30,16 @@ def read_json(path: Path, shape: Any, *, advice: str) -> Any:
         advice: what to do about a damaged one.
 
     Raises:
-        ValueError: it is missing, no JSON, or of another shape.
+        DamagedError: it is missing, no JSON, or of another shape.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} is missing or damaged ({error}); {advice}") from error
+        raise DamagedError(f"{path} is missing or damaged ({error}); {advice}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {advice}") from error
+        raise DamagedError(f"{path} is damaged ({error}); {advice}") from error
     if why := misfit(content, shape):
-        raise ValueError(f"{path} is damaged ({why}); {advice}")
+        raise DamagedError(f"{path} is damaged ({why}); {advice}")
     return content
 
 

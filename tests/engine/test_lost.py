@@ -24,7 +24,7 @@ from protoseg.cli import main
 from protoseg.data import loader
 from protoseg.data.in_hand import Slots, note
 from protoseg.data.loader import LabeledCrops
-from protoseg.engine.lost import lost
+from protoseg.engine.lost import lost, out_of_memory
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import load_state
 from second_process import second_process
@@ -194,6 +194,7 @@ def test_a_file_that_is_lost_in_mid_run(
         assert status == 2
         said = capfd.readouterr().err.splitlines()
         assert f"{lost_file} {told}" in said[-1]
+        assert said[-1].endswith(f"; once that is mended, go on with protoseg train --resume {tmp_path / 'out'}")
         assert not any("Traceback" in line for line in said)
 
 
@@ -259,6 +260,55 @@ def test_the_files_of_who_has_died_are_named() -> None:
 
 def test_other_errors_are_none_of_it() -> None:
     assert lost(RuntimeError("CUDA out of memory")) is None
+
+
+TOO_MUCH = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation for memory management")
+
+
+@pytest.mark.parametrize(
+    ("error", "quoted"),
+    [
+        (TOO_MUCH, "CUDA out of memory. Tried to allocate 2.00 GiB."),
+        (MemoryError(), "MemoryError"),
+        (
+            MemoryError("Caught MemoryError in worker.\nOriginal Traceback:\n  x\nMemoryError: Unable to allocate 3 GiB\n"),
+            "MemoryError: Unable to allocate 3 GiB",
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "[enforce fail] Default"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "CUDA error: CUBLAS"),
+    ],
+)
+def test_what_is_said_of_memory(error: Exception, quoted: str) -> None:
+    assert out_of_memory(error).startswith(f"memory ran out ({quoted}")
+    assert "\n" not in out_of_memory(error)
+
+
+def test_other_errors_are_not_about_memory() -> None:
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize("error", [TOO_MUCH, MemoryError()], ids=["GPU", "machine"])
+def test_memory_that_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """In mid-run with the way on; without one where no run has been started."""
+    data, out = make_folder(tmp_path / "data", train=4, labeled=2), tmp_path / "out"
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    advice = "; a run needs less with a smaller --batch, which --accumulate makes up for, or a smaller --crop"
+    words = ["train", str(data), *TINY, "--out", str(out)]
+    monkeypatch.setattr(TrainingModule, "training_step", fail)
+    for more, end in (
+        (["--dry-run"], advice),
+        ([], f"{advice}; if something else took it, go on with protoseg train --resume {out}"),
+    ):
+        capfd.readouterr()
+        assert main([*words, *more]) == 1
+        (said,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("protoseg train: "))
+        assert said.startswith("protoseg train: memory ran out (")
+        assert said.endswith(end)
 
 
 def test_the_process_that_ended_is_named() -> None:

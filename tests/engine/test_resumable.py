@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from protoseg.cli import main
 from protoseg.engine.module import TrainingModule
-from protoseg.engine.resumable import DamagedError, load_state, save_state
+from protoseg.engine.resumable import load_state, save_state
+from protoseg.stored import DamagedError
 
 TIMING = {"seconds", "images_per_second"}  # columns of metrics.csv
 STATE: dict[str, Any] = {"state_dict": {"weight": torch.arange(300.0)}, "global_step": 7}

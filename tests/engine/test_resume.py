@@ -22,7 +22,8 @@ import pytest
 from make_folder import cut_short, make_folder
 from safetensors.torch import load_file
 
-from protoseg.engine.resumable import DamagedError, load_state
+from protoseg.engine.resumable import load_state
+from protoseg.stored import DamagedError
 from same_bits import differing, flat
 
 STEPS = 8

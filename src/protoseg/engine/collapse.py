@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from protoseg.engine.health import Alarm, HealthMonitor
-from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, WAITING, DamagedError, load_state, save_state
+from protoseg.engine.resumable import CHECKPOINT, PREVIOUS, WAITING, load_state, save_state
+from protoseg.stored import DamagedError
 
 OnCollapse = Literal["continue", "stop", "rollback"]
 TRIES = 3

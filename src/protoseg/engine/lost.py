@@ -1,4 +1,4 @@
-"""What a run says when a process that it needs has died: another of its own, or one that reads images."""
+"""What a run says when a process that it needs has died, another of its own or one that reads images, or memory ran out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.distributed as dist
+
+from protoseg.words import shortened
 
 
 class LostProcessError(RuntimeError):
@@ -45,6 +48,22 @@ def lost(
     if isinstance(error, dist.DistError) or "gloo" in text:  # gloo's own are plain RuntimeErrors with the place in its source
         return LostProcessError(f"{_who(started)} ({text[:120]})")
     return None
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What an error says where memory ran out, of the machine or of a GPU; empty where it is about something else."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    said = lines[-1 if "Traceback" in str(error) else 0]  # a DataLoader hands on what happened in a worker as its traceback
+    if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in said for words in _NO_MEMORY)):
+        return ""
+    return (
+        f"memory ran out ({shortened(said, 120)}); a run needs less with a smaller --batch, which --accumulate makes up for, "
+        "or a smaller --crop"
+    )
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "_ALLOC_FAILED")
+"""In errors of a GPU's driver, of torch on a CPU, and of cuBLAS and cuDNN, which have no type of their own."""
 
 
 def _files(text: str, in_hand: Mapping[int, str]) -> str:

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from protoseg.files import replacing
+from protoseg.stored import DamagedError
 from protoseg.torch_file import load_torch_file
 
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -25,10 +26,6 @@ _ENDING = len(_MARK) + 64 + 1  # torch reads a zip archive, whose end is found f
 _END_RECORD = 22  # bytes at the end of a zip archive without a comment
 _HAS_ENDING = "protoseg_checksum"  # key of a checkpoint: a file that says so and has no ending has lost it
 _CHUNK = 1 << 20
-
-
-class DamagedError(ValueError):
-    """A checkpoint that is not what was written."""
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -25,10 +25,11 @@ from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, descri
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.lost import UNREACHABLE, lost
 from protoseg.engine.module import TrainingModule
-from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, DamagedError, load_state
+from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, load_state
 from protoseg.engine.stop import WAIT, AskedError, Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.methods.base import Method
+from protoseg.stored import DamagedError
 
 METRICS = "metrics.csv"
 
@@ -116,7 +117,7 @@ def fit(
         CollapseError: training has collapsed.
         KeyboardInterrupt: with the number of the signal that has stopped it.
         LostProcessError: another process, or one that reads images, has died.
-        ValueError: no checkpoint is whole, or they are of another model.
+        DamagedError: no checkpoint is whole, or they are of another model.
     """
     _quiet()
     stop = Stop()
@@ -294,7 +295,7 @@ def newest_whole(out: Path, module: TrainingModule) -> Start:
     """The last checkpoint, or the newest before it that is not damaged; looked at before the trainer touches anything.
 
     Raises:
-        ValueError: none is whole, or it is of another model.
+        DamagedError: none is whole, or it is of another model.
     """
     damage: DamagedError | None = None
     for path in (out / name for name in CHECKPOINTS):
@@ -308,7 +309,7 @@ def newest_whole(out: Path, module: TrainingModule) -> Start:
         _check_fits(path, state["state_dict"], module)
         note = f"{damage}; going on from the checkpoint before it, of step {state.get('global_step')}" if damage else ""
         return Start(path, note)
-    raise ValueError(f"{damage}; put a whole copy in its place, or start a new run") from damage
+    raise DamagedError(f"{damage}; put a whole copy in its place, or start a new run") from damage
 
 
 def _check_fits(path: Path, state: dict[str, torch.Tensor], module: TrainingModule) -> None:
@@ -316,7 +317,7 @@ def _check_fits(path: Path, state: dict[str, torch.Tensor], module: TrainingModu
     other = [name for name in own if name not in state or state[name].shape != own[name].shape]
     other += [name for name in state if name not in own]
     if other:
-        raise ValueError(
+        raise DamagedError(
             f"{path} is the checkpoint of another model ({len(other)} tensors differ, e.g. {other[0]}); "
             "resume the run folder that it belongs to"
         )
