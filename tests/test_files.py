@@ -362,6 +362,40 @@ class TestRun:
         assert "go on with" not in message
         assert main([*words, "--out", str(out)]) == 0
 
+    @pytest.mark.parametrize("what", ["split.json.partial", "config.yaml.partial"])
+    def test_a_run_that_is_killed_at_once_leaves_a_folder_to_start_in(
+        self, words: list[str], tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Before there are settings to go on with; what is not its own keeps the folder from being used all the same."""
+        out = tmp_path / "out"
+        kill = f"""
+import os, signal, sys
+from protoseg import files
+from protoseg.cli import main
+to_disk = files._to_disk
+files._to_disk = lambda path: os.kill(os.getpid(), signal.SIGKILL) if path.name == {what!r} else to_disk(path)
+main(sys.argv[1:])
+"""
+        killed = subprocess.run([sys.executable, "-c", kill, *words, "--out", str(out)], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        left = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert left.keys() == {files.LOCK, what, *(["split.json"] if what.startswith("config") else [])}
+        for foreign, content in (
+            ("notes.txt", b"mine"),
+            ("config.yaml", b"steps: 7"),
+            ("split.json", b"{}"),
+            ("x.partial", b""),
+        ):
+            (out / foreign).write_bytes(content)
+            assert main([*words, "--out", str(out)]) == 2
+            assert f"{out} exists and is not empty" in capsys.readouterr().err
+            assert (out / foreign).read_bytes() == content
+            (out / foreign).unlink()
+            if foreign in left:
+                (out / foreign).write_bytes(left[foreign])
+        assert main([*words, "--out", str(out)]) == 0
+        assert not list(out.glob("*.partial"))
+
     def test_a_folder_in_use_is_left_alone(self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         other = tmp_path / "other"
         assert main([*words, "--out", str(other)]) == 0

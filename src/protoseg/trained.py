@@ -507,11 +507,21 @@ _LISTED = 3  # images with the same fault that are all named
 
 
 def require_empty(out: Path, option: str) -> None:
-    """Stop where a folder for results holds something."""
-    if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
+    """Stop where a folder for results holds something, but for what a run leaves that is killed before it has settings."""
+    if out.exists() and (not out.is_dir() or not all(_is_left_over(path) for path in out.iterdir())):
         resumable = (out / CONFIG).is_file()
         hint = f", or go on with it: protoseg train --resume {out}" if resumable else ""
         raise FileExistsError(f"{out} exists and is not empty; give another folder with {option}{hint}")
+
+
+def _is_left_over(path: Path) -> bool:
+    if path.name != SPLIT:
+        return path.name in (LOCK, f"{SPLIT}.partial", f"{CONFIG}.partial")
+    try:
+        read_run_lists(path.parent)
+    except (ValueError, OSError):  # somebody else's, which a run would write over
+        return False
+    return True
 
 
 def progress(text: str, console: Console) -> Callable[[Sequence[Sample]], Iterable[Sample]]:
