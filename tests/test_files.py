@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Barrier
 from typing import Any, NoReturn
@@ -86,6 +88,34 @@ def test_a_full_disk_names_the_folder_and_keeps_the_file(tmp_path: Path, monkeyp
         write_then(tmp_path / "a", full if where == "write" else lambda: None)
     assert (tmp_path / "a").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+@pytest.mark.parametrize("refuses", ["folders", "files"])
+def test_a_drive_may_know_no_sync_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, refuses: str) -> None:
+    """As some drives of networks and virtual machines; what it refuses of a file is an error."""
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == (refuses == "folders"):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with nullcontext() if refuses == "folders" else pytest.raises(CannotWriteError, match=re.escape(os.strerror(code))):
+        write_text(tmp_path / "a", "text")
+    assert [path.name for path in tmp_path.iterdir()] == (["a"] if refuses == "folders" else [])
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_any_other_error_of_a_folder_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(CannotWriteError, match=re.escape(os.strerror(code))):
+        write_text(tmp_path / "a", "text")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

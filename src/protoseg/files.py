@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import sys
@@ -147,10 +148,15 @@ def _naming(folder: Path) -> Iterator[None]:
 
 
 def _to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # where a folder cannot be opened, and a rename is on the disk at once
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # where a folder cannot be opened, and a rename is on the disk at once
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network drives and those of virtual machines know no such call for a folder; the file in it is on the disk.
+        if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
     finally:
         os.close(descriptor)
