@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "trained": ("settings", "types", "files", "words", "console", "nn", "data", "engine", "report", "config", "summary"),
     "atlas": ("types", "files", "functional", "nn", "data", "engine", "report", "trained", "atlas"),
     "app": ("types", "words", "nn", "data", "engine", "report", "trained", "atlas", "app"),
-    "rescore": ("words", "data", "engine", "report", "trained"),
+    "rescore": ("words", "files", "data", "engine", "report", "trained"),
     "stage": (
         "settings",
         "launch",

@@ -21,7 +21,7 @@ import torch
 from make_folder import TINY, make_folder
 from safetensors.torch import load_file
 
-from protoseg import files, run
+from protoseg import files, rescore, run, trained
 from protoseg.cli import main
 from protoseg.engine.resumable import load_state
 from protoseg.files import CannotWriteError, append_text, locked, replacing, write_text
@@ -242,6 +242,10 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+def without_lock(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != files.LOCK}
+
+
 class TestRun:
     @pytest.fixture
     def words(self, tmp_path: Path) -> list[str]:
@@ -430,14 +434,50 @@ main(sys.argv[1:])
         other = tmp_path / "other"
         assert main([*words, "--out", str(other)]) == 0
         (other / "result.json").unlink()
-        before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file() and path.name != files.LOCK}
+        before = without_lock(other)
         with subprocess.Popen([sys.executable, "-c", HOLD, str(other)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as held:
             assert held.stdout is not None
             held.stdout.readline()
             assert main(["train", "--resume", str(other)]) == 2
         assert f"{other} is in use by process {held.pid}" in capsys.readouterr().err
-        after = {path: path.read_bytes() for path in other.rglob("*") if path.is_file() and path.name != files.LOCK}
-        assert after == before
+        assert without_lock(other) == before
+
+    @pytest.mark.parametrize("command", ["evaluate", "report"])
+    def test_two_commands_never_write_into_a_folder(
+        self,
+        words: list[str],
+        tmp_path: Path,
+        command: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """The second one stops before it scores; the first one holds the folder until its page is written."""
+        out = tmp_path / "out"
+        assert main([*words, "--out", str(out)]) == 0
+        again = [command, str(out), words[1], *(["--out", str(tmp_path / "scored")] if command == "evaluate" else [])]
+        folder, module = (tmp_path / "scored", trained) if command == "evaluate" else (out, rescore)
+        folder.mkdir(exist_ok=True)
+        before = without_lock(folder)
+        with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as held:
+            assert held.stdout is not None
+            held.stdout.readline()
+            capsys.readouterr()
+            assert main(again) == 2
+            said = capsys.readouterr().err
+            assert main(["report", str(out)]) == 0  # what one can look at a run with while it trains
+        assert re.fullmatch(rf"protoseg {command}: {folder} is in use by process {held.pid} on .*; wait for its end.*\n", said)
+        assert ("--out" in said) == (command == "evaluate")
+        assert without_lock(folder) == before
+        write, others = module.write_report, list[str]()
+
+        def look(*given: Any, **named: Any) -> Path:
+            other = [sys.executable, "-c", HOLD, str(folder)]
+            others.append(subprocess.run(other, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stderr)
+            return write(*given, **named)
+
+        monkeypatch.setattr(module, "write_report", look)
+        assert main(again) == 0
+        assert f"{folder} is in use by process {os.getpid()}" in others[0]
 
     def test_two_new_runs_never_share_a_folder(self, words: list[str], tmp_path: Path) -> None:
         """Both find it empty, at the same time; one trains, the other one says why it does not."""

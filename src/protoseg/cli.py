@@ -302,10 +302,12 @@ def _report(arguments: list[str]) -> None:
     if options.data is not None:
         from protoseg.rescore import rescore
 
-        rescore(options.run, options.data, console=console, format=options.format)
-    from protoseg.report.page import write_report
+        page = rescore(options.run, options.data, console=console, format=options.format)
+    else:
+        from protoseg.report.page import write_report
 
-    console.print(f"report: {write_report(options.run)}")
+        page = write_report(options.run)
+    console.print(f"report: {page}")
 
 
 def _atlas(arguments: list[str]) -> None:

@@ -83,12 +83,15 @@ def make_folder(path: Path) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
+def locked(
+    folder: Path, *, warn: Callable[[str], None], instead: str = ", or give another folder with --out"
+) -> Iterator[None]:
     """Hold a folder. The system lets go of it as soon as this process ends, however it ends.
 
     Args:
         folder: to hold.
         warn: is told where the file system knows no locks.
+        instead: of waiting for who holds it, at the end of the message.
 
     Raises:
         FileExistsError: another process holds it.
@@ -103,10 +106,10 @@ def locked(folder: Path, *, warn: Callable[[str], None]) -> Iterator[None]:
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             raise FileExistsError(
-                f"{folder} is in use by {file.read() or 'another process'}; wait for its end, or give another folder with --out"
+                f"{folder} is in use by {file.read() or 'another process'}; wait for its end{instead}"
             ) from error
         except (OSError, NameError):  # Windows has no fcntl
-            warn(f"the file system of {folder} knows no locks: see that no other run uses this folder")
+            warn(f"the file system of {folder} knows no locks: see that no other command uses this folder")
         with _naming(folder):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")

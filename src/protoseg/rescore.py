@@ -14,13 +14,15 @@ from protoseg.engine.checkpoint import MODEL
 from protoseg.engine.evaluate import tally
 from protoseg.engine.examples import EXAMPLES, write_examples
 from protoseg.engine.tally import TALLY
+from protoseg.files import locked
 from protoseg.report.gather import BASELINE
+from protoseg.report.page import write_report
 from protoseg.trained import TrainedModel, classes_of, device, load_model, matched, progress
 from protoseg.words import counted
 
 
-def rescore(run: Path, root: Path, *, console: Console, format: str | None = None) -> None:
-    """Write the tally and the pictures that `train` writes today.
+def rescore(run: Path, root: Path, *, console: Console, format: str | None = None) -> Path:
+    """Write the tally, the pictures and the report that `train` writes today.
 
     Args:
         run: folder of a finished run.
@@ -28,7 +30,11 @@ def rescore(run: Path, root: Path, *, console: Console, format: str | None = Non
         console: for progress.
         format: layout of the data set; recognised when left out.
 
+    Returns:
+        The report.
+
     Raises:
+        FileExistsError: another command writes into the folder.
         FileNotFoundError: there is no finished run.
         ValueError: the run was scored on no image, or not on images of this data set.
     """
@@ -41,20 +47,22 @@ def rescore(run: Path, root: Path, *, console: Console, format: str | None = Non
     ours = models["ours"]
     samples, classes = scored_images(run, ours, root, format=format)
     networks = {name: model.network.to(device()).to(memory_format=torch.channels_last) for name, model in models.items()}
-    tallies = {
-        name: tally(
-            network,
-            samples,
-            classes,
-            ours.normalization,
-            inference=ours.inference,
-            track=progress(f"scoring {name}", console),
-        )
-        for name, network in networks.items()
-    }
-    for name, folder in folders.items():
-        tallies[name].save(folder / TALLY)
-    write_examples(run / EXAMPLES, samples, tallies, networks, classes, ours.normalization, inference=ours.inference)
+    with locked(run, warn=lambda text: console.print(f"warning: {text}"), instead=""):  # from here on, to the last file
+        tallies = {
+            name: tally(
+                network,
+                samples,
+                classes,
+                ours.normalization,
+                inference=ours.inference,
+                track=progress(f"scoring {name}", console),
+            )
+            for name, network in networks.items()
+        }
+        for name, folder in folders.items():
+            tallies[name].save(folder / TALLY)
+        write_examples(run / EXAMPLES, samples, tallies, networks, classes, ours.normalization, inference=ours.inference)
+        return write_report(run)
 
 
 def scored_images(run: Path, model: TrainedModel, root: Path, *, format: str | None = None) -> tuple[list[Sample], ClassTable]:

@@ -8,6 +8,7 @@ import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -35,7 +36,7 @@ from protoseg.engine.machine import machine
 from protoseg.engine.metrics import IoU
 from protoseg.engine.predict import LARGE, LARGEST_OVERLAY, PredictReport, predict
 from protoseg.engine.tally import TALLY
-from protoseg.files import LOCK, make_folder, write_text
+from protoseg.files import LOCK, locked, make_folder, write_text
 from protoseg.nn.described import build_described
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.prototype_predictor import PrototypePredictor
@@ -183,7 +184,7 @@ def evaluate_run(
     Raises:
         ValueError: no labels-only model beside it, no labelled image to score on, no class that the model knows, a mask value
             that is none of them, or a palette that contradicts the colours of the classes.
-        OSError: nothing can be written into `out`.
+        OSError: nothing can be written into `out`, or another command does it.
     """
     model = _answering(run, head)
     models = {"labels only": _labels_only(run), "ours": model} if baseline else {"ours": model}
@@ -203,63 +204,62 @@ def evaluate_run(
             "score it on masks of its own classes, or list the classes in classes.txt if 255 means not labelled there"
         )
     notes = check_palettes(facts, classes)
-    if out is not None:
-        _make_writable(out)  # before the work, not after it
-    networks = {name: one.network.to(device()).to(memory_format=torch.channels_last) for name, one in models.items()}
-    seen = dataclasses.replace(model.inference, **(inference or {}))
-    start = time.perf_counter()
-    try:
-        tallies = {
-            name: tally(
-                network,
-                samples,
-                classes,
-                model.normalization,
-                inference=seen,
-                track=progress(f"scoring {name}" if baseline else "scoring", console),
-            )
-            for name, network in networks.items()
-        }
-    except UnknownValueError as error:
-        label = here.class_of.get(error.value, IGNORE_INDEX) if here else IGNORE_INDEX
-        if here is None or label == IGNORE_INDEX:
-            raise
-        raise ValueError(
-            f"the class {here.names[label]!r} of {root} is unknown to the model, which has {', '.join(classes.names)}: if it "
-            f"is one of these under another name, change it in the data's list; if not, write 255 into the masks there "
-            f"({error})"
-        ) from error
-    seconds = time.perf_counter() - start
-    scores = {name: scored.iou for name, scored in tallies.items()}
-    score = scores["ours"]
-    if moved := _moved(model.classes, classes):
-        notes += (f"classes are matched by name; in these masks {moved}",)
-    for note in notes:
-        console.print(f"note: {note}")
-    console.print(f"{counted(len(samples), where.replace('images', 'image', 1), where)} of {root} ({index.format})")
-    console.print(f"predictor {head} of {run}; {seen}")
-    console.print(plain(iou_table(classes.names, scores if baseline else {"IoU": score}), console))
-    console.print(f"mIoU: {100 * score.mean:.1f}")
-    if baseline:
-        console.print(gain_line(score.mean - scores["labels only"].mean))
-    if out is not None:
-        tallies["ours"].save(out / TALLY)
-        (out / BASELINE / TALLY).unlink(missing_ok=True)  # of an earlier call; no more, because a run has its model there
+    with nullcontext() if out is None else _writable(out, console):  # before the work, not after it
+        networks = {name: one.network.to(device()).to(memory_format=torch.channels_last) for name, one in models.items()}
+        seen = dataclasses.replace(model.inference, **(inference or {}))
+        start = time.perf_counter()
+        try:
+            tallies = {
+                name: tally(
+                    network,
+                    samples,
+                    classes,
+                    model.normalization,
+                    inference=seen,
+                    track=progress(f"scoring {name}" if baseline else "scoring", console),
+                )
+                for name, network in networks.items()
+            }
+        except UnknownValueError as error:
+            label = here.class_of.get(error.value, IGNORE_INDEX) if here else IGNORE_INDEX
+            if here is None or label == IGNORE_INDEX:
+                raise
+            raise ValueError(
+                f"the class {here.names[label]!r} of {root} is unknown to the model, which has {', '.join(classes.names)}: if "
+                f"it is one of these under another name, change it in the data's list; if not, write 255 into the masks there "
+                f"({error})"
+            ) from error
+        seconds = time.perf_counter() - start
+        scores = {name: scored.iou for name, scored in tallies.items()}
+        score = scores["ours"]
+        if moved := _moved(model.classes, classes):
+            notes += (f"classes are matched by name; in these masks {moved}",)
+        for note in notes:
+            console.print(f"note: {note}")
+        console.print(f"{counted(len(samples), where.replace('images', 'image', 1), where)} of {root} ({index.format})")
+        console.print(f"predictor {head} of {run}; {seen}")
+        console.print(plain(iou_table(classes.names, scores if baseline else {"IoU": score}), console))
+        console.print(f"mIoU: {100 * score.mean:.1f}")
         if baseline:
-            make_folder(out / BASELINE)
-            tallies["labels only"].save(out / BASELINE / TALLY)
-        write_examples(out / EXAMPLES, samples, tallies, networks, classes, model.normalization, inference=seen)
-        result = {
-            "scored": {"folder": str(root), "format": index.format, "images": where, "number": len(samples)},
-            "head": head,
-            "inference": {name: value for name, value in dataclasses.asdict(seen).items() if name != "batch"},
-            "commands": [command] if command else [],
-            "seconds": round(seconds, 1),
-            "machine": machine(device()),
-            "miou": None if score.mean != score.mean else score.mean,
-        }
-        write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
-        console.print(f"report: {write_report(run, scored=out)}")
+            console.print(gain_line(score.mean - scores["labels only"].mean))
+        if out is not None:
+            tallies["ours"].save(out / TALLY)
+            (out / BASELINE / TALLY).unlink(missing_ok=True)  # of an earlier call; no more, because a run has its model there
+            if baseline:
+                make_folder(out / BASELINE)
+                tallies["labels only"].save(out / BASELINE / TALLY)
+            write_examples(out / EXAMPLES, samples, tallies, networks, classes, model.normalization, inference=seen)
+            result = {
+                "scored": {"folder": str(root), "format": index.format, "images": where, "number": len(samples)},
+                "head": head,
+                "inference": {name: value for name, value in dataclasses.asdict(seen).items() if name != "batch"},
+                "commands": [command] if command else [],
+                "seconds": round(seconds, 1),
+                "machine": machine(device()),
+                "miou": None if score.mean != score.mean else score.mean,
+            }
+            write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
+            console.print(f"report: {write_report(run, scored=out)}")
     return score
 
 
@@ -276,7 +276,9 @@ def report_folder(run: Path, root: Path, *, split: Split | None, head: Head) -> 
     return _folder_of(run) / f"evaluate-{'-'.join(words)}"
 
 
-def _make_writable(out: Path) -> None:
+@contextmanager
+def _writable(out: Path, console: Console) -> Iterator[None]:
+    """A folder for a report, which no other command writes into meanwhile."""
     advice = "give a folder for the report with --out, or --no-report"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -284,6 +286,8 @@ def _make_writable(out: Path) -> None:
         raise OSError(f"{out} cannot be made ({error}); {advice}") from error
     if not os.access(out, os.W_OK):
         raise OSError(f"nothing can be written into {out}; {advice}")
+    with locked(out, warn=lambda text: console.print(f"warning: {text}")):
+        yield
 
 
 def _to_score(index: DataIndex, run: Path, split: Split | None, *, given: Path) -> tuple[list[Sample], str]:
