@@ -22,7 +22,7 @@ from protoseg.engine.evaluate import predict_image
 from protoseg.engine.inference import Inference
 from protoseg.engine.pictures import colorize
 from protoseg.settings import ModelConfig
-from protoseg.stage import describe_device, optimizer_of
+from protoseg.stage import describe_device, optimizer_of, trainer_options
 from protoseg.trained import load_model
 
 
@@ -52,6 +52,22 @@ def config(*words: str) -> Any:
 def test_the_device_in_words(monkeypatch: pytest.MonkeyPatch, words: str, expected: str, *, cuda: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     assert describe_device(config(*words.split())) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "strategy"),
+    [
+        ("", None),
+        ("--trainer.strategy auto", None),
+        ("--trainer.strategy single_device", None),  # which Lightning takes for a CPU, whatever there is
+        ("--trainer.strategy ddp", "ddp"),
+        ("--trainer.devices 2", "ddp"),
+        ("--trainer.devices auto --trainer.strategy auto", "ddp"),
+        ("--trainer.num_nodes 2 --trainer.strategy auto", "ddp"),
+    ],
+)
+def test_one_strategy_for_several_processes(words: str, strategy: str | None) -> None:
+    assert trainer_options(config(*words.split())).get("strategy") == strategy
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", None)])

@@ -24,6 +24,12 @@ def num_processes(trainer: Mapping[str, Any]) -> int:
     return int(os.environ.get("WORLD_SIZE", _asked_for(trainer)))
 
 
+def asks_for_several(trainer: Mapping[str, Any]) -> bool:
+    """Whether there may be more than one process: torchrun or the settings say so, or leave it to Lightning."""
+    options = started_by_torchrun() | dict(trainer)
+    return any(options.get(name, 1) not in (1, "1") for name in ("devices", "num_nodes"))
+
+
 def started_by_torchrun() -> dict[str, int]:
     """The Trainer's options that torchrun has settled already; empty where it is none."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:

@@ -41,7 +41,7 @@ from protoseg.engine.evaluate import Normalization
 from protoseg.engine.tracker import check_tracker
 from protoseg.engine.train import check_trainer_options, has_checkpoint
 from protoseg.files import locked, make_folder, write_text
-from protoseg.launch import is_first, join_slurm, num_processes
+from protoseg.launch import asks_for_several, is_first, join_slurm, num_processes
 from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, START
 from protoseg.report.page import write_report
@@ -183,7 +183,7 @@ def build(config: TrainConfig, data: CheckedData, *, console: Console) -> Built:
     if method.uses_unlabeled and (note := _note_on_pairs(config)):
         console.print(f"warning: {note}")
     parameter_groups(config.optimizer, method)
-    check_trainer_options(config.trainer)
+    check_trainer_options(config.trainer, several=asks_for_several(config.trainer))
     return Built(normalization, network, method)
 
 

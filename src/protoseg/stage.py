@@ -40,9 +40,9 @@ from protoseg.engine.module import TrainingModule
 from protoseg.engine.pictures import colorize, sheet
 from protoseg.engine.tally import TALLY, Tally
 from protoseg.engine.tracker import Tracker
-from protoseg.engine.train import FitReport, fit
+from protoseg.engine.train import LEFT_OUT, FitReport, fit
 from protoseg.files import make_folder, write_text
-from protoseg.launch import is_first, started_by_torchrun
+from protoseg.launch import asks_for_several, is_first, started_by_torchrun
 from protoseg.methods.base import Method
 from protoseg.report.gather import BASELINE, RESULT, SHEET
 from protoseg.report.shapes import FINISHED, misfit_of_finished
@@ -238,9 +238,10 @@ def trainer_options(config: TrainConfig) -> dict[str, Any]:
     if uses_cuda(config):
         options["precision"] = "bf16-mixed"
     options |= started_by_torchrun() | config.trainer
-    several = any(options.get(name, 1) not in (1, "1") for name in ("devices", "num_nodes"))
-    if several and "strategy" not in options:
-        options["strategy"] = "ddp"
+    if options.get("strategy") in LEFT_OUT:
+        del options["strategy"]
+    if asks_for_several(config.trainer):
+        options.setdefault("strategy", "ddp")
     return options
 
 

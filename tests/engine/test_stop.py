@@ -183,6 +183,7 @@ class TestStop:
             stop.watch()
             stop.release()
         assert asked["words"]["backend"] == "gloo"
+        assert asked["gradients"]["broadcast_buffers"] is False
         assert asked["words"]["timeout"] == asked["gradients"]["timeout"] >= timedelta(hours=12)
 
     def test_gives_signals_back(self) -> None:

@@ -244,9 +244,17 @@ _OWN = {
     "plugins",
 } | {*("num_sanity_val_steps", "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "max_time", "min_steps")}
 
+LEFT_OUT = ("auto", "single_device")
+"""Strategies that are what protoseg does by itself, the latter with one device: Lightning's own choice among several has other
+settings, and its single device is always a CPU."""
 
-def check_trainer_options(options: dict[str, Any]) -> None:
+
+def check_trainer_options(options: dict[str, Any], *, several: bool) -> None:
     """Check options for the Lightning Trainer.
+
+    Args:
+        options: as the settings have them.
+        several: there may be more than one process.
 
     Raises:
         ValueError: the Trainer has no such option, it is one that protoseg sets itself, this machine has no such device, or the
@@ -259,11 +267,9 @@ def check_trainer_options(options: dict[str, Any]) -> None:
             raise ValueError(f"--trainer.{name} is set by protoseg and cannot be changed")
         if name not in inspect.signature(L.Trainer).parameters:
             raise ValueError(f"--trainer.{name}: the Lightning Trainer has no such option")
-    if any(name in str(options.get("strategy", "")).lower() for name in ("fsdp", "deepspeed")):
-        raise ValueError(
-            f"--trainer.strategy {options['strategy']} keeps a part of the student on each device, and the teacher that "
-            "follows it needs the whole; use ddp, with a smaller --batch and more --accumulate where memory is short"
-        )
+    strategy = options.get("strategy", "auto")
+    if strategy not in ("ddp", *LEFT_OUT) or (strategy == "single_device" and several):
+        raise ValueError(f"--trainer.strategy {strategy} {_why_not(str(strategy).lower())}")
     device = {name: options[name] for name in ("accelerator", "precision") if name in options}
     if device:
         _quiet()
@@ -272,6 +278,20 @@ def check_trainer_options(options: dict[str, Any]) -> None:
         except (MisconfigurationException, ValueError) as error:
             given = ", ".join(f"--trainer.{name} {value}" for name, value in device.items())
             raise ValueError(f"{given} cannot be used here: {' '.join(str(error).split())[:200]}") from error
+
+
+def _why_not(strategy: str) -> str:
+    """Why protoseg does not train with a strategy, and what to do."""
+    if any(name in strategy for name in ("fsdp", "deepspeed")):
+        return (
+            "keeps a part of the student on each device, and the teacher that follows it needs the whole; use ddp, with a "
+            "smaller --batch and more --accumulate where memory is short"
+        )
+    if any(name in strategy for name in ("spawn", "fork", "notebook")):
+        return "trains in processes whose steps and warnings never come back to be reported; use ddp, or leave it out"
+    if strategy == "single_device":
+        return "trains on one device, and --trainer.devices or --trainer.num_nodes ask for more; leave one of them out"
+    return "is not set up here (what it sends in each step, how long it waits for a score); use ddp, or leave it out"
 
 
 class Start(NamedTuple):
