@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "report": ("words", "safe_yaml", "files", "stored", "data", "engine", "report"),
     "settings": (),
     "launch": (),
+    "orphan": ("settings",),
     "versions": (),
     "config": ("settings", "words", "safe_yaml", "types", "functional", "nn", "methods", "data", "engine"),
     "summary": ("settings", "types", "words", "console", "data", "engine", "config"),
@@ -59,6 +60,7 @@ MAY_IMPORT = {
     "run": (
         "settings",
         "launch",
+        "orphan",
         "files",
         "stored",
         "methods",

@@ -43,6 +43,7 @@ from protoseg.engine.train import check_trainer_options, has_checkpoint
 from protoseg.files import locked, make_folder, write_text
 from protoseg.launch import asks_for_several, is_first, join_slurm, num_processes
 from protoseg.methods.base import Method
+from protoseg.orphan import ends_with_the_first
 from protoseg.report.gather import BASELINE, RESULT, START
 from protoseg.report.page import write_report
 from protoseg.self_training import FIRST, prepare
@@ -53,6 +54,7 @@ from protoseg.summary import describe_data, print_found, print_result
 from protoseg.trained import CONFIG, progress, require_empty
 
 
+@ends_with_the_first()
 def train(config: TrainConfig, *, console: Console, command: str | None = None) -> dict[str, Any] | None:
     """Train as the settings say and leave a run folder; go on with one where `config.resume` names it.
 

@@ -27,6 +27,7 @@ from protoseg.data.loader import LabeledCrops
 from protoseg.engine.lost import lost, out_of_memory
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import load_state
+from protoseg.orphan import STARTED_BY
 from second_process import second_process
 
 TWO = ("--batch", "4", "--trainer.accelerator", "cpu", "--trainer.devices", "2")
@@ -53,7 +54,10 @@ def test_a_killed_process_ends_all(data: Path, tmp_path: Path, which: str) -> No
             assert run.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.kill(second_process(run.pid) if which == "second" else run.pid, signal.SIGKILL)
+        second = second_process(run.pid)
+        variables = Path(f"/proc/{second}/environ").read_bytes().split(b"\0")
+        assert f"{STARTED_BY}={run.pid}".encode() in variables  # so that it watches (test_orphan.py)
+        os.kill(second if which == "second" else run.pid, signal.SIGKILL)
         began = time.monotonic()
         _, message = run.communicate(timeout=120)  # of both: the other one holds the pipe too
     assert time.monotonic() - began < 20  # 6 to 9 where five processes share two cores
