@@ -38,6 +38,7 @@ from torch import nn
 
 import protoseg.trained
 from protoseg.arguments import parse_train
+from protoseg.config import LARGEST_SIDE
 from protoseg.data.archive import unpack
 from protoseg.data.check import check_labels
 from protoseg.data.class_list import read_class_list
@@ -55,7 +56,9 @@ from protoseg.data.run_lists import SPLIT, read_run_lists
 from protoseg.data.splits import make_partition
 from protoseg.engine.callbacks import read_rows, read_shares
 from protoseg.engine.checkpoint import MODEL, load_model_file, save_model
+from protoseg.engine.evaluate import predict_image
 from protoseg.engine.examples import EXAMPLES as PICTURES_FOLDER
+from protoseg.engine.predict import window_for
 from protoseg.engine.resumable import load_state, save_state
 from protoseg.engine.tally import TALLY, make_tally
 from protoseg.nn.prototype_head import PrototypeHead
@@ -494,6 +497,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / MODEL
     config = TrainConfig(data="data").to_dict()
     config["model"] |= {"arch": "small_unet", "width": 2, "weights": "none"}
+    config["inference"] |= {"window": 24, "stride": 20, "scales": [1.0, 0.5]}
     header = {
         "config": config,
         "classes": {"names": ["a", "b"], "values": [[0], [1]], "colors": [[0, 0, 0], [9, 9, 9]], "ignored": []},
@@ -536,6 +540,45 @@ def test_models(tmp_path: Path, model: Path, data: st.DataObject) -> None:
     )
     message = refused(lambda: by_prototypes(load_model(path), path), ValueError)
     assert not message or str(path) in message
+    if not message:
+        says_something_of_an_image(path)
+
+
+def says_something_of_an_image(path: Path) -> None:
+    """A model that is taken predicts, and the windows for a large image are no larger than one."""
+    model = load_model(path)
+    assert window_for(5000, len(model.classes), model.crop) <= LARGEST_SIDE
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, model.normalization.kind.channels))
+    found = predict_image(model.network, image.astype(model.normalization.kind.dtype), model.normalization, model.inference)
+    assert found.label.shape == (20, 30)
+
+
+# What somebody may write into the places that say how an image is seen: the settings of a model file are many, these few.
+SEEN = st.fixed_dictionaries(
+    {},
+    optional={
+        "crop": JSON | st.floats(),
+        "window": st.integers(-1, 40) | JSON | st.floats(),
+        "stride": st.integers(-1, 40) | JSON | st.floats(),
+        "scales": st.lists(st.floats() | st.floats(0, 9) | JSON, max_size=3) | JSON,
+        "flip": JSON,
+    },
+)
+
+
+@given(seen=SEEN)
+@fuzzed(40)
+def test_how_a_model_sees_an_image(tmp_path: Path, model: Path, seen: dict[str, Any]) -> None:
+    header = load_model_file(model).header
+    if "crop" in seen:
+        header["crop"] = seen.pop("crop")
+    header["config"]["inference"] |= seen
+    path = tmp_path / MODEL
+    path.write_bytes(with_header(model.read_bytes(), json.dumps(header)))
+    message = refused(lambda: load_model(path), ValueError)
+    assert not message or str(path) in message
+    if not message:
+        says_something_of_an_image(path)
 
 
 @pytest.mark.parametrize(
@@ -549,6 +592,20 @@ def test_models(tmp_path: Path, model: Path, data: st.DataObject) -> None:
         (("config", "model", "arch"), "no_net", "describes a network that cannot be built"),
         (("config", "prototypes", "temperature"), 0, "do not fit its own description: temperature"),
         (("normalization", "mean"), ["grey"], "its header does not fit"),
+        (("normalization", "mean"), [10**400] * 3, "its header does not fit"),
+        (("normalization", "mean"), [0.5] * 4, "none of images that its network takes"),
+        (("normalization", "std"), [0.5], "none of images that its network takes"),
+        (("normalization", "dtype"), "int8", "none of images that its network takes"),
+        (("crop",), 10**12, "crop is 1000000000000, and at most 4096 pixels"),
+        (("crop",), 0, "crop is 0, and at most 4096 pixels"),
+        (("crop",), math.nan, "its header does not fit"),
+        (("config", "inference", "window"), 10**12, "window is 1000000000000, and at most 4096 pixels"),
+        (("config", "inference", "window"), 1.5, "window is 1.5; give a whole number"),
+        (("config", "inference", "stride"), 1.5, "stride is 1.5; give a whole number"),
+        (("config", "inference", "scales"), [100], r"scales are \[100\]; give 1 to 32 numbers above 0, at most 8"),
+        (("config", "inference", "scales"), [math.nan], "scales are .nan.; give"),
+        (("config", "inference", "scales"), [1.0, math.inf], "scales are .1.0, inf.; give"),
+        (("config", "inference", "scales"), [1.0] * 1000, "give 1 to 32 numbers"),
     ],
 )
 def test_a_header_is_checked_before_memory_is_made(
@@ -561,8 +618,10 @@ def test_a_header_is_checked_before_memory_is_made(
     section[place[-1]] = value
     path = tmp_path / MODEL
     path.write_bytes(with_header(model.read_bytes(), json.dumps(header)))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refusal:
         by_prototypes(load_model(path), path)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("arch", ["unet", "dpt", "dino_dpt"])

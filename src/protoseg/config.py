@@ -195,9 +195,14 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | above | sections
 
 
+LARGEST_SIDE = 4096
+"""Pixels of a side of crops, and of windows that a recipe or a model file brings: an image of so many squared is about the
+largest that `predict` sees whole unasked, and no file may demand that more is seen at once."""
+
 _RANGES: dict[str, tuple[str, ...]] = {
+    f"from 1 to {LARGEST_SIDE}": ("crop", "inference.window"),
     "above 0": (
-        *("steps", "crop", "batch", "accumulate", "checkpoint_every", "log_every", "model.width", "model.features"),
+        *("steps", "batch", "accumulate", "checkpoint_every", "log_every", "model.width", "model.features"),
         *("prototypes.grid", "prototypes.temperature", "prototypes.fit_points", "optimizer.lr", "optimizer.baseline_lr"),
         *("optimizer.head_factor", "optimizer.power", "loss.ohem_min_kept"),
     ),
@@ -227,6 +232,7 @@ def validate(config: TrainConfig) -> None:
         ValueError: the first setting that is out of range, by its dotted name.
     """
     holds: dict[str, Callable[[float], bool]] = {
+        f"from 1 to {LARGEST_SIDE}": lambda value: 1 <= value <= LARGEST_SIDE,
         "above 0": lambda value: value > 0,
         "0 or more": lambda value: value >= 0,
         "above 0, at most 1": lambda value: 0 < value <= 1,

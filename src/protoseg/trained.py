@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track as rich_track
 from torch import nn
 
-from protoseg.config import build_class_rules, build_inference, build_network, read_yaml
+from protoseg.config import LARGEST_SIDE, build_class_rules, build_inference, build_network, read_yaml
 from protoseg.console import plain
 from protoseg.data.archive import opened
 from protoseg.data.class_list import as_csv
@@ -45,7 +45,7 @@ from protoseg.report.page import write_report
 from protoseg.settings import ClassesConfig, InferenceConfig, ModelConfig
 from protoseg.summary import gain_line, iou_table
 from protoseg.types import IGNORE_INDEX
-from protoseg.words import counted
+from protoseg.words import counted, shortened
 
 Head = Literal["linear", "prototype", "mean"]
 CONFIG = "config.yaml"
@@ -89,9 +89,14 @@ def load_model(path: Path) -> TrainedModel:
         mean, std = (tuple(float(value) for value in stored[name]) for name in ("mean", "std"))
         normalization = Normalization(mean, std, stored["dtype"])
         model = _model_from(header["config"]["model"], file.tensors)
+        if not len(mean) == len(std) == len(model.mean or "RGB") or normalization.dtype not in ("uint8", "uint16", "float32"):
+            raise ValueError("its normalization is none of images that its network takes")
         inference = build_inference(InferenceConfig(**header["config"].get("inference", {})))
         crop = operator.index(header["crop"])
-    except (KeyError, TypeError, ValueError) as error:
+        for name, side in (("crop", crop), ("window", inference.window)):  # of what the network sees of a large image at once
+            if side is not None and not 1 <= side <= LARGEST_SIDE:
+                raise ValueError(f"{name} is {shortened(side)}, and at most {LARGEST_SIDE} pixels a side are taken")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # the last: a number larger than floats are
         raise ValueError(f"{path} was written by another version of protoseg, its header does not fit ({error})") from error
     try:
         network = build_described(lambda: build_network(model, len(classes), pretrained=False), part(file.tensors, "network"))

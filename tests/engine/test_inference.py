@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -183,8 +184,14 @@ def test_windows_slide_over_each_size(network: Seen) -> None:
         ({"window": 8, "stride": 9}, "give 1 to 8"),
         ({"window": 8, "stride": 0}, "give 1 to 8"),
         ({"batch": 0}, "give 1 or more"),
-        ({"scales": ()}, "give numbers above 0"),
-        ({"scales": (1.0, 0.0)}, "give numbers above 0"),
+        ({"window": 1.5}, "window is 1.5; give a whole number"),
+        ({"window": 8, "stride": math.nan}, "stride is nan; give a whole number"),
+        ({"scales": ()}, "numbers above 0"),
+        ({"scales": (1.0, 0.0)}, "numbers above 0"),
+        ({"scales": (1.0, math.nan)}, "at most 8"),
+        ({"scales": (math.inf,)}, "at most 8"),
+        ({"scales": (100.0,)}, "at most 8"),
+        ({"scales": (1.0,) * 33}, "give 1 to 32"),
     ],
 )
 def test_numbers_out_of_range_are_refused(given: dict[str, Any], said: str) -> None:

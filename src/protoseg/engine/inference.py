@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protoseg.types import SegOutput
+from protoseg.words import shortened
 
 Rows = Callable[[int, int], Tensor]
 """(top, bottom) -> (1, I or C, bottom - top, W). Whoever asks goes downwards: no top is above that of the time before."""
@@ -26,6 +27,7 @@ Size = tuple[int, int]
 _STRIP = 1 << 18  # pixels whose probabilities are made at a time
 _AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 22}  # pixels that a network sees at a time in several windows
 _MOST_WINDOWS = 64
+_LARGEST_SCALE, _MOST_SCALES = 8, 32  # protocols of papers end at 2 and at a dozen: no file may demand any amount of memory
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class Inference:
     Attributes:
         window: side of square windows in pixels; None for the whole image at once.
         stride: pixels between windows; two thirds of the window, rounded up, when left out.
-        scales: by which the image is resized before the network sees it; 1.0 is its own size.
+        scales: by which the image is resized before the network sees it, at most 8; 1.0 is its own size.
         flip: also mirrored left-right.
         batch: windows that the network sees at a time; as many as make a million pixels on a CPU, four on a GPU, when left out.
 
     Raises:
-        ValueError: a number is out of range, or windows would leave pixels between them.
+        ValueError: a number is out of range or no whole one, or windows would leave pixels between them.
     """
 
     window: int | None = None
@@ -53,6 +55,9 @@ class Inference:
     batch: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("window", "stride", "batch"):
+            if type(number := getattr(self, name)) not in (int, type(None)):
+                raise ValueError(f"{name} is {shortened(number)}; give a whole number")
         if self.window is None and self.stride is not None:
             raise ValueError(f"a stride of {self.stride} is for a sliding window; give a window too")
         if self.window is not None and self.window < 1:
@@ -61,8 +66,11 @@ class Inference:
             raise ValueError(f"a stride of {self.stride} does not fit a window of {self.window}; give 1 to {self.window}")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"{self.batch} windows at a time are none; give 1 or more")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales are {list(self.scales)}; give numbers above 0, 1.0 for the image's own size")
+        if not 0 < len(self.scales) <= _MOST_SCALES or not all(0 < scale <= _LARGEST_SCALE for scale in self.scales):  # nor NaN
+            raise ValueError(
+                f"scales are {shortened(list(self.scales))}; give 1 to {_MOST_SCALES} numbers above 0, at most "
+                f"{_LARGEST_SCALE}, 1.0 for the image's own size"
+            )
 
     def __str__(self) -> str:
         """In words: `windows of 769 px, 513 apart; at 0.75, 1 times the size; mirrored too`."""
