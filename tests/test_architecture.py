@@ -80,6 +80,7 @@ MAY_IMPORT = {
         "settings",
         "words",
         "files",
+        "stored",
         "data",
         "engine.tally",
         "engine.examples",

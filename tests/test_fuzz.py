@@ -38,6 +38,9 @@ from torch import nn
 
 import protoseg.trained
 from protoseg.arguments import parse_train
+from protoseg.bench.cells import column_folder
+from protoseg.bench.pictures import PICTURES as COLUMNS
+from protoseg.bench.pictures import read_pictures
 from protoseg.config import LARGEST_SIDE
 from protoseg.data.archive import unpack
 from protoseg.data.check import check_labels
@@ -726,6 +729,10 @@ def test_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
 # --------------------------------------------------------------------------------------------------------- run folders
 
 
+CELL = {"method": "prototype", "seed": 0, "data": "data", "labels": "3", "recipe": "prototype@1"}
+COLUMN = f"{COLUMNS}/{column_folder(CELL)}"
+
+
 @pytest.fixture(scope="module")
 def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a finished run leaves behind, of two images and a baseline."""
@@ -758,6 +765,10 @@ def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     layer = {"name": "truth", "picture": "0-0.png", "score": None, "shares": {"a": 1.0}}
     shown = [{"name": "c", "rank": "worst", "size": [4, 3], "image": "0-image.jpg", "layers": [layer]}]
     (folder / PICTURES_FOLDER / "examples.json").write_text(json.dumps(shown))
+    shutil.copytree(folder / PICTURES_FOLDER, folder / COLUMN)  # as a benchmark keeps them
+    said = {"method": "prototype", "seed": 0, "classes": ["a", "b"], "colors": [[0, 0, 0], [9, 9, 9]]}
+    (folder / COLUMN / "shown.json").write_text(json.dumps(said))
+    assert read_pictures(folder / COLUMNS, CELL) is not None
     assert "IoU of each class" in render(gather(folder))
     read_what_goes_on(folder)
     return folder
@@ -791,7 +802,10 @@ def packed(arrays: dict[str, Any]) -> bytes:
 
 
 ARRAYS = {"num_classes": 2, "names": ["c", "d"], "first": [0, 3, 6], "pair": [0, 1, 3] * 2, "count": [3, 1, 2] * 2}
+OUTSIDE = ["/tmp/x-image.jpg", "../x-image.jpg", "../../x.png", "a/../../x-0.png", "..", ".png", "a\0.png", "\ud800.png"]
+"""What a list of pictures may name."""
 PARTS = [SPLIT, RESULT, START, f"{BASELINE}/{RESULT}", "examples/examples.json", "health.jsonl", "metrics.csv", TALLY]
+PARTS += [f"{COLUMN}/shown.json", f"{COLUMN}/examples.json"]
 
 
 def written(rows: list[Any]) -> bytes:
@@ -805,6 +819,14 @@ def another(draw: st.DrawFn, name: str, whole: bytes) -> bytes:
     """A file of a run folder, whose bytes or content somebody has changed."""
     if name == TALLY:
         content = changed(ARRAYS).map(packed)
+    elif name.endswith("examples.json"):
+        rows = json.loads(whole)
+        row, other = rows[0], draw(st.sampled_from(OUTSIDE))
+        names = st.sampled_from(
+            [{"image": other}, {"layers": [{**row["layers"][0], "picture": other}]}, {"size": [1 << 20] * 2}]
+        )
+        listed = names.map(lambda own: [row | own])
+        content = (changed(rows) | listed).map(lambda value: json.dumps(value).encode())
     elif name.endswith(".json"):
         content = changed(json.loads(whole)).map(lambda value: json.dumps(value).encode())
     elif name == "health.jsonl":
@@ -827,9 +849,11 @@ def test_files_of_a_run(run: Path, name: str, data: st.DataObject) -> None:
     """Behind `protoseg report` and `train --resume`."""
     file = run / name
     whole = file.read_bytes()
+    readers = [lambda: render(gather(run)).encode(errors="backslashreplace"), lambda: read_what_goes_on(run)]
+    readers.append(lambda: read_pictures(run / COLUMNS, CELL))
     try:
         file.write_bytes(data.draw(another(name, whole)))
-        for read in (lambda: render(gather(run)).encode(errors="backslashreplace"), lambda: read_what_goes_on(run)):
+        for read in readers:
             message = refused(read, ValueError, FileNotFoundError)
             assert not message or str(file) in message
             assert "\n" not in message

@@ -81,3 +81,7 @@ def is_number(value: Any) -> bool:
 def is_score(value: Any) -> bool:
     """A number, or none of a class or an image that has none."""
     return value is None or is_number(value) or value != value
+
+
+def is_color(value: Any) -> bool:
+    return not misfit(value, [is_whole]) and len(value) == 3 and all(0 <= part <= 255 for part in value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from make_folder import TINY, make_folder
 from PIL import Image
 
+from protoseg.bench.cells import column_folder
 from protoseg.bench.pictures import keep_pictures, read_pictures
 from protoseg.cli import main
 
@@ -82,3 +84,20 @@ def test_an_image_that_is_gone_is_named(run: Path, tmp_path: Path) -> None:
     data = make_folder(tmp_path / "other", train=6, labeled=3, test=1)
     with pytest.raises(ValueError, match=r"evaluation images .* are not in .*other"):
         keep_pictures(tmp_path / "pictures", ROW, run, data)
+
+
+@pytest.mark.parametrize("name", ["shown.json", "examples.json"])
+@pytest.mark.parametrize(
+    "damage", ["[", "{}", "[[]]", "[" * 100_000, '{"method": "a", "seed": 0, "classes": ["a"], "colors": []}']
+)
+def test_damaged_pictures_are_named(tmp_path: Path, name: str, damage: str) -> None:
+    folder = tmp_path / column_folder(ROW)
+    folder.mkdir()
+    (folder / "shown.json").write_text('{"method": "a", "seed": 0, "classes": ["a"], "colors": [[0, 0, 0]]}')
+    (folder / "examples.json").write_text("[]")
+    assert shown_in(tmp_path) == ("a", 0, ())
+    (folder / name).write_text(damage)
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(str(folder / name))} is damaged .*; remove {re.escape(str(folder))}, and"
+    ):
+        read_pictures(tmp_path, ROW)

@@ -131,7 +131,13 @@ def test_damaged_pictures_are_named_and_the_numbers_stay(name: str, tmp_path: Pa
     if name == "examples.json":
         file.write_text("[")
     text = re.sub("</?span[^>]*>", "", unescape(written(tmp_path)))
-    assert f"The pictures in {file.parent} are damaged (" in text
+    said = (
+        f"{file} is damaged ("
+        if name == "examples.json"
+        else f"{file.with_name('examples.json')} names {name}, which is not there"
+    )
+    assert said in text
+    assert f"remove {file.parent}, and later trainings make its pictures anew" in text
     assert "labels-1-right" not in text
     assert "supervised 41.0 % mIoU, mean over 3 seeds" in text
 

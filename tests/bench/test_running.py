@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -41,8 +42,9 @@ class Trainer:
         log.write_text(f"first line\nlast line of {folder.name}\n")
         if folder.name in self.broken:
             raise ValueError("protoseg train ended with status 1")
-        result: dict[str, Any] = dict.fromkeys(("iou", "steps", "labeled", "unlabeled", "evaluated", "versions"), 1)
-        result |= {"miou": 0.5, "seconds": 90.0, "peak_bytes": 7, "split": {"labels": "/far/away/23.txt", "hash": "aa"}}
+        result: dict[str, Any] = dict.fromkeys(("steps", "labeled", "unlabeled", "evaluated"), 1)
+        result |= {"miou": 0.5, "seconds": 90.0, "peak_bytes": 7, "iou": {"a": 0.5}, "versions": {}}
+        result["split"] = {"labels": "/far/away/23.txt", "hash": "aa", "evaluation": "test"}
         if "unscored" in folder.name:
             del result["miou"]
         (folder / "result.json").write_text(json.dumps(result))
@@ -120,6 +122,15 @@ def test_a_row_tells_of_alarms(tmp_path: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"events": events}))
     expected = ["step 3: one class takes all", "step 5: none is left"]
     assert store.row_of({}, (), tmp_path / "run", hide={})["alarms"] == expected
+
+
+@pytest.mark.parametrize("damage", ["[", "[]", "[" * 100_000, {"iou": None}, {"steps": "many"}, {"split": {}}, {"events": [3]}])
+def test_a_damaged_result_is_named(tmp_path: Path, damage: Any) -> None:
+    Trainer()((), tmp_path / "run", tmp_path / "run.log", {})
+    file = tmp_path / "run/result.json"
+    file.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(file.read_text()) | damage))
+    with pytest.raises(ValueError, match=rf"{re.escape(str(file))} is damaged .*; remove .*run, and the training runs again"):
+        store.row_of({}, (), tmp_path / "run", hide={})
 
 
 @pytest.mark.parametrize("classes", [2, 65])
@@ -231,8 +242,9 @@ class TestSlots:
         assert slots(3, cuda=False) == [{}] * 3
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "r.jsonl").write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(ValueError, match=r"r\.jsonl, line 2 is damaged"):
+@pytest.mark.parametrize("line", ['{"a": ', "3", "[" * 100_000])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "r.jsonl").write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"r\.jsonl, line 2 is damaged .*; take it out"):
         store.read(tmp_path / "r.jsonl")
     assert store.read(tmp_path / "nothing.jsonl") == []

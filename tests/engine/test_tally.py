@@ -214,10 +214,10 @@ def test_another_network_adds_its_picture_to_the_images_that_are_there(tmp_path:
     first, second = ByColor().eval(), Constant().eval()
     found = [tally(network, samples, CLASSES, PLAIN) for network in (first, second)]
     write_examples(tmp_path / "out", samples, {"first": found[0]}, {"first": first}, CLASSES, PLAIN)
-    before = read_examples(tmp_path / "out")
+    before = read_examples(tmp_path / "out", advice="")
     turned = samples[::-1]  # another run may have its images in another order
     add_layer(tmp_path / "out", "second", turned, tally(second, turned, CLASSES, PLAIN), second, CLASSES, PLAIN)
-    after = read_examples(tmp_path / "out")
+    after = read_examples(tmp_path / "out", advice="")
     assert [{**row, "layers": row["layers"][:2]} for row in after] == before
     for row in after:
         added = row["layers"][2]
@@ -228,7 +228,7 @@ def test_another_network_adds_its_picture_to_the_images_that_are_there(tmp_path:
     assert len({layer["picture"] for row in after for layer in row["layers"]}) == 3 * len(after)
     # Once more, and better: it takes the place of what was said before.
     add_layer(tmp_path / "out", "second", samples, found[0], first, CLASSES, PLAIN)
-    for row in read_examples(tmp_path / "out"):
+    for row in read_examples(tmp_path / "out", advice=""):
         one, other = row["layers"][1:]
         assert {**one, "name": "second", "picture": other["picture"]} == other
         assert np.array_equal(*(np.asarray(Image.open(tmp_path / "out" / layer["picture"])) for layer in (one, other)))
@@ -239,10 +239,42 @@ def test_what_was_not_scored_gets_no_picture(tmp_path: Path) -> None:
     network = ByColor().eval()
     found = tally(network, samples, CLASSES, PLAIN)
     write_examples(tmp_path / "out", samples, {"first": found}, {"first": network}, CLASSES, PLAIN)
-    kept = read_examples(tmp_path / "out")
+    kept = read_examples(tmp_path / "out", advice="")
     with pytest.raises(ValueError, match=f"{samples[1].name}, which .*out shows, is none of the images that second"):
         add_layer(tmp_path / "out", "second", samples[:1], found, network, CLASSES, PLAIN)
-    assert read_examples(tmp_path / "out") == kept
+    assert read_examples(tmp_path / "out", advice="") == kept
+
+
+OUTSIDE = ["{}/x-image.jpg", "../x-image.jpg", "../../x-image.jpg", "sub/x-image.jpg", "..", "", "a\0-image.jpg", "x-image.py"]
+
+
+@pytest.mark.parametrize("place", ["image", "picture"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_picture_is_read_or_written_outside_the_folder(tmp_path: Path, place: str, name: str) -> None:
+    samples = open_dataset(make_folder(tmp_path / "data", train=1, labeled=1)).of("train")
+    network = ByColor().eval()
+    found = tally(network, samples, CLASSES, PLAIN)
+    out = tmp_path / "in/out"
+    write_examples(out, samples, {"first": found}, {"first": network}, CLASSES, PLAIN)
+    for folder in (out / "sub", out, out.parent, tmp_path):  # what they name is there
+        folder.mkdir(exist_ok=True)
+        (folder / "x-image.jpg").write_bytes(b"")
+    rows = json.loads((out / "examples.json").read_text())
+    (rows[0] if place == "image" else rows[0]["layers"][0])[place] = name.format(tmp_path)
+    (out / "examples.json").write_text(json.dumps(rows))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"examples.json is damaged .*; remove .*out"):
+        add_layer(out, "second", samples, found, network, CLASSES, PLAIN)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("size", [[10**6, 10**6], [0, 4], [4, 3, 1], [4]])
+def test_no_picture_of_any_size_is_made(tmp_path: Path, size: list[int]) -> None:
+    row = {"name": "c", "rank": "worst", "size": size, "image": "0-image.jpg"}
+    layer = {"name": "truth", "picture": "0-0.png", "score": None, "shares": {}}
+    (tmp_path / "examples.json").write_text(json.dumps([row | {"layers": [layer]}]))
+    with pytest.raises(ValueError, match=r"examples.json is damaged \('size' is .*; throw it away"):
+        read_examples(tmp_path, advice="throw it away")
 
 
 def test_ignored_pixels_are_clear_in_the_pictures(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from protoseg.bench.cells import column_folder
 from protoseg.engine.examples import add_layer, read_examples, write_examples
 from protoseg.engine.tally import TALLY, Tally
 from protoseg.files import held, make_folder, write_text
+from protoseg.stored import is_color, is_text, is_whole, read_json
 
 PICTURES = "pictures"
 """Folder beside the results of a benchmark: a folder for each number of labels."""
 _SHOWN = "shown.json"
+_SAID = {"method": is_text, "seed": is_whole, "classes": [is_text], "colors": [is_color]}
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,6 @@ class Shown:
     def methods(self) -> tuple[str, ...]:
         """Whose predictions they show."""
         return tuple(layer["name"] for example in self.examples[:1] for layer in example["layers"][1:])  # after the truth
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """What the pictures are in."""
-        layers = [layer["picture"] for example in self.examples for layer in example["layers"]]
-        return (*(example["image"] for example in self.examples), *layers)
 
 
 def keep_pictures(
@@ -105,14 +101,10 @@ def read_pictures(pictures: Path, row: Mapping[str, Any]) -> Shown | None:
     folder = pictures / column_folder(row)
     if not (folder / _SHOWN).is_file():
         return None
-    try:
-        said = json.loads((folder / _SHOWN).read_text())
-        colors = tuple((red, green, blue) for red, green, blue in said["colors"])
-        shown = Shown(folder, said["method"], said["seed"], tuple(said["classes"]), colors, tuple(read_examples(folder)))
-        for name in shown.files:
-            (folder / name).stat()
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(
-            f"the pictures in {folder} are damaged ({error}); remove it, and later trainings make them anew"
-        ) from error
-    return shown
+    advice = f"remove {folder}, and later trainings make its pictures anew"
+    said = read_json(folder / _SHOWN, _SAID, advice=advice)
+    if len(said["colors"]) != len(said["classes"]):
+        raise ValueError(f"{folder / _SHOWN} is damaged (its classes have other colours); {advice}")
+    colors = tuple((red, green, blue) for red, green, blue in said["colors"])
+    examples = tuple(read_examples(folder, advice=advice))
+    return Shown(folder, said["method"], said["seed"], tuple(said["classes"]), colors, examples)

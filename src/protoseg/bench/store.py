@@ -13,9 +13,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from protoseg.report.shapes import is_number_or_nan
+from protoseg.stored import is_number, is_score, is_text, is_whole, misfit, read_json
+
 _KEPT = ("miou", "iou", "steps", "seconds", "labeled", "unlabeled", "evaluated", "split")
 """What a row takes from `result.json`."""
 
+_RESULT = {
+    "miou": is_number_or_nan,
+    "seconds": is_number,
+    **dict.fromkeys(("steps", "labeled", "unlabeled", "evaluated"), is_whole),
+    "iou": {str: is_score},
+    "split": {"labels": is_text, "evaluation": is_text, "hash": is_text},
+    "peak_bytes": lambda value: value is None or is_whole(value),
+    "versions": lambda value: isinstance(value, dict),
+    "events?": [{"step": is_whole, "alarm": is_text}],
+}
+"""Of that file, as far as a row takes from it."""
 
 _MOST_CLASSES = 64  # whose confusions a row holds: of more, the lines of a results file would be mostly these
 
@@ -33,7 +47,9 @@ def read(results: Path) -> list[dict[str, Any]]:
         if line:
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                if why := misfit(rows[-1], {}):
+                    raise ValueError(why)
+            except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{results}, line {number} is damaged ({error}); take it out, and its cell runs again"
                 ) from error
@@ -57,11 +73,14 @@ def row_of(identity: Mapping[str, Any], words: Sequence[str], run: Path, *, hide
         hide: paths of this machine -> the names by which the row mentions them.
 
     Raises:
-        ValueError: it was not scored.
+        ValueError: it was not scored, or its result is damaged.
     """
-    result = json.loads((run / "result.json").read_text())
+    file, advice = run / "result.json", f"remove {run}, and the training runs again"
+    result = read_json(file, {}, advice=advice)
     if "miou" not in result:
         raise ValueError("the run was not scored; keep labelled images back with --holdout 1/5")
+    if why := misfit(result, _RESULT):
+        raise ValueError(f"{file} is damaged ({why}); {advice}")
     command = shlex.join(["protoseg", "train", *words])
     for path, shown in hide.items():
         command = command.replace(path, shown)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,13 +23,32 @@ from protoseg.engine.evaluate import WHOLE, Normalization, predict_image, read_l
 from protoseg.engine.inference import Inference
 from protoseg.engine.tally import Tally
 from protoseg.files import make_folder, replacing, write_text
+from protoseg.stored import is_number, is_score, is_text, is_whole, misfit, read_json
 from protoseg.types import IGNORE_INDEX
 
 EXAMPLES = "examples"
 """Folder of a run folder: pictures, and `examples.json`, which says what they show."""
-_ROWS = "examples.json"
+_FILE = "examples.json"
 _LONGEST = 640  # pixels of the longer side: enough to see, small enough to send a report by mail
 _NAMED = 4  # classes that the description of a picture names
+
+
+def _is_size(value: Any) -> bool:
+    """(W, H) of a picture; `add_layer` makes another one of that size."""
+    return not misfit(value, [is_whole]) and len(value) == 2 and all(1 <= side <= _LONGEST for side in value)
+
+
+def _is_picture(value: Any) -> bool:
+    """A file of the folder itself, and of a kind that a page shows. Others are written under a part of its name."""
+    return is_text(value) and "\0" not in value and PurePath(value).name == value and PurePath(value).suffix in {".jpg", ".png"}
+
+
+def _are_layers(value: Any) -> bool:
+    return bool(value) and not misfit(value, [_LAYER])
+
+
+_LAYER = {"name": is_text, "picture": _is_picture, "score": is_score, "shares": {str: is_number}}
+_ROWS = [{"name": is_text, "rank": is_text, "size": _is_size, "image": _is_picture, "layers": _are_layers}]
 
 
 class Chosen(NamedTuple):
@@ -117,10 +136,10 @@ def add_layer(
         network, classes, normalization, inference: see `write_examples`.
 
     Raises:
-        ValueError: an image of the folder is none of the samples.
+        ValueError: an image of the folder is none of the samples; or see `read_examples`.
         CannotWriteError: see `replacing`.
     """
-    rows, places = read_examples(folder), {sample.name: i for i, sample in enumerate(samples)}
+    rows, places = read_examples(folder, advice=f"remove {folder}"), {sample.name: i for i, sample in enumerate(samples)}
     for row in rows:
         if row["name"] not in places:
             raise ValueError(f"{row['name']}, which {folder} shows, is none of the images that {name} was scored on")
@@ -133,15 +152,27 @@ def add_layer(
     _write_rows(folder, rows)
 
 
-def read_examples(folder: Path) -> list[dict[str, Any]]:
+def read_examples(folder: Path, *, advice: str) -> list[dict[str, Any]]:
     """What `write_examples` left: of each image `name`, `rank`, `size` (W, H), `image` (a file in the folder) and `layers`,
-    each with `name`, `picture` (a file), `score` (None for the truth) and `shares` of its largest classes."""
-    found: list[dict[str, Any]] = json.loads((folder / _ROWS).read_text())
-    return found
+    each with `name`, `picture` (a file), `score` (None for the truth) and `shares` of its largest classes.
+
+    Args:
+        folder: of `write_examples`.
+        advice: what to do about a damaged one.
+
+    Raises:
+        ValueError: what says so is missing or damaged, or names a picture that is not in the folder.
+    """
+    path = folder / _FILE
+    rows: list[dict[str, Any]] = read_json(path, _ROWS, advice=advice)
+    for name in (name for row in rows for name in (row["image"], *(layer["picture"] for layer in row["layers"]))):
+        if not (folder / name).is_file():
+            raise ValueError(f"{path} names {name}, which is not there; {advice}")
+    return rows
 
 
 def _write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_text(folder / _ROWS, json.dumps(rows, indent=2) + "\n")  # last: what it names is there
+    write_text(folder / _FILE, json.dumps(rows, indent=2) + "\n")  # last: what it names is there
 
 
 def _predicted(network: nn.Module, image: ImageArray, normalization: Normalization, inference: Inference) -> UInt8Array:

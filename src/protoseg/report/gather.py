@@ -15,10 +15,10 @@ from protoseg.data.masks import Color
 from protoseg.data.run_lists import SPLIT, RunLists, read_run_lists
 from protoseg.engine.callbacks import SHARES, read_rows, read_shares
 from protoseg.engine.checkpoint import MODEL, load_header
-from protoseg.engine.examples import EXAMPLES
+from protoseg.engine.examples import EXAMPLES, read_examples
 from protoseg.engine.tally import REMEDY, TALLY, Tally
 from protoseg.report.compare import Interval, Verdict, gain_interval, verdict
-from protoseg.report.shapes import EVALUATION, HEADER, ROWS, SHOWN, STARTED, TOGETHER
+from protoseg.report.shapes import EVALUATION, HEADER, SHOWN, STARTED, TOGETHER
 from protoseg.stored import misfit, read_json
 from protoseg.words import counted, shortened
 
@@ -135,7 +135,7 @@ def gather(run: Path, *, scored: Path | None = None) -> Story:
     why_not = _why_not(config, ours, scored=scored is not None, unfinished=not has_model)
     evaluation = _json(scored / RESULT, EVALUATION) if scored is not None else {}
     pictures = (scored or folder) / EXAMPLES
-    examples = tuple(_examples(pictures))
+    examples = tuple(read_examples(pictures, advice=_ADVICE)) if (pictures / "examples.json").is_file() else ()
     sheet = folder / SHEET if not examples and scored is None and (folder / SHEET).is_file() else None
     split = _split(folder, must_be_whole=scored is None)
     return Story(
@@ -278,18 +278,6 @@ def _missing(ours: Part, start: dict[str, Any], examples: tuple[Any, ...], *, ha
 def _json(path: Path, shape: Any) -> dict[str, Any]:
     """A JSON object of a run folder; empty where there is none."""
     return read_json(path, shape, advice=_ADVICE) if path.is_file() else {}
-
-
-def _examples(folder: Path) -> list[dict[str, Any]]:
-    """What the pictures of a folder show; none where nothing says so."""
-    path = folder / "examples.json"
-    if not path.is_file():
-        return []
-    rows: list[dict[str, Any]] = read_json(path, ROWS, advice=_ADVICE)
-    for name in (name for row in rows for name in (row["image"], *(layer["picture"] for layer in row["layers"]))):
-        if not (folder / name).is_file():
-            raise ValueError(f"{path} names {name}, which is not there; {_ADVICE}")
-    return rows
 
 
 def _result(path: Path) -> dict[str, Any]:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Any
 
-from protoseg.stored import is_number, is_score, is_text, is_whole, misfit
+from protoseg.stored import is_color, is_number, is_score, is_text, is_whole, misfit
 
 
 def _is_text_or_none(value: Any) -> bool:
     return value is None or is_text(value)
 
 
-def _is_size(value: Any) -> bool:
-    """Width and height, and what may follow them."""
-    return not misfit(value, [is_whole]) and len(value) >= 2
-
-
 def _is_counted_size(value: Any) -> bool:
-    return _is_size(value) and len(value) == 3
-
-
-def _is_color(value: Any) -> bool:
-    return not misfit(value, [is_whole]) and len(value) == 3 and all(0 <= part <= 255 for part in value)
-
-
-def _is_picture(value: Any) -> bool:
-    """A file of the folder itself, and of a kind that a page shows."""
-    return is_text(value) and "\0" not in value and PurePath(value).name == value and PurePath(value).suffix in {".jpg", ".png"}
+    """Width, height and how many images have them."""
+    return not misfit(value, [is_whole]) and len(value) == 3
 
 
 def _is_event(value: Any) -> bool:
@@ -38,16 +24,11 @@ def _is_event(value: Any) -> bool:
     )
 
 
-def _are_layers(value: Any) -> bool:
-    return bool(value) and not misfit(value, [_LAYER])
-
-
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
 _MACHINE = {"device": is_text, "cpus": lambda value: value is None or is_whole(value), "system": is_text}
-_LAYER = {"name": is_text, "picture": _is_picture, "score": is_score, "shares": {str: is_number}}
 _SCORE = {"miou": is_score, "iou": {str: is_score}}
 
 SHOWN = {
@@ -99,11 +80,8 @@ EVALUATION = {
 }
 """result.json that `evaluate` writes."""
 
-ROWS = [{"name": is_text, "rank": is_text, "size": _is_size, "image": _is_picture, "layers": _are_layers}]
-"""examples.json."""
-
 HEADER = {
-    "classes": {"names": [is_text], "colors": [_is_color]},
+    "classes": {"names": [is_text], "colors": [is_color]},
     "config?": _is_object,
     "versions?": {str: _is_text_or_none},
 }
