@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from protoseg.app.command import serve, told_apart
 from protoseg.app.desk import THUMB, Desk
-from protoseg.app.gallery import Gallery, list_folder
+from protoseg.app.gallery import BusyError, Entry, Gallery, list_folder
 from protoseg.app.look import MAPS, colored, cropped, cut, look, shares, smaller
 from protoseg.app.models import Models, choices
 from protoseg.app.page import render
@@ -276,6 +277,13 @@ def png(height: int = 12, width: int = 16) -> bytes:
     return file.getvalue()
 
 
+def wait_until(there: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def add(gallery: Gallery, name: str, content: bytes) -> str:
     return gallery.add(name, len(content), io.BytesIO(content).read).id
 
@@ -418,6 +426,59 @@ class TestUploads:
         gallery = Gallery(most_stored=2 * len(png()) + 1)
         ids = [add(gallery, "a.png", png()) for _ in range(3)]
         assert [entry.id for entry in gallery.entries()] == ids[:0:-1]
+        gallery.close()
+
+    @pytest.mark.parametrize(
+        ("limits", "at_once"), [({"most_files": 3}, 3), ({"most_stored": 4 * len(png()) - 1}, 3), ({"most_stored": 1}, 1)]
+    )
+    def test_what_is_on_its_way_has_limits_before_it_is_read(self, limits: dict[str, int], at_once: int) -> None:
+        gallery, size, go = Gallery(**limits), len(png()), threading.Event()
+
+        def slow(number: int) -> bytes:
+            assert go.wait(60)
+            return png()
+
+        def unread(number: int) -> bytes:
+            raise AssertionError("nothing must be read")
+
+        with ThreadPoolExecutor() as pool:
+            coming = [pool.submit(gallery.add, f"{i}.png", size, slow) for i in range(at_once)]
+            wait_until(lambda: len(list(Path(gallery._folder.name).iterdir())) == at_once)
+            for _ in range(2):
+                with pytest.raises(BusyError, match=r"^late\.png is not taken: too many files .* try again in a while$"):
+                    gallery.add("late.png", size, unread)
+            assert len(list(Path(gallery._folder.name).iterdir())) == at_once
+            go.set()
+            assert len({upload.result().id for upload in coming}) == at_once
+        add(gallery, "late.png", png())  # those that have come leave room
+        gallery.close()
+
+    def test_uploads_that_fail_leave_room(self) -> None:
+        gallery = Gallery(most_files=2, most_stored=2 * len(png()))
+        for _ in range(3):
+            with pytest.raises(UnreadableImageError):
+                add(gallery, "a.png", b"no image")
+            with pytest.raises(ConnectionError):
+                gallery.add("a.png", len(png()), io.BytesIO(b"early").read)
+        with ThreadPoolExecutor() as pool:
+            both = threading.Barrier(2)  # neither is read before both have their room
+            coming = [pool.submit(gallery.add, "a.png", len(png()), lambda _: both.wait(60) * b"" + png()) for _ in range(2)]
+            assert len({upload.result().id for upload in coming}) == 2
+        gallery.close()
+
+    def test_two_uploads_are_decoded_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gallery, inside, most = Gallery(), list[int](), list[int]()
+
+        def read(entry: Entry) -> Any:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.1)
+            inside.pop()
+
+        monkeypatch.setattr(gallery, "read", read)
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda i: add(gallery, f"{i}.png", png()), range(6)))
+        assert max(most) == 2
         gallery.close()
 
     @pytest.mark.parametrize("id", ["f0", "u0", "u1", "", "f", "../u1", "f-1", "f1e3", "f٣", "u999999999999", "f00"])
@@ -792,6 +853,23 @@ class TestServer:
         before = set(Path(server.desk.gallery._folder.name).iterdir())
         assert ask(server, f"/upload?name={name}", "POST", body, **headers)[0] == status
         assert set(Path(server.desk.gallery._folder.name).iterdir()) == before
+
+    def test_simultaneous_uploads_beyond_the_limit_are_refused_in_a_sentence(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gallery = server.desk.gallery
+        monkeypatch.setattr(gallery, "most_files", 1)
+        before = set(Path(gallery._folder.name).iterdir())
+        with socket.create_connection(server.server_address[:2]) as connection:
+            head = f"POST /upload?name=a.png HTTP/1.1\r\nHost: 127.0.0.1:{server.server_address[1]}\r\nX-Protoseg: upload\r\n"
+            connection.sendall(f"{head}Content-Length: 5000\r\n\r\n".encode() + png()[:200])
+            wait_until(lambda: len(set(Path(gallery._folder.name).iterdir()) - before) == 1)
+            status, content, _ = ask(server, "/upload?name=b.png", "POST", bytes(90_000), X_Protoseg="upload")
+            assert status == 503
+            assert json.loads(content)["error"].startswith("b.png is not taken: too many files are being uploaded")
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(100)
+        wait_until(lambda: set(Path(gallery._folder.name).iterdir()) == before and not gallery._coming)
 
     def test_an_upload_that_ends_early_leaves_nothing(self, server: Server) -> None:
         before = set(Path(server.desk.gallery._folder.name).iterdir())

@@ -23,9 +23,14 @@ from protoseg.words import counted
 MOST_BYTES = 256 << 20
 """Of one uploaded file."""
 MOST_FILES, MOST_STORED = 24, 1 << 30
-"""Uploaded files that are kept, and their bytes; the oldest go first."""
+"""Uploaded files that are kept, and their bytes; the oldest go first. As many may be on their way at a time beside them."""
+_DECODED_AT_ONCE = 2  # uploads: each may take as much memory as the largest image that is read
 _PIECE = 1 << 20
 _LONGEST_NAME = 120
+
+
+class BusyError(Exception):
+    """Too much is being uploaded at the moment."""
 
 
 class Entry(NamedTuple):
@@ -106,7 +111,7 @@ class Gallery:
 
     Args:
         shelf: of a folder; none when left out.
-        most_bytes, most_files, most_stored: limits of what is uploaded.
+        most_bytes, most_files, most_stored: limits of what is uploaded, the last two also of what is on its way.
     """
 
     def __init__(
@@ -120,7 +125,8 @@ class Gallery:
         self.shelf, self.most_bytes, self.most_files, self.most_stored = shelf, most_bytes, most_files, most_stored
         self._folder = tempfile.TemporaryDirectory(prefix="protoseg-app-")
         self._uploads: dict[str, Entry] = {}
-        self._number, self._lock = 0, threading.Lock()
+        self._coming: dict[str, int] = {}  # bytes of the uploads on their way, from before the first is read
+        self._number, self._lock, self._decoding = 0, threading.Lock(), threading.Semaphore(_DECODED_AT_ONCE)
 
     def close(self) -> None:
         """Delete what was uploaded."""
@@ -171,6 +177,7 @@ class Gallery:
 
         Raises:
             OverflowError: it is too large.
+            BusyError: so much is on its way already that nothing has been read of it.
             UnreadableImageError: not an image.
             ConnectionError: it ended too early.
         """
@@ -183,9 +190,7 @@ class Gallery:
         suffix = Path(shown).suffix.lower()
         if suffix not in IMAGE_SUFFIXES:
             raise UnreadableImageError(f"{shown} is none of {', '.join(sorted(IMAGE_SUFFIXES))}")
-        with self._lock:
-            self._number += 1
-            id = f"u{self._number}"
+        id = self._expect(shown, size)
         path = Path(self._folder.name) / f"{id}{suffix}"
         entry = Entry(id, shown, "uploaded", Sample(Path(shown).stem, path, None, "test"))
         try:
@@ -197,16 +202,35 @@ class Gallery:
                         raise ConnectionError(f"{shown} ended {left} bytes too early")
                     file.write(piece)
                     left -= len(piece)
-            self.read(entry)
+            with self._decoding:
+                self.read(entry)
         except BaseException:
             path.unlink(missing_ok=True)
+            with self._lock:
+                del self._coming[id]
             raise
         with self._lock:
+            del self._coming[id]
             self._uploads[id] = entry
             while len(self._uploads) > self.most_files or (len(self._uploads) > 1 and self._stored() > self.most_stored):
                 oldest = self._uploads.pop(next(iter(self._uploads)))
                 oldest.sample.image.unlink(missing_ok=True)
         return entry
+
+    def _expect(self, shown: str, size: int) -> str:
+        """Set room aside for an upload, and give it its id.
+
+        Raises:
+            BusyError: there is none.
+        """
+        with self._lock:
+            full = len(self._coming) >= self.most_files or sum(self._coming.values()) + size > self.most_stored
+            if self._coming and full:
+                raise BusyError(f"{shown} is not taken: too many files are being uploaded at the moment; try again in a while")
+            self._number += 1
+            id = f"u{self._number}"
+            self._coming[id] = size
+        return id
 
     def _stored(self) -> int:
         return sum(entry.sample.image.stat().st_size for entry in self._uploads.values())

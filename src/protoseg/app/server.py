@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qs, quote, urlsplit
 
 from protoseg.app.desk import DOWNLOADS, Desk
+from protoseg.app.gallery import BusyError
 from protoseg.app.page import Page
 from protoseg.atlas.pictures import Box
 
@@ -104,6 +105,8 @@ class Handler(BaseHTTPRequestHandler):
             self._json({"error": str(error.args[0] if error.args else error)}, HTTPStatus.NOT_FOUND)
         except OverflowError as error:
             self._json({"error": str(error)}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        except BusyError as error:
+            self._json({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
         except ValueError as error:  # UnreadableImageError is one
             self._json({"error": str(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
         except (GoneError, ConnectionError, TimeoutError):
@@ -161,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         body = _Body(self.rfile, int(length))
         try:
             entry = self.server.desk.upload(self._given("name"), body.left, body.read)
-        except ValueError:
+        except (ValueError, BusyError):
             body.drain()  # a browser that is cut off in the middle of a file does not read why
             raise
         self._json(entry, HTTPStatus.CREATED)
