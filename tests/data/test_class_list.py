@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,20 @@ def test_two_lists(tmp_path: Path) -> None:
     (tmp_path / "labelmap.txt").write_text("a:1,2,3::\n")
     with pytest.raises(ValueError, match=r"classes\.txt and .*labelmap\.txt both"):
         read_class_list(tmp_path)
+
+
+@pytest.mark.parametrize("line", [",", "road,", "1 1 1,", "road ;,", "1;", "road #", " "])
+def test_a_long_line_takes_no_longer_than_its_length(tmp_path: Path, line: str) -> None:
+    """What stands before a gap was looked for in each place of it: minutes."""
+    (tmp_path / "classes.txt").write_text(line + line[-1] * 100_000 + " x y\nsky\n")
+    start = time.perf_counter()
+    with suppress(ValueError):
+        read_class_list(tmp_path)
+    assert time.perf_counter() - start < 1
+
+
+def test_what_stands_between_name_and_color_is_no_part_of_the_name(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("road,, 1 2 3\nC# ; #040506\nx,y;\t7,8,9\n")
+    classes = read_class_list(tmp_path)
+    assert classes is not None
+    assert (classes.names, classes.colors) == (("road", "C#", "x,y"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))

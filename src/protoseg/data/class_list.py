@@ -17,9 +17,10 @@ _VALUE = "value"  # the column of a table with the numbers in the masks
 _GAP = r"[\s,;]+"
 _NUMBERED = re.compile(r"(?P<number>\d{1,6})(?:[:=,;)]|\.(?=\s)|\s)\s*(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(r"(?P<name>.*\S)\s*[:=,;]\s*(?P<number>\d{1,6})")
-_NAME_RGB = re.compile(rf"(?P<name>.*\S){_GAP}(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+)")
+_BEFORE_GAP = r"(?P<name>.*[^\s,;])"  # ends in none of a gap's characters: else each of a long row of them is tried as the end
+_NAME_RGB = re.compile(rf"{_BEFORE_GAP}{_GAP}(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+)")
 _AFTER_NAME = " :="
-_NAME_HEX = re.compile(rf"(?P<name>.*\S){_GAP}#(?P<r>[0-9a-fA-F]{{2}})(?P<g>[0-9a-fA-F]{{2}})(?P<b>[0-9a-fA-F]{{2}})")
+_NAME_HEX = re.compile(rf"{_BEFORE_GAP}{_GAP}#(?P<r>[0-9a-fA-F]{{2}})(?P<g>[0-9a-fA-F]{{2}})(?P<b>[0-9a-fA-F]{{2}})")
 _RGB_NAME = re.compile(rf"(?P<r>\d+){_GAP}(?P<g>\d+){_GAP}(?P<b>\d+){_GAP}(?P<name>\S.*)")
 
 
