@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from make_folder import TINY, cut_short, make_folder
 from rich.console import Console
+from safetensors.torch import save_file
 
 from protoseg.cli import main
 from protoseg.data.formats import open_dataset
@@ -89,6 +91,31 @@ def test_goes_on_between_the_models(tmp_path: Path, capsys: pytest.CaptureFixtur
         (broken / name).unlink()
     assert main(["train", "--resume", str(broken)]) == 0, capsys.readouterr().err
     assert_equal(load_model(whole).network.state_dict(), load_model(broken).network.state_dict())
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off", "another network"])
+def test_a_damaged_snapshot_is_named_with_the_way_out(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = make_folder(tmp_path / "data", train=6, labeled=3, test=1), tmp_path / "out"
+    assert main(["train", str(data), *WORDS, "--consistency.reliable_first", "true", "--out", str(out)]) == 0
+    whole = (out / "agreement.json").read_text()
+    for name in ("result.json", "model.safetensors", "last.ckpt", "agreement.json"):  # as if killed after the first model
+        (out / name).unlink()
+    snapshot = out / "first/snapshot-2.safetensors"
+    if damage == "another network":
+        save_file({"weight": torch.zeros(2)}, snapshot)
+    else:
+        content = snapshot.read_bytes()[:-9]
+        snapshot.unlink()
+        if damage == "cut off":
+            snapshot.write_bytes(content)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(out)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{snapshot} is missing or damaged (" in said
+    assert said.endswith(f"remove {out / 'first'}, and protoseg train --resume {out} trains the first model again")
+    shutil.rmtree(out / "first")
+    assert main(["train", "--resume", str(out)]) == 0
+    assert (out / "agreement.json").read_text() == whole
 
 
 def test_other_methods_have_no_such_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -126,11 +127,7 @@ def _agreement(
         if missing := [sample.name for sample in data.partition.unlabeled if sample.name not in told]:
             raise ValueError(f"{stored} says nothing of {missing[0]}; delete it, and the images are compared again")
         return told
-    earlier = []
-    for path in snapshots:
-        network = copy.deepcopy(last)
-        network.load_state_dict(load_file(path))
-        earlier.append(network.eval())
+    earlier = [_earlier(last, path, folder) for path in snapshots]
     inference = build_inference(config.inference)
     with torch.no_grad():
         found = {
@@ -139,3 +136,20 @@ def _agreement(
         }
     write_text(stored, json.dumps(found, indent=2) + "\n")
     return found
+
+
+def _earlier(last: nn.Module, path: Path, folder: Path) -> nn.Module:
+    """The first model as it was at a snapshot.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another network.
+    """
+    network = copy.deepcopy(last)
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is missing or damaged ({str(error).splitlines()[0]}); remove {path.parent}, and protoseg train --resume "
+            f"{folder} trains the first model again"
+        ) from error
+    return network.eval()
