@@ -16,11 +16,19 @@ from safetensors.torch import load_file
 
 from protoseg.cli import main
 from protoseg.engine.module import TrainingModule
-from protoseg.engine.resumable import load_state, save_state
+from protoseg.engine.resumable import load_run, load_state, save_state
 from protoseg.stored import DamagedError
 
 TIMING = {"seconds", "images_per_second"}  # columns of metrics.csv
 STATE: dict[str, Any] = {"state_dict": {"weight": torch.arange(300.0)}, "global_step": 7}
+
+LIGHTNINGS = ("global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "pytorch-lightning_version")
+PARTS = (
+    *((name,) for name in ("protoseg", *LIGHTNINGS)),
+    *(("protoseg", name) for name in ("meter", "health", "skipped", "events")),
+    *(("protoseg", "meter", name) for name in ("total", "count", "images")),
+    *(("protoseg", "health", name) for name in ("pseudo", "prototype_use", "agreeing", "images", "since", "alive", "raised")),
+)
 
 
 @pytest.fixture
@@ -157,6 +165,38 @@ class TestRun:
             (broken_off / name).write_bytes((broken_off / name).read_bytes()[:-500])
         assert main(["train", "--resume", str(broken_off)]) == 2
         assert f"{broken_off / 'last.ckpt'} is damaged" in capsys.readouterr().err
+
+    def test_goes_on_from_none_that_lacks_a_part(self, broken_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Its checksum is right: somebody has written it so, or it is the checkpoint of something else."""
+        last = broken_off / "last.ckpt"
+        whole = last.read_bytes()
+        assert load_run(last)["global_step"] == 6
+        for at in PARTS:
+            last.write_bytes(whole)
+            state = section = load_state(last)
+            for part in at[:-1]:
+                section = section[part]
+            del section[at[-1]]
+            save_state(state, last)
+            with pytest.raises(
+                DamagedError, match=rf"last.ckpt is damaged or no checkpoint of a run \('{at[-1]}' is missing\)"
+            ):
+                load_run(last)
+        (broken_off / "previous.ckpt").unlink()
+        capsys.readouterr()
+        assert main(["train", "--resume", str(broken_off)]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{last} is damaged or no checkpoint of a run (" in said
+        assert said.endswith("put a whole copy in its place, or start a new run")
+
+    def test_goes_on_from_the_one_before_one_that_lacks_a_part(
+        self, broken_off: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        state = load_state(broken_off / "last.ckpt")
+        del state["protoseg"]
+        save_state(state, broken_off / "last.ckpt")
+        assert main(["train", "--resume", str(broken_off)]) == 0
+        assert "going on from the checkpoint before it, of step 4" in capsys.readouterr().out
 
     @pytest.mark.parametrize("there", [False, True])
     def test_goes_on_from_the_one_that_waits(

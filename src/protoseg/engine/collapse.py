@@ -49,7 +49,7 @@ class WayBack:
         if self.waiting.is_file():
             try:
                 self._written[self.waiting] = load_state(self.waiting)["protoseg"]["health"]["images"]
-            except DamagedError:
+            except (DamagedError, KeyError, TypeError):  # or of something else than a run
                 self.waiting.unlink()  # the one before it is whole, and the next one takes its place
 
     def make_room(self) -> Path | None:

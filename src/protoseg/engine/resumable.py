@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from protoseg.files import replacing
-from protoseg.stored import DamagedError
+from protoseg.stored import DamagedError, is_text, is_whole, misfit
 from protoseg.torch_file import load_torch_file
 
 CHECKPOINT, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -26,6 +26,26 @@ _ENDING = len(_MARK) + 64 + 1  # torch reads a zip archive, whose end is found f
 _END_RECORD = 22  # bytes at the end of a zip archive without a comment
 _HAS_ENDING = "protoseg_checksum"  # key of a checkpoint: a file that says so and has no ending has lost it
 _CHUNK = 1 << 20
+
+
+_PARTS = {
+    "global_step": is_whole,
+    "pytorch-lightning_version": is_text,
+    **dict.fromkeys(("loops", "callbacks"), lambda value: isinstance(value, dict)),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), lambda value: isinstance(value, list) and bool(value)),
+    "protoseg": {
+        "meter": {"total": {}, "count": {}, "images": is_whole},
+        "health": {
+            **dict.fromkeys(("pseudo", "prototype_use", "agreeing"), lambda value: isinstance(value, Tensor | None)),
+            **dict.fromkeys(("alive", "raised"), lambda value: isinstance(value, list)),
+            "images": lambda value: isinstance(value, int | float),
+            "since": {},
+        },
+        "skipped": [is_text],
+        "events": [{}],
+    },
+}
+"""Of a checkpoint that a run goes on from: what Lightning takes from it, and `TrainingModule`."""
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -77,6 +97,18 @@ def load_state(path: Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DamagedError(f"{path} is damaged or no checkpoint ({reason})") from error
     return state  # type: ignore[no-any-return]
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that a run can go on from: whole, and with all parts that one of a run has.
+
+    Raises:
+        DamagedError: see `load_state`; or a part is missing.
+    """
+    state = load_state(path)
+    if why := misfit(state, _PARTS):
+        raise DamagedError(f"{path} is damaged or no checkpoint of a run ({why})")
+    return state
 
 
 def _has_ending(file: BinaryIO) -> bool:

@@ -25,7 +25,7 @@ from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, descri
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.lost import UNREACHABLE, lost
 from protoseg.engine.module import TrainingModule
-from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, load_state
+from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, load_run
 from protoseg.engine.stop import WAIT, AskedError, Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.methods.base import Method
@@ -322,7 +322,7 @@ def newest_whole(out: Path, module: TrainingModule) -> Start:
         if not path.is_file():
             continue
         try:
-            state = load_state(path)
+            state = load_run(path)
         except DamagedError as error:
             damage = damage or error
             continue
