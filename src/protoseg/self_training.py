@@ -30,7 +30,7 @@ from protoseg.files import write_text
 from protoseg.methods.base import Method
 from protoseg.settings import TrainConfig
 from protoseg.stage import stored_json, train_one, uses_cuda
-from protoseg.stored import is_number
+from protoseg.stored import DamagedError, is_number
 from protoseg.trained import load_model, progress
 
 FIRST, RELIABLE, AGREEMENT = "first", "reliable", "agreement.json"
@@ -142,13 +142,13 @@ def _earlier(last: nn.Module, path: Path, folder: Path) -> nn.Module:
     """The first model as it was at a snapshot.
 
     Raises:
-        ValueError: the file is missing, damaged, or of another network.
+        DamagedError: the file is missing, damaged, or of another network.
     """
     network = copy.deepcopy(last)
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(
+        raise DamagedError(
             f"{path} is missing or damaged ({str(error).splitlines()[0]}); remove {path.parent}, and protoseg train --resume "
             f"{folder} trains the first model again"
         ) from error
