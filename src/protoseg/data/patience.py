@@ -14,7 +14,12 @@ from protoseg.data.io import UnreadableImageError
 
 T = TypeVar("T")
 
-_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
+_NAMES = (
+    *("EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EREMOTEIO"),
+    *("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH"),
+    *("ENOTCONN", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED"),  # those of drives by FUSE: sshfs, s3fs, gcsfuse
+)
+_PASSING = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}  # no platform has them all
 """What a network drive answers while it is away for a moment."""
 _PAUSES = (1, 10, 60)  # seconds before a file is tried again
 
