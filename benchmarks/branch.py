@@ -156,8 +156,13 @@ def peak_bytes(way: Callable[[Case, PrototypeHead], Outcome], case: Case, head: 
         torch.cuda.reset_peak_memory_stats()
         way(case, head)
         return int(torch.cuda.max_memory_allocated()) - before - gradient
+    return traced_peak(lambda: way(case, head)) - gradient
+
+
+def traced_peak(run: Callable[[], object]) -> int:
+    """The most bytes of a processor's memory that a call holds at once beyond what was there, as torch's profiler sees it."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        way(case, head)
+        run()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(trace))
@@ -166,7 +171,7 @@ def peak_bytes(way: Callable[[Case, PrototypeHead], Outcome], case: Case, head: 
     for event in sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"]):
         held += event["args"]["Bytes"]
         peak = max(peak, held)
-    return peak - gradient
+    return peak
 
 
 def _wait(case: Case) -> None:

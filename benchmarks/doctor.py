@@ -24,8 +24,10 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from protoseg.bench.store import machine
+from protoseg.bench.store import append, machine
+from protoseg.versions import commit
 
+RESULTS = Path(__file__).with_name("results") / "doctor.jsonl"
 _SIZE = (500, 375)
 _CELLS = (10, 8)  # of a mask, which is made of smooth areas
 _CLASSES = 4
@@ -37,6 +39,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--labeled", type=int, default=100, help="training images with masks; default 100")
     parser.add_argument("--test", type=int, default=100, help="test images, all with masks; default 100")
     parser.add_argument("--repeats", type=int, default=3, help="runs, of which the median counts; default 3")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"JSON lines file to add to; default {RESULTS}")
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
@@ -44,6 +47,9 @@ def main(words: Sequence[str] | None = None) -> None:
         runs = [run(data) for _ in range(options.repeats)]
     times = [seconds for seconds, _ in runs]
     median, processor = statistics.median(times), statistics.median(seconds for _, seconds in runs)
+    row = {"images": options.images, "masks": options.labeled + options.test, "runs": sorted(times), "seconds": median}
+    row |= {"processor_seconds": processor, "commit": commit(), "machine": machine(), "finished": time.strftime("%Y-%m-%d")}
+    append(options.results, row)
     print("| images | masks | workers | seconds | of | images a second | processor seconds | machine |")
     print("|---|---|---|---|---|---|---|---|")
     print(

@@ -4,6 +4,7 @@
 
 All methods without and with the prototype term, or those of `--methods`; other words go to `protoseg train`.
 
+Memory is what a step holds at its peak: weights, teacher, state of the optimizer, activations and gradients, not the libraries.
 Same network, crops and batch for all; steps of the methods take turns, so that whatever else the machine does meets each of
 them alike, and the ratio to the first method is the median over these rounds. Crops are random numbers on the device: decoding
 is not measured, views, CutMix, EMA and prototypes are. `--also contiguous,compile` measures every method in these ways too, a
@@ -22,15 +23,17 @@ import json
 import shlex
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from branch import traced_peak
 from protoseg.arguments import parse_train
 from protoseg.bench.cells import TERM
 from protoseg.bench.store import append, machine
@@ -83,19 +86,20 @@ def main() -> None:
     first = next(iter(steps))
     rows = []
     head = ("method", "seconds a step", f"against {first} (quartiles)", "peak memory", "kernels", "busy", "TFLOP/s")
-    head = head if device.type == "cuda" else head[:4]
+    head = head if device.type == "cuda" else head[:4]  # of a processor nothing tells what it could do
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, step in steps.items():
         ratios = sorted(own / base for own, base in zip(times[name], times[first], strict=True))
+        step.look_at_memory(raw, options.rounds + 2)
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
         row = {"method": name, "seconds": statistics.median(times[name]), "ratio": middle, "quartiles": [low, high]}
         row |= {"against": first, "rounds": options.rounds, "peak_bytes": step.peak, "threads": torch.get_num_threads()}
         row |= {"crop": options.crop, "batch": options.batch, "network": step.network, "settings": shlex.join(extra)}
         row |= {"commit": commit(), "machine": machine(), "finished": time.strftime("%Y-%m-%d")}
         cells = [name, f"{row['seconds']:.4f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
-        cells.append(f"{step.peak / 2**30:.2f} GiB" if step.peak else "not measured on a CPU")
+        cells.append(f"{step.peak / 2**30:.2f} GiB")
         if device.type == "cuda":
-            row |= step.work(raw, options.rounds + 2)
+            row |= step.work(raw, options.rounds + 3)
             rate = row["operations"] / row["seconds"] / 1e12
             cells += [str(row["kernels"]), f"{100 * row['kernel_seconds'] / row['seconds']:.0f} %", f"{rate:.1f}"]
         append(options.results, row)
@@ -164,6 +168,19 @@ class Step:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
+
+    def look_at_memory(self, raw: dict[str, Any], step: int) -> None:
+        """Count what one more step holds at its peak; on a GPU every step has been counted."""
+        if self.device.type != "cuda":
+            held = sum(tensor.nbytes for tensor in self._tensors())
+            self.peak = held + traced_peak(lambda: self.run(raw, step))
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """What stays from step to step."""
+        yield from self.method.parameters()
+        yield from self.method.buffers()
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
     def work(self, raw: dict[str, Any], step: int) -> dict[str, Any]:
         """Kernels of a step, the seconds that they take, and operations of convolutions and matrix products."""

@@ -158,14 +158,17 @@ def test_ablations_run_the_recipe_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_doctor_is_timed_on_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    doctor.main(["--images", "8", "--labeled", "4", "--test", "2", "--repeats", "1"])
+    results = tmp_path / "d.jsonl"
+    doctor.main(["--images", "8", "--labeled", "4", "--test", "2", "--repeats", "1", "--results", str(results)])
+    (kept,) = store.read(results)
+    assert (kept["images"], kept["masks"], kept["runs"]) == (8, 6, [kept["seconds"]])
     row = capsys.readouterr().out.splitlines()[-1].split(" | ")
     assert row[:2] == ["| 8", "6"]
     assert min(float(row[3]), float(row[6])) > 0
     assert row[4].endswith("in 1 runs")
 
-    doctor.write_images(tmp_path, 8, labeled=4, test=2)
-    index = open_dataset(tmp_path)
+    doctor.write_images(tmp_path / "data", 8, labeled=4, test=2)
+    index = open_dataset(tmp_path / "data")
     assert [(sample.split, sample.mask is not None) for sample in index.samples] == (
         [("test", True)] * 2 + [("train", True)] * 4 + [("train", False)] * 2
     )
@@ -254,6 +257,7 @@ def test_a_step_of_each_method_is_measured(
     assert rows == json.loads((tmp_path / "s.json").read_text())
     assert [(row["method"], row["against"]) for row in rows] == [("supervised", "supervised"), ("prototype", "supervised")]
     assert rows[0]["ratio"] == 1
+    assert rows[1]["peak_bytes"] > rows[0]["peak_bytes"] > 2 * 3 * 32 * 32 * 4  # at least its crops as floats
     assert rows[1]["quartiles"][0] <= rows[1]["ratio"] <= rows[1]["quartiles"][1]
     assert "| prototype | " in capsys.readouterr().out
 
