@@ -238,6 +238,41 @@ def test_a_cache_that_was_written_anew_is_not_taken_for_the_one_that_a_run_opene
         pickle.loads(for_a_worker)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_pixels_are_read_whatever_the_system_gives_at_once(
+    tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, missing: bool
+) -> None:
+    """A few bytes of what was asked for; or it lacks the call, as Windows does."""
+    cache, _ = opened(tmp_path, samples)
+    if missing:
+        monkeypatch.delattr(module.os, "preadv")
+    else:
+        read = module.os.preadv
+        monkeypatch.setattr(module.os, "preadv", lambda file, parts, offset: read(file, [parts[0][:7]], offset))
+    assert_same(cache, samples)
+    assert_same(pickle.loads(pickle.dumps(cache)), samples)
+
+
+needs_preadv = pytest.mark.skipif(not hasattr(os, "preadv"), reason="an open file stays as it is")
+
+
+@needs_preadv
+def test_a_cache_that_is_deleted_in_a_run(tmp_path: Path, samples: list[Sample]) -> None:
+    cache, _ = opened(tmp_path, samples)
+    shutil.rmtree(cache.file.parent)
+    assert_same(cache, samples)
+
+
+@needs_preadv
+def test_a_cache_that_is_cut_short_in_a_run(tmp_path: Path, samples: list[Sample]) -> None:
+    cache, _ = opened(tmp_path, samples)
+    os.truncate(cache.file, max(place.offset for place in cache.places.values()) + 3)
+    last = max(cache.places, key=lambda path: cache.places[path].offset)
+    crops = UnlabeledCrops([sample for sample in samples if str(sample.image) == last], Geometry(16), cache=cache)
+    with pytest.raises(ValueError, match="was cut short while a run used it; let the run go on with --resume"):
+        crops[Draw(0, 0)]
+
+
 @pytest.mark.parametrize("offset", [-1, 1 << 40])
 def test_a_cache_that_points_elsewhere_is_damaged(tmp_path: Path, samples: list[Sample], offset: int) -> None:
     """Somebody has written it: its hashes fit."""

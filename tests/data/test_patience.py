@@ -18,7 +18,7 @@ import pytest
 import torch
 from make_folder import make_folder
 
-from protoseg.data import check, loader, patience
+from protoseg.data import cache, check, loader, patience
 from protoseg.data.formats import open_dataset
 from protoseg.data.index import table_from_values
 from protoseg.data.io import DamagedImageError, UnreadableImageError
@@ -29,6 +29,7 @@ from protoseg.data.splits import make_partition
 
 CROP = Geometry(16)
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a file that does not answer is a pipe here")
+needs_preadv = pytest.mark.skipif(not hasattr(os, "preadv"), reason="a cache is read by this call")
 Crops = LabeledCrops | UnlabeledCrops
 
 
@@ -218,6 +219,46 @@ def test_an_unlabelled_file_that_never_answers(silent: Path, crops: dict[str, Cr
     for before, after in zip(expected, found, strict=True):
         assert torch.equal(before["image"], after["image"])
         assert before["skipped"] == after["skipped"]
+
+
+@pytest.fixture
+def cached(tmp_path: Path, crops: dict[str, Any]) -> dict[str, Any]:
+    """The same crops, of decoded images."""
+    labeled, unlabeled = crops["labeled"], crops["unlabeled"]
+    samples = [*labeled.samples, *unlabeled.samples]
+    kept = cache.open_cache(tmp_path / "cache", samples, CROP.kind, say=lambda text: None)
+    return {
+        "labeled": LabeledCrops(labeled.samples, labeled.classes, CROP, cache=kept),
+        "unlabeled": UnlabeledCrops(unlabeled.samples, CROP, cache=kept),
+    }
+
+
+@needs_fifo
+@needs_preadv
+@pytest.mark.parametrize("part", ["labeled", "unlabeled"])
+def test_a_cache_that_never_answers(silent: Path, cached: dict[str, Any], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache.os, "preadv", lambda *_: silent.read_bytes())
+    monkeypatch.setattr(patience, "_WAITS", (0.1, 0.2))  # nothing is read whose answer would come later
+    with pytest.raises(AwayError, match=r"\.images.* cannot be read \(no answer for 0\.3 seconds\); look whether its drive is"):
+        cached[part][Draw(0, 5)]
+
+
+@needs_preadv
+@pytest.mark.parametrize("part", ["labeled", "unlabeled"])
+def test_a_cache_whose_errors_pass(cached: dict[str, Any], part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, read, calls = cached[part][Draw(0, 5)], os.preadv, [0]
+
+    def away(*arguments: Any) -> int:
+        calls[0] += 1
+        if calls[0] <= 2:
+            raise OSError(errno.EIO, "away")
+        return read(*arguments)
+
+    monkeypatch.setattr(cache.os, "preadv", away)
+    monkeypatch.setattr(patience, "_PAUSES", (0, 0))
+    crop = cached[part][Draw(0, 5)]
+    assert torch.equal(crop["image"], expected["image"])
+    assert (calls[0], crop.get("skipped", [])) == (3, [])
 
 
 @needs_fifo

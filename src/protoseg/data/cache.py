@@ -1,4 +1,4 @@
-"""Decoded 8-bit images in one file that is mapped into memory, so that no step decodes them again: `--cache DIR`.
+"""Decoded 8-bit images in one file, so that no step decodes them again: `--cache DIR`.
 
 The file is called after the bytes of the image files in it, wherever these lie and whatever they are called. So a file that has
 changed belongs to another cache, and data sets, divisions and seeds with the same images share one. At each start every image
@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,7 +58,8 @@ class Place(NamedTuple):
 class ImageCache:
     """Images of one run by their paths. What is not in it is read from its own file, and so fails as it does without a cache.
 
-    A worker process gets the places and maps the file itself, if it is still the same one.
+    A worker process gets the places and opens the file itself, if it is still the same one. It stays open: whoever deletes it
+    takes it from nobody.
 
     Args:
         file: whole, see `open_cache`.
@@ -67,24 +69,49 @@ class ImageCache:
 
     def __init__(self, file: Path, kind: ImageKind, places: Mapping[str, Place]) -> None:
         self.file, self.kind, self.places = file, kind, places
-        self._bytes = _mapped(file)
-        self._begins = self._bytes[:_START].tobytes()  # which holds the hash of all places
+        self._open()
+        self._begins = self._bytes(0, _START).tobytes()  # which holds the hash of all places
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self.file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_bytes"}
+        return {name: value for name, value in self.__dict__.items() if name != "_descriptor"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        self._bytes = _mapped(self.file)
-        if self._bytes[:_START].tobytes() != self._begins:
+        self._open()
+        if self._bytes(0, _START).tobytes() != self._begins:
             raise ValueError(f"{self.file} was written anew while a run used it; let the run go on with --resume")
 
     def read(self, path: Path, kind: ImageKind | None = None) -> ImageArray:
-        """As `read_image`: the same pixels, or the same error."""
+        """As `read_image`: the same pixels, or the same error; and those of a drive that is away, see `patiently`."""
         place = self.places.get(str(path))
         if place is None or kind not in {None, self.kind}:
             return read_image(path, kind)
-        return _pixels(self._bytes, place, self.kind)
+        return self._bytes(place.offset, _size(place, self.kind)).reshape(place.height, place.width, self.kind.channels)
+
+    def source(self, path: Path) -> str:
+        """Where an image comes from, for messages."""
+        return f"{path} in {self.file}" if str(path) in self.places else str(path)
+
+    def _bytes(self, offset: int, size: int) -> UInt8Array:
+        """Read and not mapped: a drive that is away would end the process (SIGBUS), or hold up whoever looks at the pixels.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
+        if not hasattr(os, "preadv"):  # Windows, which lets nobody put another file in the place of an open one
+            return _mapped(self.file)[offset : offset + size].copy()
+        content = np.empty(size, dtype=np.uint8)
+        rest = memoryview(content.data)
+        while rest:
+            count = os.preadv(self._descriptor, [rest], offset + size - len(rest))
+            if not count:
+                raise ValueError(f"{self.file} was cut short while a run used it; let the run go on with --resume")
+            rest = rest[count:]
+        return content
 
 
 def open_cache(folder: Path, samples: Sequence[Sample], kind: ImageKind, *, say: Say, track: Track = iter) -> ImageCache:
@@ -158,9 +185,9 @@ def _checked(file: Path, sources: Mapping[bytes, Sample], kind: ImageKind) -> ND
         return None
     entries = np.frombuffer(table, dtype=_ENTRY)
     places = [_place(entry) for entry in entries]
-    if len(content) != end + sum(place.height * place.width for place in places) * kind.channels:
+    if len(content) != end + sum(_size(place, kind) for place in places):
         return None
-    if any(min(place) < 0 or place.offset + place.height * place.width * kind.channels > len(content) for place in places):
+    if any(min(place) < 0 or place.offset + _size(place, kind) > len(content) for place in places):
         return None
     pixels = in_threads(lambda place: _hash(_pixels(content, place, kind)), places)
     whole = all(bytes(entry["pixels"]) == digest for entry, digest in zip(entries, pixels, strict=True))
@@ -252,8 +279,11 @@ def _place(entry: np.void) -> Place:
 
 def _pixels(content: UInt8Array, place: Place, kind: ImageKind) -> UInt8Array:
     """(H, W, I), read-only."""
-    size = place.height * place.width * kind.channels
-    return content[place.offset : place.offset + size].reshape(place.height, place.width, kind.channels)
+    return content[place.offset : place.offset + _size(place, kind)].reshape(place.height, place.width, kind.channels)
+
+
+def _size(place: Place, kind: ImageKind) -> int:
+    return place.height * place.width * kind.channels
 
 
 def _hash(pixels: UInt8Array) -> bytes:

@@ -65,7 +65,8 @@ class Geometry:
         """
         fill = torch.tensor(self.fill)
         if image.dtype == np.uint8:
-            pixels, fill = torch.from_numpy(image.copy()), (255 * fill).round().to(torch.uint8)
+            # Only what Pillow gives, which nobody may write to, is copied for torch, which would warn of it.
+            pixels, fill = torch.from_numpy(np.require(image, requirements=["C", "W"])), (255 * fill).round().to(torch.uint8)
         else:
             scaled = image.astype(np.float32) / self.kind.full_scale
             # A pixel without a value is like padding: it would spread when the view is resized or blurred.
@@ -101,7 +102,7 @@ class LabeledCrops(Dataset[dict[str, Any]]):
         chosen, rare_class = (draw.image, None) if self.rare is None else self.rare.replace(draw)
         sample = self.samples[chosen]
         read = partial(read_pair, sample, self.geometry.kind, read=_reader(self.cache))
-        image, mask = patiently(read, f"{sample.image} or its mask {sample.mask}")
+        image, mask = patiently(read, f"{_source(sample.image, self.cache)} or its mask {sample.mask}")
         label = self.classes.encode(mask)
         label[missing_pixels(image)] = IGNORE_INDEX
         around = None if rare_class is None else pixel_of(torch.from_numpy(label), rare_class, seed=draw.seed)
@@ -124,7 +125,7 @@ class UnlabeledCrops(Dataset[dict[str, Any]]):
         for attempt in range(_REPLACEMENTS):
             path = self.samples[index].image
             try:
-                image = patiently(partial(_reader(self.cache), path, self.geometry.kind), path)
+                image = patiently(partial(_reader(self.cache), path, self.geometry.kind), _source(path, self.cache))
             except UnreadableImageError as error:
                 if isinstance(error, AwayError):
                     if is_away:
@@ -148,6 +149,10 @@ def _reader(cache: ImageCache | None) -> Callable[[Path, ImageKind | None], Imag
         return read(path, kind)
 
     return noted
+
+
+def _source(path: Path, cache: ImageCache | None) -> str:
+    return str(path) if cache is None else cache.source(path)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
