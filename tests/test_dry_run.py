@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,9 +47,9 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.param("voc_unimatch_v2_dinov2", "voc", DinoDPT, "518 -> 70", marks=pytest.mark.slow),
         pytest.param("cityscapes_unimatch_v2_dinov2", "cityscapes", DinoDPT, "798 -> 70", marks=pytest.mark.slow),
         ("camvid", "camvid", Segmenter, "256 -> 64"),
-        ("prototype", "folder", Segmenter, ""),
+        ("prototype", "folder", Segmenter, "64"),  # as every crop of small images
         ("dinov2", "folder", DinoDPT, "518 -> 70"),
-        ("demo", "folder", SmallUNet, ""),
+        ("demo", "folder", SmallUNet, "48"),
     ],
 )
 def test_a_recipe_of_each_data_set_and_network(
@@ -62,28 +63,31 @@ def test_a_recipe_of_each_data_set_and_network(
 ) -> None:
     WRITERS[layout][1](scratch / "data", make_pictures())
     before = sorted(scratch.rglob("*"))
-    built: list[torch.nn.Module] = []
+    built: list[tuple[Any, Any]] = []
     fit = dry_run.__globals__["fit"]
 
-    def keep(method: torch.nn.Module, *arguments: object, **options: object) -> FitReport:
-        built.append(method)
-        return fit(method, *arguments, **options)  # type: ignore[no-any-return]
+    def keep(method: Any, streams: Any, *arguments: object, **options: object) -> FitReport:
+        built.append((method, streams))
+        return fit(method, streams, *arguments, **options)  # type: ignore[no-any-return]
 
     monkeypatch.setitem(dry_run.__globals__, "fit", keep)
     words = ["--recipe", recipe, "--labels", "2", "--model.weights", "none", "--dry-run"]
     assert main(["train", str(scratch / "data"), *words]) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
     assert "2 labelled, 3 unlabelled -> 2 labelled, 2 unlabelled" in printed
-    assert f"crop {crop};" in printed or not crop
+    whole, _, small = crop.partition(" -> ")
+    assert f"crops of {whole} px" in printed
+    assert f"; crop {crop};" in printed if small else "; crop " not in printed
     assert "2 steps went through" in printed
     assert sorted(scratch.rglob("*")) == before
-    (method,) = built
-    assert type(method.network) is network  # type: ignore[attr-defined]
-    blocks = getattr(getattr(method.network, "encoder", None), "layer3", None)  # type: ignore[attr-defined]
+    ((method, streams),) = built
+    assert {crops.geometry.size for crops in (streams.labeled, streams.unlabeled)} == {int(small or whole)}
+    assert type(method.network) is network
+    blocks = getattr(getattr(method.network, "encoder", None), "layer3", None)
     if network is DeepLabV3Plus:
         assert len(blocks) == 23  # the third stage of a ResNet-101
-    if method.prototypes is not None:  # type: ignore[attr-defined]
-        assert method.prototypes.head.ready.any()  # type: ignore[attr-defined]
+    assert method.prototypes is not None
+    assert method.prototypes.head.ready.any()
 
 
 def test_what_is_reduced() -> None:
