@@ -48,6 +48,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each case, in turns; default 5")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"JSON lines file to add to; default {RESULTS}")
     options = parser.parse_args(words)
+    of = commit()  # before rows are added to a file of the checkout
     classes, per_class, crops = (
         [int(text) for text in given.split(",")] for given in (options.classes, options.per_class, options.crops)
     )
@@ -63,7 +64,7 @@ def main(words: list[str] | None = None) -> None:
         ratio = statistics.median(own / base for own, base in zip(times[size], times[sizes[0]], strict=True))
         row: dict[str, Any] = {**size._asdict(), "seconds": statistics.median(times[size]), "ratio": ratio}
         row |= {"peak_bytes": memory[size], "batch": options.batch, "channels": options.channels, "stride": options.stride}
-        row |= {"rounds": options.rounds, "threads": torch.get_num_threads(), "commit": commit(), "machine": machine()}
+        row |= {"rounds": options.rounds, "threads": torch.get_num_threads(), "commit": of, "machine": machine()}
         append(options.results, row | {"finished": time.strftime("%Y-%m-%d")})
         cells = [*map(str, size), f"{row['seconds']:.4f}", f"{ratio:.2f}", f"{memory[size] / 2**20:.0f} MiB"]
         print(f"| {' | '.join(cells)} |")

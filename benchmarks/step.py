@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows as one list")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"JSON lines file to add to; default {RESULTS}")
     options, extra = parser.parse_known_args()
+    measured = commit()  # before rows are added to a file of the checkout
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     words = ["data", "--model.weights", "none", "--crop", str(options.crop), "--batch", str(options.batch), *extra]
     ways = [tuple(filter(None, way.split("+"))) for way in ("", *filter(None, options.also.split(",")))]
@@ -95,7 +96,7 @@ def main() -> None:
         row = {"method": name, "seconds": statistics.median(times[name]), "ratio": middle, "quartiles": [low, high]}
         row |= {"against": first, "rounds": options.rounds, "peak_bytes": step.peak, "threads": torch.get_num_threads()}
         row |= {"crop": options.crop, "batch": options.batch, "network": step.network, "settings": shlex.join(extra)}
-        row |= {"commit": commit(), "machine": machine(), "finished": time.strftime("%Y-%m-%d")}
+        row |= {"commit": measured, "machine": machine(), "finished": time.strftime("%Y-%m-%d")}
         cells = [name, f"{row['seconds']:.4f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
         cells.append(f"{step.peak / 2**30:.2f} GiB")
         if device.type == "cuda":
