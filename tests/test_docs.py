@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,7 +17,9 @@ import make_fault_table
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import make_docs
+from line_plot import line_plot
 from protoseg.arguments import parse_train
+from protoseg.bench.cells import recipe_identity
 from protoseg.config import SECTIONS, build_class_rules, method_class
 from protoseg.data.index import DataIndex
 from protoseg.settings import ConsistencyConfig, PrototypesConfig, TrainConfig
@@ -46,6 +49,30 @@ def test_the_numbers_of_a_page_are_those_of_the_results(page: Path) -> None:
     spoilt = re.sub(number, lambda match: re.sub(r"\d+\.\d", "99.9", match[0]), written, count=1)
     assert spoilt != written
     assert make_docs.filled(page, spoilt) == written
+
+
+@pytest.mark.parametrize("picture", make_docs.PLOTS, ids=lambda picture: picture.name)
+def test_the_plots_are_those_of_the_results(picture: Path) -> None:
+    assert make_docs.PLOTS[picture]() == picture.read_text(), "run python benchmarks/make_docs.py"
+    root = ElementTree.fromstring(picture.read_text())
+    assert sum(part.tag.endswith("circle") for part in root) > 3
+
+
+def test_a_plot_places_points_by_their_logarithms() -> None:
+    root = ElementTree.fromstring(line_plot({"a": [(1, 1), (10, 10), (100, 100)]}, x="x", y="<y>"))
+    places = [(float(part.attrib["cx"]), float(part.attrib["cy"])) for part in root if part.tag.endswith("circle")]
+    (x, y), (middle_x, middle_y), (last_x, last_y) = places
+    assert x < middle_x < last_x
+    assert y > middle_y > last_y
+    assert middle_x == pytest.approx((x + last_x) / 2, abs=0.1)
+    assert middle_y == pytest.approx((y + last_y) / 2, abs=0.1)
+    assert "<y>" in "".join(root.itertext())
+
+
+@pytest.mark.parametrize("name", ["demo", "camvid"])
+def test_the_reported_numbers_are_those_of_todays_recipe(name: str) -> None:
+    """Who changes a recipe trains its tables anew, or says on the page that they are of an earlier one."""
+    assert {"demo": make_docs.DEMO, "camvid": make_docs.CAMVID}[name]["recipe"] == recipe_identity(name)
 
 
 @pytest.mark.parametrize(
