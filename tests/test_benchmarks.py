@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,12 +232,29 @@ def test_prediction_is_measured_beside_the_bare_network(tmp_path: Path, capsys: 
     assert f"predict reaches {row['ratio']:.2f} of the network's own speed" in capsys.readouterr().out
 
 
-def test_the_memory_of_a_huge_image_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bench_predict.main(["memory", "--side", "700", "--classes", "3", "--results", str(tmp_path / "p.jsonl")])
+def test_the_memory_of_a_huge_image_is_measured(tmp_path: Path) -> None:
+    results = ["--classes", "3", "--results", str(tmp_path / "p.jsonl")]
+    for side, kind in (("700", "tiff"), ("1400", "png")):
+        bench_predict.main(["memory", "--side", side, "--kinds", kind, *results])
     rows = store.read(tmp_path / "p.jsonl")
-    assert [(row["kind"], row["decoded"]) for row in rows] == [("tiff", 3 * 700**2), ("png", 3 * 700**2)]
-    assert all(row["above"] == row["grown"] - row["decoded"] for row in rows)
-    assert capsys.readouterr().out.count("0.00 GiB") >= 2  # the decoded image, which is small here
+    assert [(row["kind"], row["side"], row["decoded"]) for row in rows] == [
+        ("tiff", 700, 1_470_000),
+        ("png", 1400, 5_880_000),
+    ]
+    assert rows[0]["grown"] > 1_470_000  # the image itself, and what the network makes of it
+    assert rows[1]["grown"] > rows[0]["grown"] + 5_880_000 - 1_470_000
+
+
+def test_memory_is_printed_in_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = SimpleNamespace(stdout=json.dumps({"grown": 5 << 30, "windows": 1, "seconds": 7.4}))
+    monkeypatch.setattr(bench_predict, "subprocess", SimpleNamespace(run=lambda *_, **__: found, PIPE=None))
+    for kind in ("tiff", "png"):
+        monkeypatch.setattr(bench_predict, f"write_{kind}", lambda *_: None)
+    bench_predict.main(["memory", "--side", "20000", "--results", str(tmp_path / "p.jsonl")])
+    cells = "1.12 GiB | 5.00 GiB | 3.88 GiB | 7"
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"| {kind} | {cells} |" for kind in ("tiff", "png")]
+    rows = store.read(tmp_path / "p.jsonl")
+    assert [(row["decoded"], row["above"]) for row in rows] == 2 * [(1_200_000_000, 4_168_709_120)]
 
 
 def test_the_images_of_the_memory_benchmark_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,44 +270,82 @@ def test_the_images_of_the_memory_benchmark_are_alike(tmp_path: Path, monkeypatc
 def test_a_step_of_each_method_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--methods", "supervised,prototype", "--crop", "32", "--batch", "2", "--rounds", "2", "--model.arch", "small_unet"]
+    words = ["--methods", "supervised,prototype", "--crop", "32", "--batch", "2", "--rounds", "3", "--model.arch", "small_unet"]
     files = ["--results", str(tmp_path / "s.jsonl"), "--json", str(tmp_path / "s.json")]
     monkeypatch.setattr(sys, "argv", ["step.py", *words, "--model.width", "4", *files])
+    run, seconds = (
+        step.Step.run,
+        chain([9, 9, 9, 9], [1, 8, 2, 2, 4, 4], repeat(9)),
+    )  # of both in turns, the first two rounds do
+
+    def timed(*given: Any) -> float:
+        run(*given)
+        return next(seconds)
+
+    monkeypatch.setattr(step.Step, "run", timed)
     step.main()
     rows = store.read(tmp_path / "s.jsonl")
     assert rows == json.loads((tmp_path / "s.json").read_text())
     assert [(row["method"], row["against"]) for row in rows] == [("supervised", "supervised"), ("prototype", "supervised")]
-    assert rows[0]["ratio"] == 1
+    assert [row["seconds"] for row in rows] == [2, 4]
     assert rows[1]["peak_bytes"] > rows[0]["peak_bytes"] > 2 * 3 * 32 * 32 * 4  # at least its crops as floats
-    assert rows[1]["quartiles"][0] <= rows[1]["ratio"] <= rows[1]["quartiles"][1]
-    assert "| prototype | " in capsys.readouterr().out
+    assert (rows[1]["ratio"], rows[1]["quartiles"]) == (1, [1, 8])  # the median of 8, 1 and 1; not 4 to 2
+    assert "| prototype | 4.0000 | 1.00 (1.00 to 8.00) | " in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_pool_of_unlabelled_images_is_listed(tmp_path: Path, inside: bool) -> None:
-    data = bench_index.write_data(tmp_path, 30, 4, inside=inside)
-    row = bench_index.measure(*data)
-    assert row["unlabeled"] == 30
-    assert min(row[name] for name in ("list", "divide", "hash", "pack", "packed", "peak")) > 0
+def test_a_pool_of_unlabelled_images_is_listed(tmp_path: Path, inside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    for count in (30, 330):
+        clock, held = iter([0, 1, 1, 3, 3, 6, 6, 10]), iter([10, 30])
+        monkeypatch.setattr(bench_index, "time", SimpleNamespace(process_time=clock.__next__))
+        monkeypatch.setattr(bench_index, "memory", lambda name, held=held: 50 if name == "VmHWM" else next(held))
+        rows.append(bench_index.measure(*bench_index.write_data(tmp_path / f"{count}", count, 4, inside=inside)))
+        packed = rows[-1].pop("packed")
+        assert count < packed < 1000 + 100 * count  # bytes, of names that have much in common
+        assert rows[-1] == {"list": 1, "divide": 2, "hash": 3, "pack": 4, "peak": 40, "held": 20, "unlabeled": count}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_is_counted_in_bytes() -> None:
+    size = 1 << 27
+    before, content = bench_index.memory("VmRSS"), np.ones(size, dtype=np.uint8)
+    now, most = bench_index.memory("VmRSS"), bench_index.memory("VmHWM")
+    del content
+    assert most >= now > before + size // 2
 
 
 def test_crops_are_counted_by_all_ways(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_input, "SETTINGS", [bench_input.Setting(40, 30, ".jpg", 16)])
+    starts, uncounted, counted = [0, 4, 4, 6], [6] * 5, [6, 7, 7, 15, 15, 17, 17, 18, 18, 22]
+    clock = iter([*starts, *uncounted, *counted])
+    monkeypatch.setattr(bench_input, "time", SimpleNamespace(process_time=clock.__next__, strftime=time.strftime))
     bench_input.main(["--images", "2", "--rounds", "1", "--results", str(tmp_path / "i.jsonl")])
     (row,) = store.read(tmp_path / "i.jsonl")
-    assert min(row[name] for name in ("decode", "theirs", "worker", "cached", "views", "gain", "fill", "check")) > 0
-    assert f"| 40 x 30 jpg | 16 | {row['decode']:.0f} |" in capsys.readouterr().out
+    speeds = {"decode": 2, "theirs": 0.25, "worker": 1, "cached": 2, "views": 0.5}
+    assert {name: row[name] for name in speeds} == speeds
+    assert (row["gain"], row["fill"], row["check"]) == (2, 2, 1)
+    line = "| 40 x 30 jpg | 16 | 2 | 0.2 | 1 | 4.0 x | 0 | 1.3 x | 2 | 2.00 x | 2000.0 | 1000.0 |"
+    assert line in capsys.readouterr().out.splitlines()
 
 
-def test_the_growth_of_the_branch_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_growth_of_the_branch_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = iter([*[9] * 6, *(1, 2, 3, 4, 5, 6), *(2, 2, 2, 2, 2, 24)])  # the first round does not count
+    monkeypatch.setattr(growth, "seconds", lambda *_: next(taken))
     words = ["--classes", "2,5", "--per-class", "1,3", "--crops", "65", "--channels", "8", "--rounds", "2"]
     growth.main([*words, "--results", str(tmp_path / "g.jsonl")])
     rows = store.read(tmp_path / "g.jsonl")
     sizes = [(21, 4, 257), (2, 1, 257), (2, 3, 257), (5, 1, 257), (5, 3, 257), (21, 4, 65)]
     assert [(row["classes"], row["per_class"], row["crop"]) for row in rows] == sizes
-    assert rows[0]["ratio"] == 1
-    assert all(row["peak_bytes"] > 0 < row["seconds"] for row in rows)
-    assert capsys.readouterr().out.count("\n| ") == len(sizes)
+    assert [row["seconds"] for row in rows] == [1.5, 2, 2.5, 3, 3.5, 15]
+    assert [row["ratio"] for row in rows] == [1, 1.5, 2, 2.5, 3, 9]  # the last one's of 6 and 12; not 15 to 1.5
+    peaks = {size: row["peak_bytes"] for size, row in zip(sizes, rows, strict=True)}
+    assert 0 < peaks[2, 1, 257] < peaks[5, 3, 257] < peaks[21, 4, 257]
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines[-1] == f"| 21 | 4 | 65 | 15.0000 | 9.00 | {peaks[21, 4, 65] / 2**20:.0f} MiB |"
+    assert len(lines) == len(sizes)
