@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from protoseg.engine.callbacks import Checkpoint, MetricsLog, Snapshots, read_ro
 from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, describe, roll_back
 from protoseg.engine.datamodule import StreamModule
 from protoseg.engine.lost import UNREACHABLE, lost
+from protoseg.engine.machine import peak_bytes
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, load_run
 from protoseg.engine.stop import WAIT, AskedError, Stop
@@ -214,18 +214,6 @@ def fit(
         device,
         peak_bytes(device),
     )
-
-
-def peak_bytes(device: torch.device) -> int | None:
-    """The most memory that this process needed until now, on a GPU or, for any other device, altogether; None where unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 _INSTEAD = {
