@@ -110,6 +110,7 @@ class TestRecipes:
             "std": [0.229, 0.224, 0.225],
             "freeze_bn": False,
             "freeze_encoder": False,
+            "grad_checkpointing": False,
             "auxiliary": city,
         }
         assert dataclasses.asdict(config.optimizer) == {

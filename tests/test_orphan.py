@@ -14,7 +14,7 @@ import pytest
 from protoseg.launch import is_first
 from protoseg.orphan import STARTED_BY, ends_with_the_first
 from protoseg.run import train
-from protoseg.settings import RUN_FOLDER
+from protoseg.settings import RUN_FOLDER, TrainConfig
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say whether a parent has gone")
 
@@ -157,6 +157,6 @@ def test_the_first_names_itself_while_it_trains(env: pytest.MonkeyPatch, tmp_pat
     env.setattr("protoseg.run.settle", lambda *_, **__: 1 / 0)
     assert is_first()
     with pytest.raises(ZeroDivisionError):
-        train(type("Config", (), {"trainer": {}})(), console=None)  # type: ignore[arg-type]
+        train(TrainConfig(), console=None)  # type: ignore[arg-type]
     assert seen == [str(os.getpid())]
     assert STARTED_BY not in os.environ
