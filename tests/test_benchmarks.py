@@ -50,7 +50,7 @@ def words(seed: int) -> list[str]:
     ("rows", "recipe", "own"),
     [
         (CAMVID, "camvid@3a7d3a64", {"labels": "23", "scored": "test"}),
-        (DEMO, "demo@50329b7c", {}),
+        (DEMO, "demo@aa124617", {}),
         (DEMO, "demo@bc132b08", {}),
     ],
     ids=["camvid", "demo", "the demo before"],
