@@ -31,7 +31,7 @@ def line_plot(lines: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: 
         f'<text transform="translate(14 {(top + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(y)}</text>',
     ]
     parts += [
-        f'<text x="{across.at(v):.0f}" y="{bottom + 16}" text-anchor="middle">{v:,g}</text>'
+        f'<text x="{across.at(v):.0f}" y="{bottom + 16}" text-anchor="middle">{v:,.10g}</text>'
         for v in sorted({p[0] for p in points})
     ]
     for value in upwards.ticks():

@@ -393,7 +393,7 @@ def growth_plot() -> str:
     """Milliseconds over classes, a line for each number of prototypes."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for (classes, per_class, crop), row in sorted(grown().items(), key=lambda item: item[0][1]):
-        if crop == 257 and (classes, per_class) != (21, 4):
+        if crop == 257:
             lines.setdefault(counted(per_class, "prototype"), []).append((classes, 1000 * row["seconds"]))
     return line_plot(lines, x="classes", y="ms a step of the branch")
 
