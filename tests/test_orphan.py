@@ -36,9 +36,8 @@ sleep = {"in Python": time.sleep}.get(sys.argv[1], ctypes.CDLL(None).sleep)  # t
 def train():
     if sys.argv[1] == "when Python ends":
         global stuck
-        stuck = Stuck()
-        print("blocked", flush=True)
-        parent = os.getppid()
+        stuck, parent = Stuck(), os.getppid()
+        print("blocked", flush=True)  # from here on the parent may be killed
         while os.getppid() == parent:
             time.sleep(0.001)
         raise RuntimeError("connection closed")

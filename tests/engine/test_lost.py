@@ -66,7 +66,8 @@ def test_a_killed_process_ends_all(data: Path, tmp_path: Path, which: str) -> No
         assert "process 2 of 2 was ended by SIGKILL" in message or "terminated with code -9" in message
     else:
         assert "another process of this run has died" in message
-    assert f"go on with protoseg train --resume {out}" in message.splitlines()[-1]
+    # Lightning's own line about the second one may come before it, after it, or in it.
+    assert f"go on with protoseg train --resume {out}" in message, message
     assert load_state(out / "last.ckpt")["global_step"] >= 2
 
 
