@@ -42,6 +42,24 @@ def fill_with_noise(path: Path) -> None:
     path.write_bytes(random.Random(0).randbytes(path.stat().st_size))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="its signals are others")
+@pytest.mark.parametrize(
+    ("error", "status"), [(True, 0), (False, -signal.SIGKILL)], ids=["with an error on its way", "without"]
+)
+def test_lightning_does_not_end_a_run_that_is_about_to_say_why(error: bool, status: int) -> None:
+    """Its watch over the processes that the first one has started kills that one too, as soon as one of them has died."""
+    code = f"""
+import os, subprocess, sys, time
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from protoseg.engine.lost import LastWord
+_ChildProcessObserver(os.getpid(), [subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])], sleep_period=2).start()
+if {error}:
+    LastWord().on_exception(None, None, RuntimeError())
+time.sleep(6)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == status
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes as Linux shows them")
 @pytest.mark.parametrize("which", ["second", pytest.param("first", marks=pytest.mark.slow)])
 def test_a_killed_process_ends_all(data: Path, tmp_path: Path, which: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 
+import lightning as L
 import torch
 import torch.distributed as dist
 
@@ -48,6 +50,16 @@ def lost(
     if isinstance(error, dist.DistError) or "gloo" in text:  # gloo's own are plain RuntimeErrors with the place in its source
         return LostProcessError(f"{_who(started)} ({text[:120]})")
     return None
+
+
+class LastWord(L.Callback):
+    """Leaves the time to say what has happened: Lightning looks every five seconds whether a process that it has started has
+    died, and then kills this one without a word. Once an error is on its way, this one ends by itself."""
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "child-process-observer":
+                thread._child_processes = []  # type: ignore[attr-defined]  # it has nobody to look after any more
 
 
 def out_of_memory(error: BaseException) -> str:

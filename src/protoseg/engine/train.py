@@ -22,7 +22,7 @@ from protoseg.data.batch import BatchViews
 from protoseg.engine.callbacks import Checkpoint, MetricsLog, Snapshots, read_rows
 from protoseg.engine.collapse import Collapse, CollapseError, OnCollapse, describe, roll_back
 from protoseg.engine.datamodule import StreamModule
-from protoseg.engine.lost import UNREACHABLE, lost
+from protoseg.engine.lost import UNREACHABLE, LastWord, lost
 from protoseg.engine.machine import peak_bytes
 from protoseg.engine.module import TrainingModule
 from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING, CheckpointFiles, load_run
@@ -166,7 +166,7 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            callbacks=[log, Snapshots(out, snapshots), checkpoint],
+            callbacks=[LastWord(), log, Snapshots(out, snapshots), checkpoint],
             plugins=[CheckpointFiles()],
             **options,
         )
