@@ -136,20 +136,15 @@ def demo_search() -> str:
 
 def demo_rates() -> str:
     """mIoU of the three contestants at each learning rate that was tried with 48 px and 2,200 steps."""
-    tried: dict[str, dict[str, str]] = {"2e-3": {}} | {rate: {"settings": f"--optimizer.lr {rate}"} for rate in _DEMO_RATES}
     lines = []
-    for rate in sorted(tried, key=float):
+    for rate in ("1e-3", "2e-3", "4e-3", "8e-3"):
+        own = {} if rate == "2e-3" else {"settings": f"--optimizer.lr {rate}"}  # which that recipe has
         for seed in (100, 101):
-            rows = {
-                row["method"]: row["miou"] for row in cells("demo", seeds=[seed], recipe=DEMO_SLOWER["recipe"], **tried[rate])
-            }
+            rows = {row["method"]: row["miou"] for row in cells(seeds=[seed], **DEMO_SLOWER, **own)}
             if rows:
                 scored = [f"{100 * rows[method]:.1f}" if method in rows else "not run" for method in NAMED]
                 lines.append([rate, str(seed), *scored])
     return Table(["learning rate", "seed", *NAMED], lines).markdown()
-
-
-_DEMO_RATES = ("1e-3", "4e-3", "8e-3")
 
 
 def repeats() -> str:
@@ -350,11 +345,15 @@ def crops() -> str:
     return Table(titles, lines).markdown()
 
 
+def listed() -> dict[tuple[int, bool], dict[str, Any]]:
+    """(Images, whether inside) -> the last measurement of a pool of that size."""
+    return {(row["images"], row["inside"]): row for row in store.read(RESULTS / "index.jsonl")}
+
+
 def pools() -> str:
     """What listing a pool of unlabelled images costs: the last measurement of each size."""
-    last = {(row["images"], row["inside"]): row for row in store.read(RESULTS / "index.jsonl")}
     lines = []
-    for _, row in sorted(last.items()):
+    for _, row in sorted(listed().items()):
         where = "`images/`" if row["inside"] else "`--unlabeled`"
         seconds = [f"{row[name]:.1f} s" for name in ("list", "divide", "hash", "pack")]
         sizes = [f"{row[name] / 2**20:,.0f} MiB" for name in ("packed", "held", "peak")]
@@ -401,7 +400,7 @@ def growth_plot() -> str:
 def pools_plot() -> str:
     """Seconds before the first step over the number of unlabelled images."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row in {(row["images"], row["inside"]): row for row in store.read(RESULTS / "index.jsonl")}.values():
+    for row in listed().values():
         seconds = sum(row[name] for name in ("list", "divide", "hash", "pack"))
         lines.setdefault("in images/" if row["inside"] else "in --unlabeled", []).append((row["images"], seconds))
     return line_plot(lines, x="unlabelled images", y="seconds before the first step")

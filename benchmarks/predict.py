@@ -40,6 +40,7 @@ from protoseg.data.index import Sample, table_from_values
 from protoseg.data.limit import MAX_PIXELS
 from protoseg.engine.evaluate import Normalization
 from protoseg.engine.inference import Inference, num_windows, starts
+from protoseg.engine.machine import peak_bytes
 from protoseg.engine.predict import predict
 from protoseg.nn.segmenter import create_segmenter
 from protoseg.nn.small_unet import SmallUNet
@@ -163,17 +164,13 @@ def grown(image: Path, num_classes: int, crop: int) -> dict[str, Any]:
         report = predict(network, [Sample("x", image, None, "test")], table, NORMALIZATION, out=Path(out), crop=crop)
     if report.skipped:
         raise ValueError(report.skipped[0][1])
-    return {"grown": _most_resident() - before, "windows": report.windowed, "seconds": time.perf_counter() - start}
+    peak = peak_bytes(torch.device("cpu"))
+    assert peak is not None  # on Linux, where the line above has been read too
+    return {"grown": peak - before, "windows": report.windowed, "seconds": time.perf_counter() - start}
 
 
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def _most_resident() -> int:
-    """Not `ru_maxrss`, which also counts the process that has started this one."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def _noise() -> NDArray[np.uint8]:
