@@ -49,8 +49,19 @@ ABLATIONS: dict[str, dict[str, tuple[str, object]]] = {
     "temperature": _values("prototypes.temperature", 0.05, 0.1, 0.2, 0.5),
     "points of an image": {f"{side} x {side}": ("prototypes.grid", side) for side in (4, 8, 16, 32)},
     "threshold": _values("consistency.threshold", 0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
+    "points of a cell": _values("prototypes.points_per_cell", 1, 4),
+    "balance of the points": _values("prototypes.balance", 0.0, 0.5, 1.0),
+    "points that weigh more": _values("prototypes.emphasis", "even", "uncertain", "boundary"),
+    "projection": {"none": ("model.projection", 0), "64 channels": ("model.projection", 64)},
+    "features": {"raw": ("prototypes.unit_features", False), "of unit length": ("prototypes.unit_features", True)},
+    "class prior": {"none": ("prototypes.class_prior", False), "log share": ("prototypes.class_prior", True)},
+    "pseudo-labels": {
+        "of the linear predictor": ("prototypes.labels", "linear"),
+        "where both agree": ("prototypes.labels", "agree"),
+        "mean of both": ("prototypes.labels", "mean"),
+    },
 }
-"""What is changed -> value, as a table calls it -> setting of `protoseg train`."""
+"""What is changed -> value, as a table calls it -> setting of `protoseg train`: the paper's parts, then designs of others."""
 _METHOD = "prototypes"
 
 

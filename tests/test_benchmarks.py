@@ -130,6 +130,13 @@ def test_an_ablation_changes_one_setting() -> None:
         "temperature": {"prototypes.temperature"},
         "points of an image": {"prototypes.grid"},
         "threshold": {"consistency.threshold"},
+        "points of a cell": {"prototypes.points_per_cell"},
+        "balance of the points": {"prototypes.balance"},
+        "points that weigh more": {"prototypes.emphasis"},
+        "projection": {"model.projection"},
+        "features": {"prototypes.unit_features"},
+        "class prior": {"prototypes.class_prior"},
+        "pseudo-labels": {"prototypes.labels"},
     }
 
 

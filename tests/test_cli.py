@@ -608,6 +608,23 @@ class TestEvaluate:
         assert main(["evaluate", str(run.out / "baseline"), str(run.data), "--head", "prototype"]) == 2
         assert "was trained without prototypes" in capsys.readouterr().err
 
+    def test_prototypes_of_a_projection(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Train with all that changes where the term looks, go on, score by both predictors, predict, look at the atlas."""
+        data, out = make_folder(tmp_path / "data", test=2), tmp_path / "run"
+        where = ["--model.projection", "6", "--prototypes.emphasis", "boundary", "--prototypes.balance", "0.5"]
+        words = [*where, "--prototypes.points_per_cell", "2", "--consistency.threshold", "0.4", "--no-evaluate"]
+        assert main(["train", str(data), *TINY, *words, "--out", str(out)]) == 0, capsys.readouterr().err
+        model = load_model_file(out)
+        assert model.tensors["prototypes.prototype"].shape[-1] == 6
+        assert any(name.endswith("projection.2.weight") for name in model.tensors)
+        scores = [
+            evaluate_run(out, data, split=None, console=Console(quiet=True), head=head).per_class
+            for head in ("linear", "prototype")
+        ]
+        assert scores[0] != scores[1]
+        assert main(["predict", str(out), str(data / "images/test"), "-o", str(tmp_path / "out"), "--head", "mean"]) == 0
+        assert main(["atlas", str(out), str(data)]) == 0
+
     def test_a_model_sees_images_as_its_run_did(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -112,6 +112,7 @@ class TestRecipes:
             "freeze_encoder": False,
             "grad_checkpointing": False,
             "auxiliary": city,
+            "projection": 0,
         }
         assert dataclasses.asdict(config.optimizer) == {
             "name": "sgd",
@@ -154,6 +155,9 @@ class TestRecipes:
             "weight": 1,
             "delay": 0,
             "grid": 32,
+            "points_per_cell": 1,
+            "emphasis": "even",
+            "balance": 0,
             "images": "both",
             "shared_points": False,
             "start": "kmeans",
@@ -504,12 +508,22 @@ class TestBuild:
         method = build_method(config, build_network(ModelConfig(arch="small_unet", weights="none", width=4), 2))
         assert method.labeled_loss.class_weight.tolist() == pytest.approx([1 / 1.8, 1 / 0.2])
         assert not any("class_weight" in name for name in method.state_dict())
+        config = resolve(parsed("--prototypes.balance", "1"), report, num_unlabeled=10, cuda=False)
+        network = build_network(ModelConfig(arch="small_unet", weights="none", width=4, projection=6), 2)
+        method = build_method(config, network, class_pixels=report.pixels.tolist())
+        assert method.prototypes.class_weight.tolist() == pytest.approx([1 / 1.8, 1 / 0.2])
+        assert method.prototypes.head.feature_channels == 6
+        with pytest.raises(ValueError, match="need the labelled pixels of each class"):
+            build_method(config, network)
         assert resolved().loss.class_weights is None
 
     @pytest.mark.parametrize(
         ("words", "message"),
         [
             (("--loss.balance", "2"), "from 0 to 1"),
+            (("--prototypes.balance", "-0.5"), "from 0 to 1"),
+            (("--prototypes.points_per_cell", "0"), "above 0"),
+            (("--model.projection", "-1"), "0 or more"),
             (("--loss.balance", "0.5", "--loss.name", "ohem"), "its own way with rare classes"),
             (("--loss.class_weights", "[1, 2, 3]"), "3 numbers for 2 classes"),
             (("--loss.class_weights", "[1, -1]"), "0 or more"),

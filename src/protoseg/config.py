@@ -203,12 +203,19 @@ _RANGES: dict[str, tuple[str, ...]] = {
     f"from 1 to {LARGEST_SIDE}": ("crop", "inference.window"),
     "above 0": (
         *("steps", "batch", "accumulate", "checkpoint_every", "log_every", "model.width", "model.features"),
-        *("prototypes.grid", "prototypes.temperature", "prototypes.fit_points", "optimizer.lr", "optimizer.baseline_lr"),
+        *(
+            "prototypes.grid",
+            "prototypes.points_per_cell",
+            "prototypes.temperature",
+            "prototypes.fit_points",
+            "optimizer.lr",
+            "optimizer.baseline_lr",
+        ),
         *("optimizer.head_factor", "optimizer.power", "loss.ohem_min_kept"),
     ),
     "0 or more": (
         *("workers", "seed", "evaluate_every", "prototypes.per_class", "prototypes.weight", "consistency.weight"),
-        *("prototypes.delay", "consistency.rampup_steps"),
+        *("prototypes.delay", "consistency.rampup_steps", "model.projection"),
         *("consistency.warmup_steps", "optimizer.weight_decay", "optimizer.warmup_steps", "optimizer.clip"),
         "loss.auxiliary_weight",
     ),
@@ -219,6 +226,7 @@ _RANGES: dict[str, tuple[str, ...]] = {
         "views.rare_crops",
         "loss.ohem_threshold",
         "loss.balance",
+        "prototypes.balance",
     ),
     "from 0 to below 1": ("prototypes.momentum", "consistency.ema_momentum", "optimizer.momentum"),
     "from 0 to 100": ("consistency.drop_percent",),
@@ -466,6 +474,7 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
     Raises:
         ValueError, FileNotFoundError, ConnectionError: see `create_segmenter`.
     """
+    from protoseg.nn.projection import Projected
     from protoseg.nn.recompute import recompute_activations
 
     network: Any = _build_network(config, num_classes, pretrained=pretrained)
@@ -473,11 +482,10 @@ def build_network(config: ModelConfig, num_classes: int, *, pretrained: bool = T
         own = config.arch in OWN_NETWORKS
         statistics_learn = not (config.freeze_bn or config.freeze_encoder)
         recompute_activations(network.encoder, name=config.arch if own else config.encoder, statistics_learn=statistics_learn)
-    return network  # type: ignore[no-any-return]
+    return Projected(network, config.projection) if config.projection else network
 
 
 def _build_network(config: ModelConfig, num_classes: int, *, pretrained: bool) -> nn.Module:
-
     from protoseg.nn.deeplabv3plus import DeepLabV3Plus
     from protoseg.nn.segmenter import create_segmenter, named_state
     from protoseg.nn.small_unet import SmallUNet
@@ -531,14 +539,15 @@ def build_method(config: TrainConfig, network: nn.Module, class_pixels: Sequence
     """Build the method that the settings name, around a network. Expects a resolved config.
 
     Args:
-        class_pixels: (C,) labelled pixels of each class, for prototypes.class_prior and consistency.align_shares.
+        class_pixels: (C,) labelled pixels of each class, for prototypes.class_prior, prototypes.balance and
+            consistency.align_shares.
 
     Raises:
         ValueError: settings contradict each other or the network, or want to know the pixels.
     """
     import torch
 
-    from protoseg.functional.losses import cross_entropy, ohem_cross_entropy
+    from protoseg.functional.losses import class_weights, cross_entropy, ohem_cross_entropy
     from protoseg.functional.random import generator
     from protoseg.methods.prototype_term import PrototypeTerm
     from protoseg.nn.balanced_loss import BalancedCrossEntropy
@@ -556,14 +565,18 @@ def build_method(config: TrainConfig, network: nn.Module, class_pixels: Sequence
             f"consistency.class_thresholds lowers a threshold, and {config.method} has none; give --consistency.threshold too, "
             "or leave it out"
         )
-    if class_pixels is None and (prototypes.class_prior or consistency.align_shares):
-        raise ValueError("prototypes.class_prior and consistency.align_shares need the labelled pixels of each class")
+    if class_pixels is None and (prototypes.class_prior or prototypes.balance or consistency.align_shares):
+        raise ValueError(
+            "prototypes.class_prior, prototypes.balance and consistency.align_shares need the labelled pixels of each class"
+        )
 
     def ohem(logits: Tensor, mask: Tensor) -> Tensor:
         kept = loss.ohem_min_kept * len(mask)  # by image, so that it fits whatever share of the batch a process has
         return ohem_cross_entropy(logits, mask, threshold=loss.ohem_threshold, min_kept=kept)
 
-    term = None
+    term, class_weight = None, None
+    if class_pixels is not None and prototypes.balance:
+        class_weight = class_weights(class_pixels, balance=prototypes.balance)
     if prototypes.per_class and prototypes.images == "unlabeled" and not method_class(config.method).uses_unlabeled:
         raise ValueError(f"--prototypes.images unlabeled leaves {config.method} without any; give labeled, or another --method")
     if prototypes.per_class:
@@ -591,6 +604,9 @@ def build_method(config: TrainConfig, network: nn.Module, class_pixels: Sequence
             fit_start=prototypes.start == "kmeans",
             fit_points=prototypes.fit_points,
             labels=prototypes.labels,
+            points_per_cell=prototypes.points_per_cell,
+            emphasis=prototypes.emphasis,
+            class_weight=class_weight,
         )
     labeled_loss: SegmentationLoss = ohem if loss.name == "ohem" else cross_entropy
     if loss.class_weights is not None:

@@ -22,6 +22,7 @@ class ModelConfig:
         freeze_bn, freeze_encoder: what of the encoder does not learn: BatchNorm's statistics; anything
         grad_checkpointing: less memory, more time: activations are computed twice (timm, DINO)
         auxiliary: second head (paper_deeplabv3plus only)
+        projection: the prototypes see a projection of the features to so many channels; 0 = none
         width, features: channels of the first level (small_unet), of the features (small_unet, dino_dpt)
     """
 
@@ -34,6 +35,7 @@ class ModelConfig:
     freeze_encoder: bool = False
     grad_checkpointing: bool = False
     auxiliary: bool = False
+    projection: int = 0
     width: int = 24
     features: int | None = None
 
@@ -68,12 +70,14 @@ class PrototypesConfig:
         momentum: of the moving average
         weight: of the prototype losses
         delay: steps after the warm-up until prototypes start
-        grid: one random pixel per cell of a grid x grid grid
+        grid: random pixels of an image: one per cell of a grid x grid grid
+        points_per_cell: or so many
+        emphasis: points that weigh more in the losses: even, uncertain or boundary
+        balance: 0 to 1, how far points of rare classes weigh more
         images: with the prototype losses: both, labeled or unlabeled
         shared_points: the same pixels for all images of a batch
         start: kmeans, random, or FILE with a (C, K, D) tensor
-        unit_features: average unit-length features
-        class_prior: rare classes get lower logits
+        unit_features, class_prior: average unit-length features; rare classes get less
         labels: pseudo-labels of: linear, agree (where both predictors do) or mean (of both)
         fit_points: most pixels per class for k-means
     """
@@ -84,6 +88,9 @@ class PrototypesConfig:
     weight: float = 1.0
     delay: int = 0
     grid: int = 32
+    points_per_cell: int = 1
+    emphasis: Literal["even", "uncertain", "boundary"] = "even"
+    balance: float = 0.0
     images: Literal["both", "labeled", "unlabeled"] = "both"
     shared_points: bool = False
     start: str = "kmeans"
@@ -132,8 +139,7 @@ class ViewsConfig:
 
     Attributes:
         scale: range of the random scale
-        flip: mirror left-right
-        color: change colours and blur in the strong view
+        flip, color: mirror left-right; change colours and blur in the strong view
         color_style: jitter, or random: one to three operations; default the method's
         color_labeled: the same for labelled images
         cutmix_probability: chance of CutMix
@@ -233,8 +239,7 @@ class TrainConfig:
         split: evaluation images: test or val; default test, else val
         method: prototype, supervised, fixmatch, ..., or METHOD+prototypes
         recipe: name or FILE of a YAML file of settings
-        steps: optimizer steps; default by number of images
-        crop: side of the crops in pixels; default by image size
+        steps, crop: optimizer steps, default by number of images; side of the crops, default by image size
         batch: labelled and unlabelled images each; default by device
         accumulate: batches per optimizer step
         workers, cache: processes that decode images; folder that keeps small sets of them decoded
@@ -242,8 +247,7 @@ class TrainConfig:
         out: run folder; default runs/NAME
         resume: go on with the run in this folder
         checkpoint_every: steps between checkpoints
-        log_every: steps between log rows; default steps / 100
-        logger: sends them to tensorboard, wandb or mlflow too
+        log_every, logger: steps between log rows, default steps / 100; tensorboard, wandb or mlflow gets them
         evaluate: score the trained model
         evaluate_every: also score every so many steps, for a curve
         baseline: also train on labels only, and compare

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 IGNORE_INDEX = 255
 """The mask value that means "not labelled": no loss, no prototype and no metric ever sees such a pixel."""
@@ -47,7 +47,7 @@ class SegOutput(NamedTuple):
     """
 
     logits: Tensor  # (B, C, H, W), at the size of the image
-    features: Tensor  # (B, D, h, w), what the linear classifier saw
+    features: Tensor  # (B, D, h, w), what the linear classifier saw, or a projection of it
     covers: tuple[int, int]  # (H', W') in pixels: the extent of `features`
     align_corners: bool  # how the network up-samples its own logits
     auxiliary: Tensor | None = None  # (B, C, H, W) logits of a second head for deep supervision, training only
@@ -61,6 +61,18 @@ class SegOutput(NamedTuple):
 
 Perturb = Callable[[list[Tensor]], list[Tensor]]
 """Changes an encoder's feature maps, coarse ones last, before the decoder sees them; it may also multiply the batch."""
+
+
+class SegmentationNetwork(Protocol):
+    """What a method asks of a network: `Segmenter`, `DinoDPT`, `DeepLabV3Plus`, `SmallUNet`, or `Projected` around one."""
+
+    num_classes: int
+    in_channels: int
+    feature_channels: int
+    stride: float
+
+    def __call__(self, image: Tensor, *, perturb: Perturb | None = None) -> SegOutput: ...
+    def encoder_parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class PseudoLabel(NamedTuple):

@@ -25,8 +25,16 @@ from protoseg.nn import small_unet
 STEPS = 10
 QUICK = ("supervised", "prototype", "unimatch")
 ALL = (
-    *(*QUICK, "fixmatch+prototypes", "mean_teacher", "corrmatch", "unimatch_v2", "supervised --loss.balance 0.5"),
+    *(
+        *QUICK,
+        "fixmatch+prototypes",
+        "mean_teacher",
+        "corrmatch",
+        "unimatch_v2",
+        "supervised --loss.balance 0.5 --model.projection 6",
+    ),
     *("cutmix_mt", "augseg", "cps+prototypes", "prevmatch", "prototype --accumulate 2"),
+    "prototype --prototypes.emphasis uncertain --prototypes.balance 0.5 --prototypes.points_per_cell 2 --model.projection 6",
 )
 NO_LOSSES = {
     *("step", "seconds", "images_per_second", "lr"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from protoseg.functional.points import grid_shape, read_features, read_pixels, sample_points
+from protoseg.functional.points import grid_shape, near_boundary, read_features, read_pixels, sample_points
+from protoseg.types import IGNORE_INDEX
 
 
 def draw(batch: int, count: int, seed: int = 0) -> Tensor:
@@ -33,6 +36,39 @@ def test_one_pixel_in_each_cell(size: tuple[int, int], grid: int) -> None:
         boxes = [(row, column) for row in rows for column in columns]
         assert all(y in row and x in column for (y, x), (row, column) in zip(image, boxes, strict=True))
         assert len({(y, x) for y, x in image}) == len(image)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 47), (5, 40), (1, 1)])
+def test_several_pixels_in_each_cell(size: tuple[int, int]) -> None:
+    """Each round is a draw of its own, from numbers of its own."""
+    grid, times = 4, 3
+    uniform = draw(2, times * grid * grid)
+    points = sample_points(uniform, size, grid=grid, per_cell=times)
+    cells = len(points[0]) // times
+    assert cells == math.prod(grid_shape(size, grid))
+    for i in range(times):
+        own = sample_points(uniform[:, i * cells : (i + 1) * cells], size, grid=grid)
+        assert torch.equal(points[:, i * cells : (i + 1) * cells], own)
+
+
+@pytest.mark.parametrize("distance", [1, 3])
+def test_pixels_near_another_class(distance: int) -> None:
+    """Against a loop over the eight pixels so far away."""
+    gen = torch.Generator().manual_seed(4)
+    label = torch.randint(0, 2, (2, 5, 4), generator=gen).repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (2, 20, 16)
+    label[:, 9:12, 4:9] = IGNORE_INDEX
+    points = torch.cartesian_prod(torch.arange(20), torch.arange(16)).expand(2, -1, -1)
+    found = near_boundary(label, points, distance=distance).view(2, 20, 16)
+    for b in range(2):
+        for y in range(20):
+            for x in range(16):
+                others = set()
+                for dy in (-distance, 0, distance):
+                    for dx in (-distance, 0, distance):
+                        others.add(int(label[b, min(max(y + dy, 0), 19), min(max(x + dx, 0), 15)]))
+                own = int(label[b, y, x])
+                assert bool(found[b, y, x]) == (own != IGNORE_INDEX and bool(others - {own, IGNORE_INDEX}))
+    assert 0 < int(found.sum()) < found.numel() / 1.2
 
 
 def test_every_pixel_of_a_cell_is_equally_likely() -> None:

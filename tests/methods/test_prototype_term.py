@@ -13,7 +13,7 @@ from torch import Tensor
 
 from protoseg.functional.points import sample_points
 from protoseg.functional.random import uniform
-from protoseg.methods.prototype_term import EvenSample, PrototypeCarry, PrototypeTerm
+from protoseg.methods.prototype_term import Emphasis, EvenSample, PrototypeCarry, PrototypeTerm
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, SegOutput
@@ -99,6 +99,75 @@ def test_both_losses(align_corners: bool) -> None:
     assert out.consistency.item() == pytest.approx(sums[1] / counts[1], rel=1e-4)
     assert out.agreement.item() == pytest.approx(agree / weighing)
     assert 0 < agree < weighing
+
+
+@pytest.mark.parametrize("class_weight", [None, (0.5, 1.0, 3.0)])
+@pytest.mark.parametrize("emphasis", ["even", "uncertain", "boundary"])
+def test_points_that_weigh_more(emphasis: Emphasis, class_weight: tuple[float, ...] | None) -> None:
+    """Against a loop: by where a point lies and by its class, and on average as much as without; prototypes move alike."""
+    plain, inputs = ready_term(), Inputs()
+    gen = torch.Generator().manual_seed(6)
+    inputs.out = inputs.out._replace(logits=torch.randn(BATCH, C, *SIZE, generator=gen))
+    inputs.label = (
+        inputs.label[:, ::4, ::4].repeat_interleave(4, dim=1)[:, : SIZE[0]].repeat_interleave(4, dim=2)[..., : SIZE[1]]
+    )
+    inputs.weight &= inputs.label != IGNORE_INDEX
+    inputs.valid[:LABELED] = inputs.weight[:LABELED] = inputs.label[:LABELED] != IGNORE_INDEX
+    term = PrototypeTerm(plain.head, grid=GRID, emphasis=emphasis, class_weight=class_weight)
+    weights: list[list[float]] = [[], []]
+    losses: list[list[float]] = [[], []]
+    valid = [0, 0]
+    for b, y, x, z in slow_points(inputs):
+        half, label = int(b >= LABELED), int(inputs.label[b, y, x])
+        valid[half] += bool(inputs.valid[b, y, x])
+        if not inputs.weight[b, y, x]:
+            continue
+        weight = 1.0 if class_weight is None else class_weight[label]
+        if emphasis == "uncertain":
+            weight *= 1 - float(inputs.out.logits[b, :, y, x].softmax(dim=0).max())
+        if emphasis == "boundary":
+            ys, xs = ([min(max(v + d, 0), n - 1) for d in (-3, 0, 3)] for v, n in ((y, SIZE[0]), (x, SIZE[1])))
+            weight *= any(int(inputs.label[b, i, j]) not in (label, IGNORE_INDEX) for i in ys for j in xs)
+        logits = scores(term.head, z)
+        weights[half].append(weight)
+        losses[half].append(math.log(sum(math.exp(v) for v in logits)) - logits[label])
+    expected = []
+    for w, loss, count in zip(weights, losses, valid, strict=True):
+        mean = sum(a * b for a, b in zip(w, loss, strict=True)) / sum(w)
+        expected.append(mean * len(w) / count)
+        assert emphasis == "even" or len({*w}) > 1
+    out = inputs.run(term)
+    assert out.labeled.item() == pytest.approx(expected[0], rel=1e-4)
+    assert out.consistency.item() == pytest.approx(expected[1], rel=1e-4)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(out.carry, inputs.run(plain).carry, strict=True))
+
+
+@pytest.mark.parametrize("emphasis", ["uncertain", "boundary"])
+def test_no_point_that_weighs_is_zero_and_finite(emphasis: Emphasis) -> None:
+    """One class all over the image, of which the linear predictor is entirely sure."""
+    inputs = Inputs()
+    inputs.label = torch.zeros_like(inputs.label)
+    inputs.out = inputs.out._replace(logits=torch.tensor([1e4, 0.0, 0.0])[:, None, None].expand(BATCH, C, *SIZE))
+    out = inputs.run(PrototypeTerm(ready_term().head, grid=GRID, emphasis=emphasis))
+    (out.labeled + out.consistency).backward()
+    assert (out.labeled.item(), out.consistency.item()) == (0.0, 0.0)
+    assert torch.equal(inputs.features.grad, torch.zeros_like(inputs.features))
+
+
+def test_several_points_of_each_cell() -> None:
+    term, inputs = PrototypeTerm(ready_term().head, grid=GRID, points_per_cell=3), Inputs()
+    points = sample_points(uniform(inputs.seed, "points", 3 * GRID * GRID, 2), SIZE, grid=GRID, per_cell=3)
+    labels = [int(inputs.label[b, y, x]) for b in range(BATCH) for y, x in points[b].tolist()]
+    carry = inputs.run(term).carry
+    assert carry.label.tolist() == labels
+    assert len(carry.features) == 3 * BATCH * GRID * GRID
+
+
+def test_another_emphasis_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'even', 'uncertain' or 'boundary'"):
+        PrototypeTerm(PrototypeHead(D, C), emphasis="rare")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3 classes need as many weights, got 2"):
+        PrototypeTerm(PrototypeHead(D, C), class_weight=[1.0, 2.0])
 
 
 def test_average_over_those_that_teach() -> None:
@@ -298,7 +367,7 @@ def test_start_without_any_crop(network: SmallUNet) -> None:
     assert network.training, "a failed start leaves the network as it was"
 
 
-@pytest.mark.parametrize("options", [{"grid": 0}, {"fit_points": 0}])
+@pytest.mark.parametrize("options", [{"grid": 0}, {"fit_points": 0}, {"points_per_cell": 0}])
 def test_no_points_at_all_is_an_error(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         PrototypeTerm(PrototypeHead(D, C), **options)

@@ -5,6 +5,7 @@ B images · D feature channels · H W image · h w feature map · G grid cells p
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from protoseg.functional.constants import constant
+from protoseg.types import IGNORE_INDEX
 
 
 def grid_shape(size: tuple[int, int], grid: int) -> tuple[int, int]:
@@ -19,23 +21,27 @@ def grid_shape(size: tuple[int, int], grid: int) -> tuple[int, int]:
     return min(grid, size[0]), min(grid, size[1])
 
 
-def sample_points(uniform: Tensor, size: tuple[int, int], *, grid: int = 32) -> Tensor:
-    """Pick one pixel, uniformly, in each cell of a grid that covers the whole image.
+def sample_points(uniform: Tensor, size: tuple[int, int], *, grid: int = 32, per_cell: int = 1) -> Tensor:
+    """Pick one pixel, or several, uniformly in each cell of a grid that covers the whole image.
 
-    The paper's sub-sampling (its cells leave out the last rows and columns; these do not). Cells are disjoint, so all
-    points of an image differ.
+    The paper's sub-sampling (its cells leave out the last rows and columns; these do not). Cells are disjoint, so with one
+    of each all points of an image differ; further ones of a cell are drawn without regard to the first.
 
     Args:
-        uniform: (B, grid * grid, 2) numbers in [0, 1). Images smaller than the grid use the first of them.
+        uniform: (B, per_cell * grid * grid, 2) numbers in [0, 1). Images smaller than the grid use the first of them.
         size: (H, W) in pixels.
         grid: cells per side.
+        per_cell: points of each cell.
 
     Returns:
-        (B, P, 2) int64 pixel positions (y, x), row by row; P = grid * grid, less where H or W is below `grid`.
+        (B, P, 2) int64 pixel positions (y, x): one of each cell, row by row, then the next of each; P = per_cell * grid *
+        grid, less where H or W is below `grid`.
     """
     cells = _cells(size, grid, uniform.device)
-    offset = (uniform[:, : len(cells.first)] * cells.extent).long()
-    return torch.minimum(cells.first + offset, cells.last)  # float rounding may reach the next cell
+    count = len(cells.first)
+    drawn = uniform[:, : per_cell * count].reshape(len(uniform), per_cell, count, 2)
+    offset = (drawn * cells.extent).long()
+    return torch.minimum(cells.first + offset, cells.last).flatten(1, 2)  # float rounding may reach the next cell
 
 
 class _Cells(NamedTuple):
@@ -107,3 +113,24 @@ def read_places(map: Tensor, index: Tensor) -> Tensor:
     if map.ndim == 3:
         return map.flatten(1).gather(1, index)
     return map.flatten(2).gather(2, index[:, None].expand(-1, map.shape[1], -1)).transpose(1, 2)
+
+
+def near_boundary(label: Tensor, points: Tensor, *, distance: int) -> Tensor:
+    """Whether a pixel lies near the boundary of two classes: one of the eight pixels that are so far away has another label.
+
+    Args:
+        label: (B, H, W) int64. Ignored pixels are no class of their own, and near no boundary.
+        points: (B, P, 2) int64 (y, x).
+        distance: to the eight, in pixels; those outside the image are replaced by the nearest one inside.
+
+    Returns:
+        (B, P) bool.
+    """
+    height, width = label.shape[-2:]
+    own = read_pixels(label, points)
+    near = torch.zeros_like(own, dtype=torch.bool)
+    for dy, dx in product((-distance, 0, distance), repeat=2):
+        y, x = (points[..., 0] + dy).clamp(0, height - 1), (points[..., 1] + dx).clamp(0, width - 1)
+        other = read_places(label, y * width + x)
+        near |= (other != own) & (other != IGNORE_INDEX)
+    return near & (own != IGNORE_INDEX)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict, Unpack, cast
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,16 @@ from protoseg.methods.vitals import read_vitals
 from protoseg.nn.class_thresholds import ClassThresholds
 from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.teacher import Teacher
-from protoseg.types import IGNORE_INDEX, LabeledBatch, LabeledPass, Perturb, PseudoLabel, SegOutput, StepOutput, UnlabeledBatch
-
-
-class SegmentationNetwork(Protocol):
-    """What a method asks of a network; `Segmenter`, `DinoDPT`, `DeepLabV3Plus` and `SmallUNet` are such networks."""
-
-    num_classes: int
-    in_channels: int
-    feature_channels: int
-    stride: float
-
-    def __call__(self, image: Tensor, *, perturb: Perturb | None = None) -> SegOutput: ...
-    def encoder_parameters(self) -> Iterator[nn.Parameter]: ...
+from protoseg.types import (
+    IGNORE_INDEX,
+    LabeledBatch,
+    LabeledPass,
+    PseudoLabel,
+    SegmentationNetwork,
+    SegOutput,
+    StepOutput,
+    UnlabeledBatch,
+)
 
 
 class Trained(NamedTuple):

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protoseg.functional.points import places, read_features, read_pixels, read_places, sample_points
+from protoseg.functional.points import near_boundary, places, read_features, read_pixels, read_places, sample_points
+from protoseg.functional.processes import mean_over_processes
 from protoseg.functional.pseudo_label import mean_of_predictors
 from protoseg.functional.random import uniform
 from protoseg.methods.lesson import Lesson
@@ -21,6 +22,9 @@ from protoseg.types import IGNORE_INDEX, LabeledBatch, LabeledPass, PseudoLabel,
 
 Labels = Literal["linear", "agree", "mean"]
 """What the prototypes have to say in a teacher's labels; see `PrototypeTerm`."""
+Emphasis = Literal["even", "uncertain", "boundary"]
+"""Which points weigh more; see `PrototypeTerm`."""
+_NEAR = 3  # pixels to the class boundary
 
 
 class PrototypeCarry(NamedTuple):
@@ -85,13 +89,21 @@ class PrototypeTerm(nn.Module):
     Args:
         head: the prototypes.
         grid: one random pixel in each cell of a grid x grid grid; 32 in the paper.
+        points_per_cell: random pixels in each cell; 1 in the paper.
         images: whose losses count; the prototypes move by the others too.
         shared_points: the same pixels for all images of a batch, as in the authors' code, instead of new ones for each.
         fit_start: start with k-means; False keeps what `head.assign` was given.
         fit_points: most pixels of a class that k-means starts from.
         labels: what the prototypes have to say in a teacher's labels: nothing ("linear", as in the paper), a veto ("agree": a
             pixel whose nearest prototype is of another class does not teach), or half of the probability ("mean").
+        emphasis: which points weigh more in the losses, on average as much as without; all move the prototypes alike. None
+            ("even", as in the paper); the less the linear predictor is sure of a point, 1 - max p, the more it weighs
+            ("uncertain"); or only those with another class three pixels away count ("boundary").
+        class_weight: (C,) how much the points of each class weigh, e.g. of `functional.losses.class_weights`; all alike when
+            left out.
     """
+
+    class_weight: Tensor | None  # (C,)
 
     def __init__(
         self,
@@ -103,15 +115,27 @@ class PrototypeTerm(nn.Module):
         fit_start: bool = True,
         fit_points: int = 4096,
         labels: Labels = "linear",
+        points_per_cell: int = 1,
+        emphasis: Emphasis = "even",
+        class_weight: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if grid < 1 or fit_points < 1:
-            raise ValueError(f"grid and fit_points must be at least 1, got {grid} and {fit_points}")
+        if min(grid, fit_points, points_per_cell) < 1:
+            raise ValueError(
+                f"grid, fit_points and points_per_cell must be at least 1, got {grid}, {fit_points} and {points_per_cell}"
+            )
+        if emphasis not in ("even", "uncertain", "boundary"):
+            raise ValueError(f"emphasis is 'even', 'uncertain' or 'boundary', got {emphasis!r}")
+        if class_weight is not None and len(class_weight) != head.num_classes:
+            raise ValueError(f"{head.num_classes} classes need as many weights, got {len(class_weight)}")
         self.head, self.grid, self.fit_points = head, grid, fit_points
         if labels not in ("linear", "agree", "mean"):
             raise ValueError(f"labels is 'linear', 'agree' or 'mean', got {labels!r}")
         self.images, self.shared_points, self.fit_start = images, shared_points, fit_start
         self.labels: Labels = labels
+        self.points_per_cell, self.emphasis = points_per_cell, emphasis
+        weights = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        self.register_buffer("class_weight", weights, persistent=False)
 
     def forward(
         self,
@@ -139,10 +163,11 @@ class PrototypeTerm(nn.Module):
         points = self._points(seed, (label.shape[-2], label.shape[-1]), label.device, view)  # (B, P, 2)
         features = read_features(out.features, points, out.covers, align_corners=out.align_corners).flatten(0, 1)  # (N, D)
         index = places(points, label.shape[-1])
+        stress = self._stress(out, label, points)  # (N,)
         label, weight = read_places(label, index).flatten(), read_places(weight, index).flatten()  # (N,) each
         denominator = None if valid is None else read_places(valid, index).sum()
         logits, nearest = self.head.compare(features)
-        loss = self.head.loss(logits, label, weight, denominator=denominator)
+        loss = self.head.loss(logits, label, self._stressed(weight, label, stress), denominator=denominator)
         agreeing = ((logits.argmax(dim=1) == label) & weight).sum()
         return PrototypeTermOutput(loss, agreeing, PrototypeCarry(features.detach(), label, nearest, weight))
 
@@ -215,11 +240,33 @@ class PrototypeTerm(nn.Module):
             features, label, nearest, weight = (torch.cat(parts) for parts in zip(*carries, strict=True))
             self.head.update(features, label, nearest, weight=weight)
 
+    @torch.no_grad()
+    def _stress(self, out: SegOutput, label: Tensor, points: Tensor) -> Tensor | None:
+        """How much each point weighs by where it lies, (N,); None where all weigh alike."""
+        if self.emphasis == "boundary":
+            return near_boundary(label, points, distance=_NEAR).flatten().float()
+        if self.emphasis == "uncertain":
+            return 1 - read_pixels(out.logits, points).float().softmax(dim=-1).amax(dim=-1).flatten()
+        return None
+
+    @torch.no_grad()
+    def _stressed(self, weight: Tensor, label: Tensor, stress: Tensor | None) -> Tensor:
+        """Weights (N,) of the points that teach: what is more for some is less for the others, over all processes."""
+        if self.class_weight is not None:
+            of_class = self.class_weight[torch.where(label == IGNORE_INDEX, 0, label)]
+            stress = of_class if stress is None else stress * of_class
+        if stress is None:
+            return weight
+        stressed: Tensor = weight * stress
+        total, left = mean_over_processes(torch.stack([weight.sum().float(), stressed.sum()])).unbind()
+        return stressed * (total / torch.where(left > 0, left, 1.0))
+
     def _points(self, seed: Tensor, size: tuple[int, int], device: torch.device, view: int = 0) -> Tensor:
         if self.shared_points:
             seed = seed[:1].expand_as(seed)
         stream = "points" if view == 0 else f"points {view}"
-        return sample_points(uniform(seed, stream, self.grid**2, 2, device=device), size, grid=self.grid)
+        drawn = uniform(seed, stream, self.points_per_cell * self.grid**2, 2, device=device)
+        return sample_points(drawn, size, grid=self.grid, per_cell=self.points_per_cell)
 
 
 class PrototypeLosses(NamedTuple):
