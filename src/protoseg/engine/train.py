@@ -29,7 +29,6 @@ from protoseg.engine.resumable import CHECKPOINT, CHECKPOINTS, PREVIOUS, WAITING
 from protoseg.engine.stop import WAIT, AskedError, Stop
 from protoseg.engine.tracker import Tracker
 from protoseg.methods.base import Method
-from protoseg.nn.projection import Projected
 from protoseg.stored import DamagedError
 
 METRICS = "metrics.csv"
@@ -153,9 +152,7 @@ def fit(
     options: dict[str, Any] = {"accelerator": "auto", "devices": 1, **(trainer_options or {})}
     if options.get("strategy") == "ddp":
         # Buffers are kept equal by the method itself; sending the teacher with every forward pass would be waste.
-        # A projection is there for the prototypes alone, which start late, or never for the labels-only model.
-        idle = any(isinstance(part, Projected) for part in method.modules())
-        options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=WAIT, find_unused_parameters=idle)
+        options["strategy"] = DDPStrategy(broadcast_buffers=False, timeout=WAIT, find_unused_parameters=method.may_idle)
     rollback = on_collapse == "rollback"
     start = Start(None) if not has_checkpoint(out) else newest_whole(out, module)
     while True:

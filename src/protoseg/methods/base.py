@@ -20,6 +20,7 @@ from protoseg.methods.lesson import Lesson, Taught
 from protoseg.methods.prototype_term import PrototypeCarry, PrototypeTerm, prototype_losses
 from protoseg.methods.vitals import read_vitals
 from protoseg.nn.class_thresholds import ClassThresholds
+from protoseg.nn.projection import Projected
 from protoseg.nn.share_alignment import ShareAlignment
 from protoseg.nn.teacher import Teacher
 from protoseg.types import (
@@ -297,6 +298,12 @@ class Method(nn.Module):
     def predictor(self) -> nn.Module:
         """The network to evaluate and ship."""
         return self.teacher.network
+
+    @property
+    def may_idle(self) -> bool:
+        """Whether parameters go without a gradient for a while: a projection is there for the prototypes alone, which start
+        late, or never for labels only. DDP has to be told."""
+        return any(isinstance(part, Projected) for part in self.modules())
 
     @property
     def network(self) -> SegmentationNetwork:
