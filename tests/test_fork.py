@@ -50,6 +50,7 @@ END, LAST_IN_WARMUP = 5, 4
 class Grid(NamedTuple):
     cells: dict[str, Cell]
     runs: Path
+    data: str
     beside: dict[int, Path]  # the folder of the prototype run as it was at a step
 
 
@@ -76,7 +77,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
         with pytest.MonkeyPatch.context() as watched:
             watched.setattr(Checkpoint, "on_step", on_step)
             assert main(["train", *cells["prototypes"].words, "--out", str(source)]) == 0
-        yield Grid(cells, root, beside)
+        yield Grid(cells, root, str(data), beside)
 
 
 @pytest.mark.parametrize("method", fork.OTHERS)
@@ -106,6 +107,31 @@ def test_a_fork_ends_as_the_whole_run(ran: Grid, method: str) -> None:
     # It can fail: the run it was forked from ends elsewhere.
     assert metrics(whole)[:END] == [without_prototypes(row, metrics(whole)[0]) for row in metrics(source_of(ran))[:END]]
     assert metrics(whole)[-1]["labeled"] != metrics(source_of(ran))[-1]["labeled"]
+
+
+def test_a_fork_with_other_settings_of_the_term_ends_as_its_whole_run(ran: Grid, tmp_path: Path) -> None:
+    words = ["--prototypes.emphasis", "uncertain", "--consistency.threshold", "0.2"]
+    cell = grid.shared_identity("mine.yaml", words)
+    (made,) = grid.unfinished([], ["prototypes"], [3], lambda _: [ran.data], recipe="mine.yaml", extra=words, cell=cell)
+    source = shutil.copytree(ran.beside[4], tmp_path / ran.beside[4].name)
+    *_, forked = fork.fork(source, also=[" ".join(words)])
+    assert forked.name == made.folder
+    assert load_state(forked / "last.ckpt")["global_step"] == LAST_IN_WARMUP
+    whole = tmp_path / "whole"
+    assert main(["train", *made.words, "--out", str(whole)]) == 0
+    assert main(["train", "--resume", str(forked)]) == 0
+    assert differing(*(load_file(run / "model.safetensors") for run in (whole, forked))) == []
+    assert metrics(whole) == metrics(forked)
+    assert settings(whole) == settings(forked)
+    assert metrics(whole)[-1]["prototype_labeled"] != metrics(source_of(ran))[-1]["prototype_labeled"]
+
+
+@pytest.mark.parametrize("words", ["--optimizer.lr 2e-3", "--prototypes.emphasis boundary --consistency.warmup_steps 4"])
+def test_a_setting_that_changes_the_warm_up_is_no_fork(ran: Grid, tmp_path: Path, words: str) -> None:
+    source = shutil.copytree(ran.beside[4], tmp_path / ran.beside[4].name)
+    with pytest.raises(ValueError, match="changes the warm-up too"):
+        fork.fork(source, also=[words])
+    assert [path.name for path in tmp_path.iterdir()] == [source.name], "nothing was left behind"
 
 
 def test_a_run_is_forked_in_its_warm_up_alone(ran: Grid, tmp_path: Path) -> None:
