@@ -17,6 +17,7 @@ import make_fault_table
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import make_docs
+import score_tables
 from line_plot import line_plot
 from protoseg.arguments import parse_train
 from protoseg.bench.cells import recipe_identity
@@ -72,7 +73,7 @@ def test_a_plot_places_points_by_their_logarithms() -> None:
 @pytest.mark.parametrize("name", ["demo", "camvid"])
 def test_the_reported_numbers_are_those_of_todays_recipe(name: str) -> None:
     """Who changes a recipe trains its tables anew, or says on the page that they are of an earlier one."""
-    assert {"demo": make_docs.DEMO, "camvid": make_docs.CAMVID}[name]["recipe"] == recipe_identity(name)
+    assert {"demo": score_tables.DEMO, "camvid": score_tables.CAMVID}[name]["recipe"] == recipe_identity(name)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +101,8 @@ def test_both_learning_rates_show_what_has_run_and_what_has_not(tmp_path: Path, 
     identity = {"recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"}
     cells = [{"method": method, "seed": seed, "miou": miou, **identity, **own} for method, seed, miou, own in ran]
     (tmp_path / "camvid.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
-    monkeypatch.setattr(make_docs, "RESULTS", tmp_path)
-    assert make_docs.learning_rates().splitlines()[2:] == [
+    monkeypatch.setattr(score_tables, "RESULTS", tmp_path)
+    assert score_tables.learning_rates().splitlines()[2:] == [
         "| labels only | 1e-4 | 50.0 | not run | not run | 50.0 |  |",
         "| labels only | 3e-4 | not run | not run | not run |  |  |",
         "| CutMix teacher | 1e-4 | 40.0 | not run | not run | 40.0 | -10.0 |",
