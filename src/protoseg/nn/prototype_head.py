@@ -16,6 +16,7 @@ from protoseg.functional.clustering import spherical_kmeans
 from protoseg.functional.losses import global_mean
 from protoseg.functional.processes import all_reduce_sum_, broadcast_
 from protoseg.functional.random import generator
+from protoseg.functional.unit_length import unit_length
 from protoseg.types import IGNORE_INDEX
 
 
@@ -124,7 +125,7 @@ class PrototypeHead(nn.Module):
                 "build PrototypeHead(model.feature_channels, ...)"
             )
         with torch.autocast(features.device.type, enabled=False):
-            pixel = F.normalize(features.float(), dim=-1)  # (N, D)
+            pixel = unit_length(features.float())  # (N, D)
             unit = F.normalize(self.prototype, dim=-1).flatten(0, 1)  # (C * K, D), a new tensor: `update` may write
             return self.judge((pixel @ unit.T).view(-1, self.num_classes, self.per_class))
 
