@@ -61,11 +61,23 @@ def prototype_counts(label: Tensor, nearest: Tensor, per_class: int, *, keep: Te
         (C, K) int64.
     """
     num_classes = nearest.shape[1]
-    counted = (label != IGNORE_INDEX) & keep
-    own = torch.where(counted, label, 0)
-    slot = own * per_class + nearest.gather(1, own[:, None])[:, 0]
-    slots = num_classes * per_class
-    return histogram(torch.where(counted, slot, slots), slots).view(num_classes, per_class)
+    slot = prototype_slot(label, nearest, per_class, keep=(label != IGNORE_INDEX) & keep)
+    return histogram(slot, num_classes * per_class).view(num_classes, per_class)
+
+
+def prototype_slot(label: Tensor, nearest: Tensor, per_class: int, *, keep: Tensor) -> Tensor:
+    """Which prototype each pixel chose among those of its own class.
+
+    Args:
+        label, nearest, per_class: as for `prototype_counts`.
+        keep: (N,) bool, which pixels count; none that is ignored.
+
+    Returns:
+        (N,) int64: c * K + k, or C * K for what does not count. Selecting rows instead would stall the GPU.
+    """
+    own = label * keep  # some class where it does not count
+    slot = torch.add(nearest.gather(1, own[:, None])[:, 0], own, alpha=per_class)
+    return torch.where(keep, slot, nearest.shape[1] * per_class)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ N pixels · D feature channels · C classes · K prototypes per class · B image
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from protoseg.functional.clustering import spherical_kmeans
+from protoseg.functional.counts import prototype_slot
 from protoseg.functional.losses import global_mean
 from protoseg.functional.processes import all_reduce_sum_, broadcast_
 from protoseg.functional.random import generator
@@ -230,28 +232,26 @@ class PrototypeHead(nn.Module):
         """
         if nearest is None:
             nearest = self.compare(features).nearest
-        keep = (label != IGNORE_INDEX) & torch.isfinite(features).all(dim=1)
+        keep = (label != IGNORE_INDEX) & (features.abs().amax(dim=1) < math.inf)  # False for NaN too
         if weight is not None:
             keep = keep & weight.bool()
-        classes = torch.where(keep, label, 0)
-        slots = self.num_classes * self.per_class
-        slot = classes * self.per_class + nearest.gather(1, classes[:, None])[:, 0]
-        slot = torch.where(keep, slot, slots)  # the rest goes to a slot of its own: selecting rows would stall the GPU
+        slot = prototype_slot(label, nearest, self.per_class, keep=keep)
         features = self._average_space(features)
-        total = features.new_zeros(slots + 1, self.feature_channels).index_add_(0, slot, features)
-        count = features.new_zeros(slots + 1).index_add_(0, slot, torch.ones_like(slot, dtype=features.dtype))
-        all_reduce_sum_(total, count)
-        total = total[:slots].view_as(self.prototype)  # (C, K, D)
-        count = count[:slots].view(self.num_classes, self.per_class, 1)
+        # (C * K + 1, D + 1): sums and, behind them, counts, for one message; the last row is of pixels that do not count.
+        sums = features.new_zeros(self.num_classes * self.per_class + 1, self.feature_channels + 1)
+        sums[:, :-1].index_add_(0, slot, features)
+        sums[:, -1].index_add_(0, slot, torch.ones_like(slot, dtype=features.dtype))
+        all_reduce_sum_(sums)
+        of_prototype = sums[:-1].view(self.num_classes, self.per_class, -1)  # (C, K, D + 1)
+        of_class = of_prototype.sum(dim=1, keepdim=True)  # (C, 1, D + 1)
 
-        mean = total / count.clamp(min=1)
-        moved = torch.where(count > 0, self.momentum * self.prototype + (1 - self.momentum) * mean, self.prototype)
-        class_count = count.sum(dim=1, keepdim=True)  # (C, 1, 1)
-        started = self._spread(total.sum(dim=1, keepdim=True) / class_count.clamp(min=1))
-        starting = (class_count > 0) & ~self.ready[:, None, None]
-        result = torch.where(starting, started, moved)
+        step = (1 - self.momentum) * (of_prototype[..., -1:] > 0)  # (C, K, 1)
+        moved = torch.lerp(self.prototype, _mean(of_prototype), step)
+        seen = of_class[..., -1:] > 0  # (C, 1, 1)
+        starting = seen & ~self.ready[:, None, None]
+        result = torch.where(starting, self._spread(_mean(of_class)), moved)
         self.prototype.copy_(F.normalize(result, dim=-1) if self.unit_features else result)
-        self.ready |= class_count.flatten() > 0
+        self.ready |= seen.flatten()
 
     def _known(self, label: Tensor) -> Tensor:
         """(N,) bool: labelled, and of a class that has prototypes."""
@@ -266,7 +266,7 @@ class PrototypeHead(nn.Module):
     def _spread(self, mean: Tensor, c: int | slice = slice(None)) -> Tensor:
         """K copies of a class mean, told apart by an offset of 10 % of its length: equal ones would never part."""
         length: Tensor = torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
-        return mean + 0.1 * length * self.offset[c]
+        return torch.addcmul(mean, length, self.offset[c], value=0.1)
 
     def extra_repr(self) -> str:
         return (
@@ -274,3 +274,8 @@ class PrototypeHead(nn.Module):
             f"temperature={self.temperature}, momentum={self.momentum}, unit_features={self.unit_features}, "
             f"class_prior={self.class_prior}"
         )
+
+
+def _mean(sums: Tensor) -> Tensor:
+    """(..., D + 1) sums with their count behind them -> (..., D); zeros of nothing."""
+    return sums[..., :-1] / sums[..., -1:].clamp(min=1)
