@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from protoseg.functional.losses import class_weights, cross_entropy, masked_mean, ohem_cross_entropy
+from protoseg.functional.losses import class_weights, cross_entropy, global_mean, global_means, masked_mean, ohem_cross_entropy
 from protoseg.nn.balanced_loss import BalancedCrossEntropy
 from protoseg.types import IGNORE_INDEX
 
@@ -123,6 +123,15 @@ def test_masked_mean_divides_by_the_sum_of_weights(weight: list[float]) -> None:
     values = [1.0, -2.0, 5.0, 7.0]
     expected = sum(v * w for v, w in zip(values, weight, strict=True)) / sum(weight)
     assert masked_mean(torch.tensor(values), torch.tensor(weight)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0.0, 0.5, 2.0, 0.0, 1.5, 3.0, 0.0, 1.0], [True, False] * 4 + [True], [0.0] * 9])
+def test_means_of_parts_are_those_of_each_alone(weights: list[float]) -> None:
+    values, weighing = torch.arange(1.0, 10.0), torch.tensor(weights)
+    sizes, denominators = [4, 0, 2, 3], [None, None, torch.tensor(7), torch.tensor(0)]
+    parts = zip(values.split(sizes), weighing.split(sizes), denominators, strict=True)
+    expected = [global_mean(*part) for part in parts]
+    torch.testing.assert_close(global_means(values, weighing, sizes, denominators), tuple(expected))
 
 
 def test_masked_mean_by_a_given_count() -> None:

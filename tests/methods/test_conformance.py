@@ -177,9 +177,10 @@ def test_loss_is_averaged_over_valid_pixels_not_over_confident_ones(
         sums.append([out.terms[term].item() for term in averaged])
         views = [weight for term, weight in method.unlabeled_weights.items() if term not in ON_BOTH_HALVES | SECOND_LOSSES]
         real = 2 * GRID**2 * 3 // 4  # points, half of one image being padding
-        for network, (_, *carries) in zip(method.trained_names if prototypes else (), out.carry.prototypes, strict=True):
-            own, views = views[: len(carries)], views[len(carries) :]
-            expected = [weight * int(carry.weight.sum()) / real for weight, carry in zip(own, carries, strict=True)]
+        for network, carry in zip(method.trained_names if prototypes else (), out.carry.prototypes, strict=True):
+            _, *teaching = carry.weight.view(-1, 2 * GRID**2).sum(dim=1).tolist()  # of the labelled crops, then of each view
+            own, views = views[: len(teaching)], views[len(teaching) :]
+            expected = [weight * count / real for weight, count in zip(own, teaching, strict=True)]
             found = out.terms[f"prototype_consistency{network}"].item()
             assert found == pytest.approx(math.log(3) * sum(expected) / sum(own), rel=1e-5)
             assert (sum(expected) / sum(own) < 0.9) is (share < SIDE)

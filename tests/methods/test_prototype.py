@@ -78,7 +78,8 @@ def unlabeled_batch(*, size: int = 2) -> UnlabeledBatch:
 
 def points(out: StepOutput) -> PrototypeCarry:
     """All points of a step, the labelled ones first."""
-    return PrototypeCarry(*(torch.cat(parts) for parts in zip(*out.carry.prototypes[0], strict=True)))
+    carry: PrototypeCarry = out.carry.prototypes[0]
+    return carry
 
 
 def probabilities(scores: list[float]) -> list[float]:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from protoseg.functional.losses import cross_entropy
+from protoseg.functional.losses import cross_entropy, global_means
 from protoseg.functional.processes import all_reduce_sum_, average_buffers_, broadcast_, is_distributed
 from protoseg.functional.pseudo_label import (
     consistency_loss,
@@ -67,6 +67,15 @@ def prototype_loss(logits: Tensor, other: Tensor, target: PseudoLabel) -> Tensor
     return started().loss(rows, label, target.confidence.flatten() > 0.4, denominator=target.valid.sum())
 
 
+def prototype_loss_of_parts(logits: Tensor, other: Tensor, target: PseudoLabel) -> Tensor:
+    """As the term has them: whole crops averaged over what counts, and half of each over what is valid."""
+    rows = [x.permute(0, 2, 3, 1).flatten(0, 2) for x in (logits, other[:, :, :3])]
+    label, weight = (torch.cat([x.flatten(), x[:, :3].flatten()]) for x in (target.label, target.confidence))
+    values, known = started().pixel_losses(torch.cat(rows), label)
+    first, second = global_means(values, known * weight, [*map(len, rows)], [None, target.valid[:, :3].sum()])
+    return first + 2 * second
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, PseudoLabel], Tensor]] = {
     "labels": lambda logits, other, target: cross_entropy(logits, target.label),
     "balanced labels": lambda logits, other, target: cross_entropy(logits, target.label, torch.tensor([1.0, 2.0, 0.5, 3.0])),
@@ -76,6 +85,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, PseudoLabel], Tensor]] = {
     "squared": lambda logits, other, target: squared_consistency_loss(logits, other.softmax(dim=1), target, threshold=0.4),
     "soft": lambda logits, other, target: soft_consistency_loss(logits, other, target, threshold=0.4),
     "prototypes": prototype_loss,
+    "prototypes, two parts": prototype_loss_of_parts,
 }
 
 

@@ -31,7 +31,12 @@ def masked_mean(values: Tensor, weight: Tensor, denominator: Tensor | None = Non
     """
     weight = weight.to(values.dtype)
     total = weight.sum() if denominator is None else denominator.to(values.dtype)
-    return (values * weight).sum() / torch.where(total > 0, total, 1.0)
+    return (values * weight).sum() / _divisor(total)
+
+
+def _divisor(total: Tensor) -> Tensor:
+    """1 in place of 0."""
+    return total + (total == 0)
 
 
 def global_mean(values: Tensor, weight: Tensor, denominator: Tensor | None = None) -> Tensor:
@@ -48,6 +53,28 @@ def global_mean(values: Tensor, weight: Tensor, denominator: Tensor | None = Non
     """
     total = weight.to(values.dtype).sum() if denominator is None else denominator.to(values.dtype)
     return masked_mean(values, weight, mean_over_processes(total))
+
+
+def global_means(
+    values: Tensor, weight: Tensor, sizes: Sequence[int], denominators: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """`global_mean` of each of several parts of a batch, in one message to the other processes.
+
+    Args:
+        values, weight: (N,) of this process, one part after the other.
+        sizes: pixels of each part.
+        denominators: of each part, as for `masked_mean`.
+
+    Returns:
+        A scalar for each part.
+    """
+    totals = [
+        own.sum(dtype=values.dtype) if given is None else given.to(values.dtype)
+        for own, given in zip(torch.split(weight, list(sizes)), denominators, strict=True)
+    ]
+    divisors = _divisor(mean_over_processes(torch.stack(totals))).unbind()
+    weighed = torch.split(values * weight, list(sizes))
+    return tuple(part.sum() / divisor for part, divisor in zip(weighed, divisors, strict=True))
 
 
 def cross_entropy(logits: Tensor, label: Tensor, class_weight: Tensor | None = None) -> Tensor:

@@ -72,22 +72,35 @@ def read_features(features: Tensor, points: Tensor, covers: tuple[int, int], *, 
     Returns:
         (B, P, D) float32.
     """
-    where = _unit(points.flip(-1), covers, align_corners=align_corners)[:, None]  # (B, 1, P, 2), (x, y) as grid_sample wants
-    read = F.grid_sample(features.float(), where, mode="bilinear", padding_mode="border", align_corners=align_corners)
-    return read[:, :, 0].transpose(1, 2)  # (B, D, 1, P) -> (B, P, D)
+    return read_at(features, unit_positions(points, covers, align_corners=align_corners), align_corners=align_corners)
 
 
-def _unit(position: Tensor, covers: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Pixel positions (..., 2), (x, y), to float32 in [-1, 1]: the ends are the corner pixels' centres, or their edges."""
-    doubled = 2 * position if align_corners else 2 * position + 1
-    return doubled / _extent(covers, position.device, align_corners=align_corners) - 1
+def unit_positions(points: Tensor, covers: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Where pixels lie in a map, as `F.grid_sample` wants it; for maps that are read with `read_at`.
+
+    Args:
+        points, covers, align_corners: as for `read_features`.
+
+    Returns:
+        (B, P, 2) float32 (x, y), -1 and 1 being the corner pixels' centres, or their edges.
+    """
+    position = points.flip(-1) if align_corners else points.flip(-1) + 0.5
+    return position / _half_extent(covers, points.device, align_corners=align_corners) - 1
 
 
 @constant
-def _extent(covers: tuple[int, int], device: torch.device, *, align_corners: bool) -> Tensor:
-    """(2,) float32 (width, height), to divide by."""
+def _half_extent(covers: tuple[int, int], device: torch.device, *, align_corners: bool) -> Tensor:
+    """(2,) float32 (half the width, half the height), to divide by."""
     sides = [max(side - 1, 1) if align_corners else side for side in reversed(covers)]
-    return torch.stack([torch.full((), side, dtype=torch.float32, device=device) for side in sides])
+    return torch.stack([torch.full((), side / 2, dtype=torch.float32, device=device) for side in sides])
+
+
+def read_at(features: Tensor, position: Tensor, *, align_corners: bool) -> Tensor:
+    """As `read_features`, at the `unit_positions` of the pixels."""
+    read = F.grid_sample(
+        features.float(), position[:, None], mode="bilinear", padding_mode="border", align_corners=align_corners
+    )
+    return read.squeeze(2).transpose(1, 2)  # (B, D, 1, P) -> (B, P, D)
 
 
 def read_pixels(map: Tensor, points: Tensor) -> Tensor:

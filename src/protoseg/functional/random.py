@@ -44,6 +44,9 @@ def uniform(seed: Tensor, stream: str, *shape: int, device: torch.device | None 
     """
     draws = [torch.rand(shape, generator=generator(s, stream)) for s in seed.tolist()]
     result = torch.stack(draws) if draws else torch.empty(0, *shape)
-    if device is None or device.type == "cpu":
-        return result
-    return result.pin_memory().to(device, non_blocking=True)
+    return result if device is None else to_device(result, device)
+
+
+def to_device(drawn: Tensor, device: torch.device) -> Tensor:
+    """Send what was drawn on the CPU, without a wait."""
+    return drawn if device.type == "cpu" else drawn.pin_memory().to(device, non_blocking=True)

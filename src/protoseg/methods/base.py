@@ -46,7 +46,7 @@ class Trained(NamedTuple):
 class StepCarry(NamedTuple):
     """What the shared parts need after the step, and what the method itself does, detached."""
 
-    prototypes: Sequence[Sequence[PrototypeCarry]] = ()  # of each trained network; none before they start
+    prototypes: Sequence[PrototypeCarry] = ()  # of each trained network; none before they start
     pseudo_count: Tensor | None = None  # (C,)
     confidence: Tensor | None = None  # (2, C) of `ClassThresholds.count`
     own: Any = None
@@ -164,7 +164,7 @@ class Method(nn.Module):
             lessons = [lesson] if lesson.peer is None else [lesson, lesson.peer]
         terms: dict[str, Tensor] = {}
         weights, monitors = self.weights(), dict(lessons[0].monitors)
-        prototypes: list[Sequence[PrototypeCarry]] = []
+        prototypes: list[PrototypeCarry] = []
         for (name, _, prototype_term), lesson in zip(trained, lessons, strict=True):
             terms[f"labeled{name}"] = self.labeled_loss(lesson.labeled.logits, labeled.mask)
             if lesson.labeled.auxiliary is not None:
@@ -177,7 +177,7 @@ class Method(nn.Module):
                 for key, weight in losses.weights.items():
                     weights[f"{key}{name}"] = self.prototype_weight * proportion.get(key, 1.0) * weight
                 monitors[f"prototype_agreement{name}"] = losses.agreement
-                prototypes.append(losses.carries)
+                prototypes.append(losses.carry)
         loss = lessons[0].scale * torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         pseudo = lessons[0].pseudo
         sure = None if self.class_thresholds is None or pseudo is None else self.class_thresholds.count(pseudo)
@@ -264,7 +264,7 @@ class Method(nn.Module):
         self.teacher.update(self.student, momentum)
         for i, part in enumerate(self.trained()):
             if part.prototypes is not None:
-                part.prototypes.update([points for carry in carries if carry.prototypes for points in carry.prototypes[i]])
+                part.prototypes.update([carry.prototypes[i] for carry in carries if carry.prototypes])
         if self.alignment is not None:
             for carry in carries:
                 if carry.pseudo_count is not None:

@@ -1,6 +1,6 @@
 """The prototype term of arXiv 2210.04388 as a part that any method can own.
 
-B images · D feature channels · H W crop · P points per image · N = B * P · C classes
+B images · D feature channels · H W crop · P points per image · N = B * P, of all parts together · C classes
 """
 
 from __future__ import annotations
@@ -12,10 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from protoseg.functional.points import near_boundary, places, read_features, read_pixels, read_places, sample_points
+from protoseg.functional.losses import global_means
+from protoseg.functional.points import (
+    near_boundary,
+    places,
+    read_at,
+    read_features,
+    read_pixels,
+    read_places,
+    sample_points,
+    unit_positions,
+)
 from protoseg.functional.processes import mean_over_processes
 from protoseg.functional.pseudo_label import mean_of_predictors
-from protoseg.functional.random import uniform
+from protoseg.functional.random import to_device, uniform
 from protoseg.methods.lesson import Lesson
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.types import IGNORE_INDEX, LabeledBatch, LabeledPass, PseudoLabel, SegOutput, UnlabeledBatch
@@ -25,6 +35,17 @@ Labels = Literal["linear", "agree", "mean"]
 Emphasis = Literal["even", "uncertain", "boundary"]
 """Which points weigh more; see `PrototypeTerm`."""
 _NEAR = 3  # pixels to the class boundary
+
+
+class Part(NamedTuple):
+    """Images that have a loss of their own: the labelled crops, or a view that learned from pseudo-labels."""
+
+    out: SegOutput  # of the student
+    label: Tensor  # (B, H, W) int64: truth or pseudo-labels
+    seed: Tensor  # (B,) of the images, on the CPU
+    weight: Tensor | None = None  # (B, H, W) bool: which pixels teach; those that are labelled when left out
+    valid: Tensor | None = None  # (B, H, W) bool: which pixels the loss is averaged over; those that teach when left out
+    view: int = 0  # further views of the same images are read at other points
 
 
 class PrototypeCarry(NamedTuple):
@@ -37,14 +58,9 @@ class PrototypeCarry(NamedTuple):
 
 
 class PrototypeTermOutput(NamedTuple):
-    loss: Tensor  # scalar
-    agreeing: Tensor  # how many counting points have their nearest prototype in the class of their (pseudo-)label
+    losses: tuple[Tensor, ...]  # scalar of each part
+    agreement: Tensor  # share of the points that teach whose nearest prototype is of the class of their (pseudo-)label
     carry: PrototypeCarry
-
-    @property
-    def counting(self) -> Tensor:
-        """How many points teach."""
-        return self.carry.weight.sum()
 
 
 class EvenSample:
@@ -137,39 +153,39 @@ class PrototypeTerm(nn.Module):
         weights = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
         self.register_buffer("class_weight", weights, persistent=False)
 
-    def forward(
-        self,
-        out: SegOutput,
-        label: Tensor,
-        weight: Tensor,
-        seed: Tensor,
-        *,
-        valid: Tensor | None = None,
-        view: int = 0,
-    ) -> PrototypeTermOutput:
-        """Compute the prototype loss of some images, labelled or pseudo-labelled.
+    def forward(self, parts: Sequence[Part]) -> PrototypeTermOutput:
+        """Compute the prototype losses of labelled and pseudo-labelled images.
+
+        Points of all parts are drawn, compared and averaged at once. On a GPU the host is what a step waits for, and it needs
+        as long to start an operation on a few thousand points as on all of them.
 
         Args:
-            out: of the student.
-            label: (B, H, W) int64: truth or pseudo-labels.
-            weight: (B, H, W) bool: which pixels teach.
-            seed: (B,) of the images.
-            valid: (B, H, W) bool: which pixels the loss is averaged over; those that teach when left out.
-            view: further views of the same images are read at other points.
+            parts: of one network, and of one size of images.
 
         Returns:
-            PrototypeTermOutput.
+            PrototypeTermOutput; the points of the carry are those of one part after the other.
+
+        Raises:
+            ValueError: the images of the parts differ in size.
         """
-        points = self._points(seed, (label.shape[-2], label.shape[-1]), label.device, view)  # (B, P, 2)
-        features = read_features(out.features, points, out.covers, align_corners=out.align_corners).flatten(0, 1)  # (N, D)
-        index = places(points, label.shape[-1])
-        stress = self._stress(out, label, points)  # (N,)
-        label, weight = read_places(label, index).flatten(), read_places(weight, index).flatten()  # (N,) each
-        denominator = None if valid is None else read_places(valid, index).sum()
+        size, covers, align_corners = _extent(parts)
+        points = self._points([(part.seed, part.view) for part in parts], size, parts[0].label.device)  # (B, P, 2)
+        images = [len(part.label) for part in parts]
+        spots = (points, unit_positions(points, covers, align_corners=align_corners), places(points, size[1]))
+        read = [self._read(part, *at) for part, *at in zip(parts, *(torch.split(spot, images) for spot in spots), strict=True)]
+        features = torch.cat([each.features for each in read]).flatten(0, 1)  # (N, D)
+        label, weight = (
+            torch.cat(x).flatten() for x in zip(*((each.label, each.weight) for each in read), strict=True)
+        )  # (N,)
+        stress = [each.stress.flatten() for each in read if each.stress is not None]
         logits, nearest = self.head.compare(features)
-        loss = self.head.loss(logits, label, self._stressed(weight, label, stress), denominator=denominator)
+        values, known = self.head.pixel_losses(logits, label)
+        sizes = [each.label.numel() for each in read]
+        stressed = self._stressed(weight, label, torch.cat(stress) if stress else None, sizes)
+        losses = global_means(values, known * stressed, sizes, [each.denominator for each in read])
         agreeing = ((logits.argmax(dim=1) == label) & weight).sum()
-        return PrototypeTermOutput(loss, agreeing, PrototypeCarry(features.detach(), label, nearest, weight))
+        carry = PrototypeCarry(features.detach(), label, nearest, weight)
+        return PrototypeTermOutput(losses, agreeing / weight.sum().clamp(min=1), carry)
 
     @torch.no_grad()
     def start(self, network: nn.Module, labeled: LabeledPass, *, seed: int = 0) -> None:
@@ -192,7 +208,7 @@ class PrototypeTerm(nn.Module):
         try:
             for batch in labeled():
                 out: SegOutput = network(batch.image)
-                points = self._points(batch.seed, (batch.mask.shape[-2], batch.mask.shape[-1]), batch.mask.device)
+                points = self._points([(batch.seed, 0)], (batch.mask.shape[-2], batch.mask.shape[-1]), batch.mask.device)
                 read = read_features(out.features, points, out.covers, align_corners=out.align_corners)
                 sample.add(read.flatten(0, 1), read_pixels(batch.mask, points).flatten())
                 empty = False
@@ -237,36 +253,71 @@ class PrototypeTerm(nn.Module):
     def update(self, carries: Sequence[PrototypeCarry]) -> None:
         """Move the prototypes by all points since the last optimizer step."""
         if carries:
-            features, label, nearest, weight = (torch.cat(parts) for parts in zip(*carries, strict=True))
-            self.head.update(features, label, nearest, weight=weight)
+            one, *others = carries
+            if others:  # gradient accumulation; `cat` would copy a single one too
+                one = PrototypeCarry(*(torch.cat(tensors) for tensors in zip(*carries, strict=True)))
+            self.head.update(one.features, one.label, one.nearest, weight=one.weight)
+
+    def _read(self, part: Part, points: Tensor, position: Tensor, index: Tensor) -> _Read:
+        """What there is at the points (B, P, 2) of a part: their `unit_positions` and `places` are given."""
+        label = read_places(part.label, index)
+        return _Read(
+            features=read_at(part.out.features, position, align_corners=part.out.align_corners),
+            label=label,
+            weight=label != IGNORE_INDEX if part.weight is None else read_places(part.weight, index),
+            denominator=None if part.valid is None else read_places(part.valid, index).sum(dtype=torch.float32),
+            stress=self._stress(part.out, part.label, points),
+        )
 
     @torch.no_grad()
     def _stress(self, out: SegOutput, label: Tensor, points: Tensor) -> Tensor | None:
-        """How much each point weighs by where it lies, (N,); None where all weigh alike."""
+        """How much each point weighs by where it lies, (B, P); None where all weigh alike."""
         if self.emphasis == "boundary":
-            return near_boundary(label, points, distance=_NEAR).flatten().float()
+            return near_boundary(label, points, distance=_NEAR).float()
         if self.emphasis == "uncertain":
-            return 1 - read_pixels(out.logits, points).float().softmax(dim=-1).amax(dim=-1).flatten()
+            return 1 - read_pixels(out.logits, points).float().softmax(dim=-1).amax(dim=-1)
         return None
 
     @torch.no_grad()
-    def _stressed(self, weight: Tensor, label: Tensor, stress: Tensor | None) -> Tensor:
-        """Weights (N,) of the points that teach: what is more for some is less for the others, over all processes."""
+    def _stressed(self, weight: Tensor, label: Tensor, stress: Tensor | None, sizes: list[int]) -> Tensor:
+        """Weights (N,) of the points that teach, parts being of these sizes: what is more for some points of a part is less
+        for its others, over all processes."""
         if self.class_weight is not None:
             of_class = self.class_weight[torch.where(label == IGNORE_INDEX, 0, label)]
             stress = of_class if stress is None else stress * of_class
         if stress is None:
             return weight
-        stressed: Tensor = weight * stress
-        total, left = mean_over_processes(torch.stack([weight.sum().float(), stressed.sum()])).unbind()
-        return stressed * (total / torch.where(left > 0, left, 1.0))
+        parts = torch.split(weight * stress, sizes)
+        sums = [*(own.sum(dtype=torch.float32) for own in torch.split(weight, sizes)), *(part.sum() for part in parts)]
+        total, left = mean_over_processes(torch.stack(sums)).chunk(2)
+        factors = (total / torch.where(left > 0, left, 1.0)).unbind()
+        return torch.cat([part * factor for part, factor in zip(parts, factors, strict=True)])
 
-    def _points(self, seed: Tensor, size: tuple[int, int], device: torch.device, view: int = 0) -> Tensor:
-        if self.shared_points:
-            seed = seed[:1].expand_as(seed)
-        stream = "points" if view == 0 else f"points {view}"
-        drawn = uniform(seed, stream, self.points_per_cell * self.grid**2, 2, device=device)
-        return sample_points(drawn, size, grid=self.grid, per_cell=self.points_per_cell)
+    def _points(self, draws: Sequence[tuple[Tensor, int]], size: tuple[int, int], device: torch.device) -> Tensor:
+        """(B, P, 2) of images of one size, of which seeds (B,) and view are given part by part."""
+        first, drawn = draws[0][0][:1], []
+        for seed, view in draws:
+            stream = "points" if view == 0 else f"points {view}"
+            chosen = first.expand_as(seed) if self.shared_points else seed
+            drawn.append(uniform(chosen, stream, self.points_per_cell * self.grid**2, 2))
+        return sample_points(to_device(torch.cat(drawn), device), size, grid=self.grid, per_cell=self.points_per_cell)
+
+
+class _Read(NamedTuple):
+    features: Tensor  # (B, P, D)
+    label: Tensor  # (B, P) int64
+    weight: Tensor  # (B, P) bool
+    denominator: Tensor | None  # scalar
+    stress: Tensor | None  # (B, P)
+
+
+def _extent(parts: Sequence[Part]) -> tuple[tuple[int, int], tuple[int, int], bool]:
+    """The size of the images, and what their feature maps cover in which way."""
+    found = {((p.label.shape[-2], p.label.shape[-1]), p.out.covers, p.out.align_corners) for p in parts}
+    if len(found) != 1:
+        sizes = ", ".join(sorted(f"{height} x {width}" for (height, width), _, _ in found))
+        raise ValueError(f"the prototype term reads images of one size and one network, got {sizes}; use one crop for all")
+    return found.pop()
 
 
 class PrototypeLosses(NamedTuple):
@@ -275,7 +326,7 @@ class PrototypeLosses(NamedTuple):
     terms: dict[str, Tensor]
     weights: dict[str, float]
     agreement: Tensor
-    carries: tuple[PrototypeCarry, ...]
+    carry: PrototypeCarry
 
 
 def prototype_losses(
@@ -291,20 +342,17 @@ def prototype_losses(
         lesson: what the linear predictor learned.
         labeled, unlabeled: the batches it came from.
     """
-    known = labeled.mask != IGNORE_INDEX
-    parts = [term(lesson.labeled, labeled.mask, known, labeled.seed)]
-    terms, weights = {"prototype_labeled": parts[0].loss}, {"prototype_labeled": float(term.images != "unlabeled")}
-    if lesson.taught:
+    parts = [Part(lesson.labeled, labeled.mask, labeled.seed)]
+    for view, (out, pseudo, confident, averaged, _) in enumerate(lesson.taught):
         assert unlabeled is not None
-        seed = labeled.seed[:1].expand_as(unlabeled.seed) if term.shared_points else unlabeled.seed
-        for view, (out, pseudo, confident, averaged, _) in enumerate(lesson.taught):
-            parts.append(term(out, pseudo.label, confident, seed, valid=averaged, view=view))
+        parts.append(Part(out, pseudo.label, unlabeled.seed, confident, averaged, view))
+    (of_labeled, *of_views), agreement, carry = term(parts)
+    terms, weights = {"prototype_labeled": of_labeled}, {"prototype_labeled": float(term.images != "unlabeled")}
+    if lesson.taught:
         total = sum(taught.weight for taught in lesson.taught)
         # Where they weigh nothing (`consistency.weight 0`), any mean of them does.
         shares = [taught.weight / total if total else 1 / len(lesson.taught) for taught in lesson.taught]
-        losses = [share * part.loss for share, part in zip(shares, parts[1:], strict=True)]
-        terms["prototype_consistency"] = torch.stack(losses).sum()
+        first, *others = (share * loss for share, loss in zip(shares, of_views, strict=True))
+        terms["prototype_consistency"] = sum(others, first)
         weights["prototype_consistency"] = total * (term.images != "labeled")
-    agreeing = torch.stack([part.agreeing for part in parts]).sum()
-    counting = torch.stack([part.counting for part in parts]).sum()
-    return PrototypeLosses(terms, weights, agreeing / counting.clamp(min=1), tuple(part.carry for part in parts))
+    return PrototypeLosses(terms, weights, agreement, carry)

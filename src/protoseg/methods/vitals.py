@@ -19,7 +19,7 @@ _EVERY = 4  # pixels in each direction: one in sixteen tells as much, neighbours
 
 
 @torch.no_grad()
-def read_vitals(lessons: Sequence[Lesson], carries: Sequence[Sequence[PrototypeCarry]], *, per_class: int) -> Vitals:
+def read_vitals(lessons: Sequence[Lesson], carries: Sequence[PrototypeCarry], *, per_class: int) -> Vitals:
     """Count classes, agreement and the use of prototypes, on the device.
 
     Args:
@@ -37,8 +37,8 @@ def read_vitals(lessons: Sequence[Lesson], carries: Sequence[Sequence[PrototypeC
         known = _thin(taught.pseudo.valid) & (target != IGNORE_INDEX)
         agreeing.append(((_thin(taught.out.logits).argmax(dim=1) == target) & known).sum())
         compared.append(known.sum())
-    use = [prototype_counts(c.label, c.nearest, per_class, keep=c.weight.bool()) for c in (carries[0] if carries else ())]
-    return Vitals(*(torch.stack(counts).sum(dim=0) if counts else None for counts in (pseudo, agreeing, compared, use)))
+    use = [prototype_counts(c.label, c.nearest, per_class, keep=c.weight) for c in carries[:1]]
+    return Vitals(*(torch.stack(counts).sum(dim=0) if counts else None for counts in (pseudo, agreeing, compared)), *use)
 
 
 def _thin(x: Tensor) -> Tensor:

@@ -149,10 +149,22 @@ class PrototypeHead(nn.Module):
         Returns:
             Scalar. Ignored pixels and pixels of a class without prototypes count nothing; 0 when none counts.
         """
-        known = self._known(label)
-        target = torch.where(known, label, IGNORE_INDEX)
-        values = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
+        values, known = self.pixel_losses(logits, label)
         return global_mean(values, known if weight is None else known * weight, denominator)
+
+    def pixel_losses(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """What `loss` takes the mean of.
+
+        Args:
+            logits, label: as for `loss`.
+
+        Returns:
+            (N,) float32 cross-entropy, and (N,) bool: labelled, and of a class that has prototypes. Where it is False the
+            cross-entropy is finite and means nothing.
+        """
+        labelled = label != IGNORE_INDEX
+        known = labelled & self.ready.gather(0, label * labelled)
+        return F.cross_entropy(logits, label, ignore_index=IGNORE_INDEX, reduction="none"), known
 
     @torch.no_grad()
     def assign(self, prototype: Tensor) -> None:
@@ -252,12 +264,6 @@ class PrototypeHead(nn.Module):
         result = torch.where(starting, self._spread(_mean(of_class)), moved)
         self.prototype.copy_(F.normalize(result, dim=-1) if self.unit_features else result)
         self.ready |= seen.flatten()
-
-    def _known(self, label: Tensor) -> Tensor:
-        """(N,) bool: labelled, and of a class that has prototypes."""
-        labelled = label != IGNORE_INDEX
-        ready: Tensor = self.ready.gather(0, torch.where(labelled, label, 0))
-        return labelled & ready
 
     def _average_space(self, features: Tensor) -> Tensor:
         features = features.detach().float()
