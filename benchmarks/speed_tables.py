@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from line_plot import line_plot
+from peers import PEERS
 from protoseg.bench import store
 from protoseg.bench.tables import Table
 from protoseg.words import counted
@@ -177,6 +178,32 @@ def cpu_steps() -> str:
     return Table(titles, lines).markdown()
 
 
+def peers() -> str:
+    """Whole trainings beside the published scripts."""
+    lines = []
+    for row in store.read(RESULTS / "peers.jsonl"):
+        size = [f"{row['crop']}", f"{row['batch']} + {row['batch']}"]
+        low, high = row["ratios"][0], row["ratios"][-1]
+        ratio = "" if row["what"] == "theirs" else f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+        rate = f"{row['images_per_second']:.1f}"
+        lines.append(
+            [row["peer"], row["what"], *size, rate, ratio, f"{100 * row['waiting']:.0f} %", *made(row), row["machine"]]
+        )
+    titles = ["script", "what", "crop", "batch", "images a second", "times theirs (of the rounds)", "waiting for images"]
+    return Table([*titles, "commit", "date", "machine"], lines).markdown()
+
+
+def changed_lines() -> str:
+    """What of the peers' code does not run as it is."""
+    lines = []
+    for name, peer in PEERS.items():
+        for change in peer.changes:
+            lines.append([name, f"`{change.file}`", f"`{change.old}`", f"`{change.new}`", str(change.times), change.why])
+        if not peer.changes:
+            lines.append([name, f"`{peer.script}`", "", "", "0", "runs as it is"])
+    return Table(["script", "file", "line", "instead", "times", "why"], lines).markdown()
+
+
 def waiting() -> str:
     """A step by how threads wait, alone and beside a busy process: the last measurement of each cell."""
     last = {(row["recipe"], row["way"], row["beside"]): row for row in store.read(RESULTS / "waiting.jsonl")}
@@ -199,6 +226,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "crops": crops,
     "pools": pools,
     "waiting": waiting,
+    "peers": peers,
+    "changed lines": changed_lines,
 }
 """Of docs/performance.md, by name."""
 PLOTS: dict[str, Callable[[], str]] = {"growth.svg": growth_plot, "pools.svg": pools_plot}
