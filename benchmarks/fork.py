@@ -49,6 +49,8 @@ _OF_PROTOTYPES = "method.prototypes."
 """What the names of their tensors in a checkpoint begin with."""
 _AFTER_WARMUP = {f"consistency.{name}" for name in ("threshold", "selection", "normalizer", "weight")}
 """Settings beside the prototypes' own that change nothing before the warm-up's end."""
+_FROM_THE_START = {f"prototypes.{name}" for name in ("per_class", "start", "class_prior")}
+"""Settings of the prototypes that their tensors have from the first step on."""
 _PAUSE = 2.0  # seconds between two looks at a run that has not come so far
 
 
@@ -109,8 +111,11 @@ def settings_of(name: str, words: str, run: Path, config: TrainConfig) -> TrainC
         return settled
     plain = settings_of(name, "", run, config)
     changed = [text.split()[0] for text in differences(plain.to_dict(), settled.to_dict())]
-    if early := [key for key in changed if not key.startswith("prototypes.") and key not in _AFTER_WARMUP]:
-        raise ValueError(f"{early[0]} changes the warm-up too, which {words!r} would share; train that cell whole")
+    late = [key for key in changed if key in _AFTER_WARMUP or (key.startswith("prototypes.") and key not in _FROM_THE_START)]
+    if early := sorted({*changed}.difference(late)):
+        raise ValueError(
+            f"{early[0]} changes the checkpoint of the warm-up too, which {words!r} would share; train that cell whole"
+        )
     return settled
 
 

@@ -122,7 +122,12 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"| {name} | {rate:.1f} | {statistics.median(ratios):.2f} | {100 * share:.0f} % |")
         row = {"peer": options.peer, "what": name, "precision": precision, "crop": options.crop, "batch": options.batch}
         row |= {"images_per_second": rate, "ratio": statistics.median(ratios), "ratios": sorted(ratios), "waiting": share}
-        row |= {"steps": options.steps, "rounds": options.rounds, "peer_commit": head_of(options.checkout)}
+        row |= {
+            "steps": options.steps,
+            "before": options.before,
+            "rounds": options.rounds,
+            "peer_commit": head_of(options.checkout),
+        }
         row |= {"commit": measured, "machine": machine(), "torch": torch.__version__, "finished": time.strftime("%Y-%m-%d")}
         append(options.results, row)
 

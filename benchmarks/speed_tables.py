@@ -182,14 +182,23 @@ def peers() -> str:
     """Whole trainings beside the published scripts."""
     lines = []
     for row in store.read(RESULTS / "peers.jsonl"):
-        size = [f"{row['crop']}", f"{row['batch']} + {row['batch']}"]
+        size = [f"{row['crop']}", f"{row['batch']} + {row['batch']}", f"{row['rounds']} x {row['steps']}"]
         low, high = row["ratios"][0], row["ratios"][-1]
         ratio = "" if row["what"] == "theirs" else f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
         rate = f"{row['images_per_second']:.1f}"
         lines.append(
             [row["peer"], row["what"], *size, rate, ratio, f"{100 * row['waiting']:.0f} %", *made(row), row["machine"]]
         )
-    titles = ["script", "what", "crop", "batch", "images a second", "times theirs (of the rounds)", "waiting for images"]
+    titles = [
+        "script",
+        "what",
+        "crop",
+        "batch",
+        "rounds of steps",
+        "images a second",
+        "times theirs (of the rounds)",
+        "waiting for images",
+    ]
     return Table([*titles, "commit", "date", "machine"], lines).markdown()
 
 

@@ -515,6 +515,12 @@ class TestBuild:
         assert method.prototypes.head.feature_channels == 6
         with pytest.raises(ValueError, match="need the labelled pixels of each class"):
             build_method(config, network)
+
+    def test_a_projection_is_for_prototypes(self) -> None:
+        words = ("--model.projection", "6", "--method")
+        assert resolved(*words, "fixmatch").model.projection == 0
+        assert resolved(*words, "fixmatch+prototypes").model.projection == 6
+        assert resolved("--model.projection", "6", "--prototypes.per_class", "0").model.projection == 0
         assert resolved().loss.class_weights is None
 
     @pytest.mark.parametrize(
@@ -524,6 +530,8 @@ class TestBuild:
             (("--prototypes.balance", "-0.5"), "from 0 to 1"),
             (("--prototypes.points_per_cell", "0"), "above 0"),
             (("--model.projection", "-1"), "0 or more"),
+            (("--model.projection", "8", "--method", "u2pl+prototypes"), "reads the network's features too"),
+            (("--model.projection", "8", "--method", "corrmatch+prototypes"), "reads the network's features too"),
             (("--loss.balance", "0.5", "--loss.name", "ohem"), "its own way with rare classes"),
             (("--loss.class_weights", "[1, 2, 3]"), "3 numbers for 2 classes"),
             (("--loss.class_weights", "[1, -1]"), "0 or more"),

@@ -126,10 +126,16 @@ def test_a_fork_with_other_settings_of_the_term_ends_as_its_whole_run(ran: Grid,
     assert metrics(whole)[-1]["prototype_labeled"] != metrics(source_of(ran))[-1]["prototype_labeled"]
 
 
-@pytest.mark.parametrize("words", ["--optimizer.lr 2e-3", "--prototypes.emphasis boundary --consistency.warmup_steps 4"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("--optimizer.lr 2e-3", "--prototypes.emphasis boundary --consistency.warmup_steps 4", "--prototypes.start random"),
+        *("--prototypes.per_class 3", "--prototypes.class_prior true"),
+    ],
+)
 def test_a_setting_that_changes_the_warm_up_is_no_fork(ran: Grid, tmp_path: Path, words: str) -> None:
     source = shutil.copytree(ran.beside[4], tmp_path / ran.beside[4].name)
-    with pytest.raises(ValueError, match="changes the warm-up too"):
+    with pytest.raises(ValueError, match="changes the checkpoint of the warm-up too"):
         fork.fork(source, also=[words])
     assert [path.name for path in tmp_path.iterdir()] == [source.name], "nothing was left behind"
 

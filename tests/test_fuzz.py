@@ -589,6 +589,7 @@ def test_how_a_model_sees_an_image(tmp_path: Path, model: Path, seen: dict[str, 
     [
         (("config", "model", "width"), 10**6, "more channels than its tensors have"),
         (("config", "model", "features"), 10**7, "more channels than its tensors have"),
+        (("config", "model", "projection"), 10**7, "more channels than its tensors have"),
         (("config", "model", "mean"), [0.5] * 10**5, "more channels than its tensors have"),
         (("config", "model", "width"), "wide", "model.width is 'wide'"),
         (("classes", "names"), ["background", None, "disc"], "a class is called 'None'"),

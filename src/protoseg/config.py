@@ -253,6 +253,11 @@ def validate(config: TrainConfig) -> None:
             value = attrgetter(name)(config)
             if value is not None and not holds[accepted](value):
                 raise ValueError(f"{name} is {shortened(value)}; it must be {accepted}")
+    if config.model.projection and config.prototypes.per_class and method_class(config.method).reads_features:
+        raise ValueError(
+            f"model.projection is for the prototypes, and {config.method} reads the network's features too, which makes it "
+            "another method; leave it out"
+        )
     warmup, steps = config.consistency.warmup_steps, config.steps
     if warmup is not None and steps is not None:  # else resolve finds numbers that fit
         delay = config.prototypes.delay if config.prototypes.per_class else 0
@@ -318,6 +323,8 @@ def resolve(config: TrainConfig, found: LabelReport, *, num_unlabeled: int, cuda
         std=list(normalization.std),
         weights=weights if weights in {"imagenet", "none"} else _absolute(weights),
     )
+    if not config.prototypes.per_class:
+        config.model.projection = 0  # it is for the prototypes: nothing else would teach it
     start = config.prototypes.start
     if start not in {"kmeans", "random"}:
         config.prototypes = dataclasses.replace(config.prototypes, start=_absolute(start))
@@ -575,8 +582,8 @@ def build_method(config: TrainConfig, network: nn.Module, class_pixels: Sequence
         return ohem_cross_entropy(logits, mask, threshold=loss.ohem_threshold, min_kept=kept)
 
     term, class_weight = None, None
-    if class_pixels is not None and prototypes.balance:
-        class_weight = class_weights(class_pixels, balance=prototypes.balance)
+    if prototypes.per_class and prototypes.balance:
+        class_weight = class_weights(class_pixels or (), balance=prototypes.balance)
     if prototypes.per_class and prototypes.images == "unlabeled" and not method_class(config.method).uses_unlabeled:
         raise ValueError(f"--prototypes.images unlabeled leaves {config.method} without any; give labeled, or another --method")
     if prototypes.per_class:

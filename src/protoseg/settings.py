@@ -71,13 +71,13 @@ class PrototypesConfig:
         weight: of the prototype losses
         delay: steps after the warm-up until prototypes start
         grid: random pixels of an image: one per cell of a grid x grid grid
-        points_per_cell: or so many
+        points_per_cell: random pixels in each of these cells
         emphasis: points that weigh more in the losses: even, uncertain or boundary
         balance: 0 to 1, how far points of rare classes weigh more
         images: with the prototype losses: both, labeled or unlabeled
         shared_points: the same pixels for all images of a batch
         start: kmeans, random, or FILE with a (C, K, D) tensor
-        unit_features, class_prior: average unit-length features; rare classes get less
+        unit_features, class_prior: average unit features; rare classes get lower logits
         labels: pseudo-labels of: linear, agree (where both predictors do) or mean (of both)
         fit_points: most pixels per class for k-means
     """

@@ -69,10 +69,15 @@ def print_found(
     table.add_row("classes", f"{len(named)}: " + ", ".join(named[:20]) + (" ..." if len(named) > 20 else ""))
     model = config.model
     network = model.arch if model.arch in OWN_NETWORKS else f"{model.arch} on {model.encoder}"
-    table.add_row("network", f"{network}, weights {model.weights}" + (", encoder frozen" if model.freeze_encoder else ""))
+    network += f", weights {model.weights}" + (", encoder frozen" if model.freeze_encoder else "")
+    table.add_row("network", network + (f", projected to {counted(model.projection, 'channel')}" if model.projection else ""))
     method: str = config.full_method
     if config.prototypes.per_class:
         method += f", {counted(config.prototypes.per_class, 'prototype')} per class"
+        if config.prototypes.emphasis != "even":
+            method += f", emphasis {config.prototypes.emphasis}"
+        if config.prototypes.balance:
+            method += f", balance {config.prototypes.balance:g}"
     elif method == "prototype":
         method += ", term off"
     if config.consistency.threshold is not None and config.method != "supervised":

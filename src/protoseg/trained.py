@@ -565,6 +565,7 @@ def _model_from(stored: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> 
             raise TypeError(f"model.{name} is {str(getattr(model, name))[:40]!r}")
     largest = max((max(tensor.shape, default=1) for tensor in tensors.values() if tensor.numel()), default=1)
     sides = [model.width if model.arch == "small_unet" else 1, 1 if model.features is None else model.features]
+    sides.append(model.projection or 1)
     if not all(0 < side <= largest for side in (*sides, len(model.mean or "RGB"))):
         raise ValueError("it speaks of more channels than its tensors have")
     return model

@@ -11,7 +11,7 @@ from protoseg.functional.unit_length import unit_length
 
 @pytest.mark.parametrize("shape", [(7, 5), (4, 1), (0, 3), (2, 3, 4)])
 def test_value_and_gradient_are_those_of_normalize(shape: tuple[int, ...]) -> None:
-    """Of long vectors, short ones and none at all."""
+    """Of long vectors, those that are as good as none, and none at all."""
     gen = torch.Generator().manual_seed(0)
     x, out = torch.randn(2, *shape, generator=gen).double()
     if len(x) > 3:

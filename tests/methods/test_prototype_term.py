@@ -152,6 +152,26 @@ def test_no_point_that_weighs_is_zero_and_finite(emphasis: Emphasis) -> None:
     assert torch.equal(inputs.features.grad, torch.zeros_like(inputs.features))
 
 
+def test_padding_is_near_no_boundary() -> None:
+    """A teacher has a label for it, as for any pixel; two classes here, one of them on the padding alone."""
+    inputs, term = Inputs(), PrototypeTerm(ready_term().head, grid=GRID, emphasis="boundary")
+    inputs.valid = torch.ones_like(inputs.valid)
+    inputs.valid[:, SIZE[0] // 2 :] = False
+    inputs.label = (~inputs.valid).long()
+    inputs.weight = inputs.valid
+    assert inputs.run(term).consistency.item() == 0.0
+    inputs.label[:, : SIZE[0] // 4] = 2
+    assert inputs.run(term).consistency > 0
+
+
+def test_weights_are_shared_by_the_classes_that_have_prototypes() -> None:
+    """A class without any teaches nothing; that it would weigh much takes nothing from the others."""
+    term, inputs = ready_term(), Inputs()
+    term.head.ready[2] = False
+    with_weights = PrototypeTerm(term.head, grid=GRID, class_weight=(1.0, 1.0, 50.0))
+    torch.testing.assert_close(inputs.run(with_weights).consistency, inputs.run(term).consistency)
+
+
 def test_several_points_of_each_cell() -> None:
     term, inputs = PrototypeTerm(ready_term().head, grid=GRID, points_per_cell=3), Inputs()
     points = sample_points(uniform(inputs.seed, "points", 3 * GRID * GRID, 2), SIZE, grid=GRID, per_cell=3)

@@ -21,6 +21,7 @@ from protoseg.methods.cps import CrossPseudoSupervision
 from protoseg.methods.supervised import Supervised
 from protoseg.nn.deeplabv3plus import DeepLabV3Plus
 from protoseg.nn.dpt import DinoDPT
+from protoseg.nn.projection import Projected
 from protoseg.nn.segmenter import create_segmenter
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.nn.vit import DINO, create_dino_dpt
@@ -268,6 +269,14 @@ class TestLayerDecay:
             assert rate[id(parameter)] == expected.get(place, 0.0625), name  # cls_token, reg_token, pos_embed, patch_embed
         for part in (network.decoder, network.head):
             assert {rate[id(parameter)] for parameter in part.parameters()} == {40.0}
+
+    def test_a_projection_learns_as_the_rest(self) -> None:
+        network = create_dino_dpt("dinov2_small", num_classes=CLASSES, **TINY)
+        projected = Projected(network, 4)
+        groups, own = (parameter_groups(self.CONFIG, Supervised(one)) for one in (projected, network))
+        assert [group["lr"] for group in groups] == [group["lr"] for group in own]
+        added = {id(p) for p in groups[-1]["params"]} - {id(p) for p in own[-1]["params"]}
+        assert added == {id(p) for p in projected.projection.parameters()}
 
     def test_one_is_off(self) -> None:
         network = create_dino_dpt("dinov2_small", num_classes=CLASSES, **TINY)

@@ -1,4 +1,4 @@
-"""Features of their own for the prototypes; the linear predictor is left alone."""
+"""Features of their own for the prototypes; the logits are left alone."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def test_the_encoder_is_that_of_the_network() -> None:
     encoder = {id(p) for p in projected.encoder_parameters()}
     assert encoder == {id(p) for p in projected.network.encoder.parameters()}  # type: ignore[union-attr]
     assert encoder.isdisjoint({id(p) for p in projected.projection.parameters()})
+    assert projected.encoder is projected.network.encoder  # type: ignore[union-attr]
     assert copy.deepcopy(projected).projection[0].weight is not projected.projection[0].weight
 
 

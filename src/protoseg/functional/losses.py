@@ -97,7 +97,7 @@ def class_weights(share: Sequence[float], *, balance: float) -> list[float]:
     """Weights that let rare classes count more: w_c ~ share_c ** -balance, with a mean of 1 over pixels.
 
     Args:
-        share: of each class among the labelled pixels; a class without any has weight 1, which nothing meets.
+        share: of each class among the labelled pixels; a class without any has weight 1.
         balance: 0 for none, 0.5 for the square root of the inverse share, 1 for classes that count alike.
 
     Raises:

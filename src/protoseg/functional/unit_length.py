@@ -18,7 +18,8 @@ def unit_length(x: Tensor) -> Tensor:
         x: (..., D) float.
 
     Returns:
-        (..., D). It can be differentiated once.
+        (..., D). It can be differentiated once; a vector shorter than 1e-12, which has no direction to speak of, has a gradient
+        across it alone.
     """
     return cast(Tensor, _UnitLength.apply(x))
 

@@ -104,6 +104,8 @@ class Method(nn.Module):
     """Of the teacher, in the paper."""
     trained_names: ClassVar[tuple[str, ...]] = ("",)
     """Of the networks that it trains, behind the names of their losses."""
+    reads_features = False
+    """Whether it reads the network's features itself, beside the prototypes."""
     num_strong = 1
     """Strong views that it asks for."""
     num_snapshots = 0

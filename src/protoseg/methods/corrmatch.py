@@ -43,6 +43,7 @@ class CorrMatch(Method):
     """
 
     labeled_weight = 0.25
+    reads_features = True
     labeled_weights: ClassVar[Mapping[str, float]] = {"labeled_correlation": 0.25}
     unlabeled_weights: ClassVar[Mapping[str, float]] = {
         "consistency": 0.125,

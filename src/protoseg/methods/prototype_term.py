@@ -181,8 +181,8 @@ class PrototypeTerm(nn.Module):
         logits, nearest = self.head.compare(features)
         values, known = self.head.pixel_losses(logits, label)
         sizes = [each.label.numel() for each in read]
-        stressed = self._stressed(weight, label, torch.cat(stress) if stress else None, sizes)
-        losses = global_means(values, known * stressed, sizes, [each.denominator for each in read])
+        teaching = self._stressed(weight * known, label, torch.cat(stress) if stress else None, sizes)
+        losses = global_means(values, teaching, sizes, [each.denominator for each in read])
         agreeing = ((logits.argmax(dim=1) == label) & weight).sum()
         carry = PrototypeCarry(features.detach(), label, nearest, weight)
         return PrototypeTermOutput(losses, agreeing / weight.sum().clamp(min=1), carry)
@@ -266,16 +266,17 @@ class PrototypeTerm(nn.Module):
             label=label,
             weight=label != IGNORE_INDEX if part.weight is None else read_places(part.weight, index),
             denominator=None if part.valid is None else read_places(part.valid, index).sum(dtype=torch.float32),
-            stress=self._stress(part.out, part.label, points),
+            stress=self._stress(part, points),
         )
 
     @torch.no_grad()
-    def _stress(self, out: SegOutput, label: Tensor, points: Tensor) -> Tensor | None:
+    def _stress(self, part: Part, points: Tensor) -> Tensor | None:
         """How much each point weighs by where it lies, (B, P); None where all weigh alike."""
         if self.emphasis == "boundary":
-            return near_boundary(label, points, distance=_NEAR).float()
+            real = part.label if part.valid is None else torch.where(part.valid, part.label, IGNORE_INDEX)
+            return near_boundary(real, points, distance=_NEAR).float()
         if self.emphasis == "uncertain":
-            return 1 - read_pixels(out.logits, points).float().softmax(dim=-1).amax(dim=-1)
+            return 1 - read_pixels(part.out.logits, points).float().softmax(dim=-1).amax(dim=-1)
         return None
 
     @torch.no_grad()

@@ -57,6 +57,7 @@ class U2PL(Method):
     """
 
     own_momentum = 0.99
+    reads_features = True
     unlabeled_weights: ClassVar[Mapping[str, float]] = {"consistency": 1.0, "contrast": 1.0}
 
     def __init__(

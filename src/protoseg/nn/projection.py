@@ -16,8 +16,8 @@ from protoseg.types import Perturb, SegmentationNetwork, SegOutput
 class Projected(nn.Module):
     """A network whose features, as others see them, are a projection of those that its linear predictor reads.
 
-    What pulls at the features, as the prototype term does, then reaches the linear predictor's through two layers of its own,
-    as in contrastive learning (Chen et al., ICML 2020, arXiv 2002.05709). Logits stay as they are.
+    What pulls at the projection, as the prototype term does, reaches the linear predictor's features through two layers of its
+    own, as in contrastive learning (Chen et al., ICML 2020, arXiv 2002.05709). Logits stay as they are.
 
     Args:
         network: any that a method takes.
@@ -38,6 +38,10 @@ class Projected(nn.Module):
         width = inner.feature_channels
         # Without BatchNorm: a batch of one trains, and a teacher needs no statistics for it.
         self.projection = nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU(inplace=True), nn.Conv2d(width, channels, 1))
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.network.encoder  # type: ignore[return-value]
 
     def forward(self, image: Tensor, *, perturb: Perturb | None = None) -> SegOutput:
         out: SegOutput = self.network(image, perturb=perturb)
