@@ -96,6 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"protoseg {arguments[0]}: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        from protoseg.engine.lost import LESS_TO_SEE, out_of_memory
+
+        advice = LESS_TO_SEE if arguments[0] in {"evaluate", "predict"} else "end what else takes memory"
+        if os.environ.get("PROTOSEG_TRACEBACK") or not (said := out_of_memory(error, advice)):
+            raise
+        print(f"protoseg {arguments[0]}: {said}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         if _is_copy():
             return 0  # the first process has said it; any other number makes Lightning kill that one
@@ -209,7 +217,7 @@ def _train(arguments: list[str], *, command: str | None = None) -> int:
     config = parse_train([word for word in arguments if word != DRY_RUN])
     from protoseg.data.patience import AwayError
     from protoseg.engine.collapse import CollapseError
-    from protoseg.engine.lost import LostProcessError, out_of_memory
+    from protoseg.engine.lost import LESS_TO_TRAIN, LostProcessError, out_of_memory
     from protoseg.stored import DamagedError
 
     try:
@@ -230,7 +238,7 @@ def _train(arguments: list[str], *, command: str | None = None) -> int:
         print(f"protoseg train: {error}{_how_to_go_on('; ')}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        if os.environ.get("PROTOSEG_TRACEBACK") or not (said := out_of_memory(error)):
+        if os.environ.get("PROTOSEG_TRACEBACK") or not (said := out_of_memory(error, LESS_TO_TRAIN)):
             raise
         print(f"protoseg train: {said}{_how_to_go_on('; if something else took it, ')}", file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from make_folder import TINY, cut_short, make_folder
 from safetensors.torch import load_file
 
+from protoseg import cli
 from protoseg.cli import main
 from protoseg.data import loader
 from protoseg.data.in_hand import Slots, note
@@ -302,12 +303,12 @@ TOO_MUCH = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 Gi
     ],
 )
 def test_what_is_said_of_memory(error: Exception, quoted: str) -> None:
-    assert out_of_memory(error).startswith(f"memory ran out ({quoted}")
-    assert "\n" not in out_of_memory(error)
+    assert out_of_memory(error, "go on").startswith(f"memory ran out ({quoted}")
+    assert "\n" not in out_of_memory(error, "go on")
 
 
 def test_other_errors_are_not_about_memory() -> None:
-    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "go on")
 
 
 @pytest.mark.parametrize("error", [TOO_MUCH, MemoryError()], ids=["GPU", "machine"])
@@ -332,6 +333,26 @@ def test_memory_that_runs_out(
         (said,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("protoseg train: "))
         assert said.startswith("protoseg train: memory ran out (")
         assert said.endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [("predict", "; --window 512 shows the network less"), ("evaluate", "; --window 512"), ("doctor", "; end what else takes")],
+)
+def test_memory_that_runs_out_in_other_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, advice: str
+) -> None:
+    def fail(words: list[str]) -> None:
+        raise {"x": TOO_MUCH, "y": RuntimeError("two shapes do not fit")}[words[0]]
+
+    monkeypatch.setattr(cli, f"_{command}", fail)
+    assert main([command, "x"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"protoseg {command}: memory ran out (CUDA out of memory.")
+    assert said.count("\n") == 1
+    assert advice in said
+    with pytest.raises(RuntimeError, match="two shapes"):
+        main([command, "y"])
 
 
 def test_the_process_that_ended_is_named() -> None:

@@ -62,16 +62,18 @@ class LastWord(L.Callback):
                 thread._child_processes = []  # type: ignore[attr-defined]  # it has nobody to look after any more
 
 
-def out_of_memory(error: BaseException) -> str:
-    """What an error says where memory ran out, of the machine or of a GPU; empty where it is about something else."""
+LESS_TO_TRAIN = "a run needs less with a smaller --batch, which --accumulate makes up for, or a smaller --crop"
+LESS_TO_SEE = "--window 512 shows the network less of an image at a time, --batch 1 one window at a time"
+
+
+def out_of_memory(error: BaseException, advice: str) -> str:
+    """What an error says where memory ran out, of the machine or of a GPU, and what takes less of it; empty where it is about
+    something else."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     said = lines[-1 if "Traceback" in str(error) else 0]  # a DataLoader hands on what happened in a worker as its traceback
     if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in said for words in _NO_MEMORY)):
         return ""
-    return (
-        f"memory ran out ({shortened(said, 120)}); a run needs less with a smaller --batch, which --accumulate makes up for, "
-        "or a smaller --crop"
-    )
+    return f"memory ran out ({shortened(said, 120)}); {advice}"
 
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "_ALLOC_FAILED")
