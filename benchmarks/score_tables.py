@@ -19,6 +19,7 @@ DEMO_SLOWER = {"file": "demo", "recipe": "demo@50329b7c"}
 DEMO_BEFORE = {"file": "demo", "recipe": "demo@bc132b08"}
 CAMVID = {"file": "camvid", "recipe": "camvid@3a7d3a64", "labels": "23", "scored": "test"}
 CAMVID_GPU = CAMVID | {"settings": "--workers 1 --checkpoint-every 1000"}
+CAMVID_LONG = CAMVID | {"settings": "--steps 3000 --evaluate-every 500"}
 CAMVID_LOOKS = {"scale": 1.0, "recipe": "camvid", "labeled": 23}
 RARE = ("pole", "sign_symbol", "pedestrian", "bicyclist")
 REPORTED = (0, 1, 2)
@@ -244,6 +245,21 @@ def curves(rows: Rows) -> str:
     return Table(["recipe", "method", "further flags", *(f"step {step}" for step in steps)], lines).markdown()
 
 
+def longer() -> str:
+    """What three times the steps bring: mIoU on the way and at the end, and the classes at both ends."""
+    rows = cells(**CAMVID_LONG)
+    before = {(row["method"], row["seed"]): row for row in cells(**CAMVID)}
+    steps = [step for step, _ in rows[0]["curve"]]
+    lines = []
+    for row in rows:
+        short_run = before[row["method"], row["seed"]]
+        rare = [f"{100 * short_run['iou'][name]:.0f} to {100 * row['iou'][name]:.0f}" for name in RARE]
+        scored = [f"{100 * dict(row['curve'])[step]:.1f}" for step in steps]
+        lines.append([row["method"], str(row["seed"]), f"{100 * short_run['miou']:.1f}", *scored, *rare])
+    titles = ["method", "seed", "1,000 steps in all", *(f"step {step}" for step in steps)]
+    return Table([*titles, *(f"{name}, 1,000 to {steps[-1]}" for name in RARE)], lines).markdown()
+
+
 def flags(row: Mapping[str, Any]) -> str:
     return f"`{row['settings']}`" if "settings" in row else ""
 
@@ -283,6 +299,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "camvid repeats": repeats,
     "camvid block": lambda: block(on_the_block("23")),
     "camvid curves": lambda: curves(on_the_block("23")),
+    "camvid longer": longer,
     "camvid learning rates": learning_rates,
     "camvid learning rates, classes": learning_rate_classes,
     "camvid upper bound": upper_bound,
