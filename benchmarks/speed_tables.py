@@ -95,12 +95,22 @@ def crops() -> str:
     lines = []
     for row in last.values():
         image = f"{row['width']} x {row['height']} {row['suffix'][1:].upper()}"
-        speeds = [f"{row['theirs']:.1f}", f"{row['worker']:.0f}", f"{row['worker'] / row['theirs']:.1f} x"]
+        bound = f"{row['decode']:.0f} ({row['decode'] / row['theirs']:.1f} x)"
+        speeds = [bound, f"{row['theirs']:.1f}", f"{row['worker']:.0f}", f"{row['worker'] / row['theirs']:.1f} x"]
         both = 1 / (1 / row["worker"] + 1 / row["views"])
         speeds += [f"{row['views']:.1f}", f"{both / row['theirs']:.1f} x"]
         kept = [f"{row['cached']:.0f}", f"{row['gain']:.1f} x", *(f"{1000 * row[name]:.1f} ms" for name in ("fill", "check"))]
         lines.append([image, str(row["crop"]), *speeds, *kept, *made(row)])
-    titles = ["image", "crop", "the peers' way", "ours, without the strong views", "", "the strong views here", "with them"]
+    titles = [
+        "image",
+        "crop",
+        "decoding alone",
+        "the peers' way",
+        "ours, without the strong views",
+        "",
+        "the strong views here",
+        "with them",
+    ]
     titles += ["with `--cache`", "against without", "to fill it, an image", "at each start, an image", "commit", "date"]
     return Table(titles, lines).markdown()
 
