@@ -49,6 +49,8 @@ ABLATIONS: dict[str, dict[str, tuple[str, object]]] = {
     "temperature": _values("prototypes.temperature", 0.05, 0.1, 0.2, 0.5),
     "points of an image": {f"{side} x {side}": ("prototypes.grid", side) for side in (4, 8, 16, 32)},
     "threshold": _values("consistency.threshold", 0.0, 0.5, 0.7, 0.8, 0.9, 0.95),
+    "weight of the term": _values("prototypes.weight", 0.1, 0.2, 0.5, 1.0),
+    "steps until the prototypes start": _values("prototypes.delay", 0, 400, 800),
     "points of a cell": _values("prototypes.points_per_cell", 1, 4),
     "balance of the points": _values("prototypes.balance", 0.0, 0.5, 1.0),
     "points that weigh more": _values("prototypes.emphasis", "even", "uncertain", "boundary"),

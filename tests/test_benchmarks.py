@@ -130,6 +130,8 @@ def test_an_ablation_changes_one_setting() -> None:
         "temperature": {"prototypes.temperature"},
         "points of an image": {"prototypes.grid"},
         "threshold": {"consistency.threshold"},
+        "weight of the term": {"prototypes.weight"},
+        "steps until the prototypes start": {"prototypes.delay"},
         "points of a cell": {"prototypes.points_per_cell"},
         "balance of the points": {"prototypes.balance"},
         "points that weigh more": {"prototypes.emphasis"},
