@@ -8,20 +8,24 @@ import sys
 import pytest
 import torch
 
+MEASURE = """
+import torch
 from protoseg.engine.machine import peak_bytes
-
 CPU = torch.device("cpu")
+print(peak_bytes(CPU))
+torch.ones(125_000_000)
+print(peak_bytes(CPU))
+print(peak_bytes(CPU))
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing tells it there")
 def test_the_most_that_was_needed_stays() -> None:
-    before = peak_bytes(CPU)
-    torch.ones(50_000_000)
-    after = peak_bytes(CPU)
-    assert before is not None
-    assert after is not None
-    assert after > max(before, 200_000_000)
-    assert peak_bytes(CPU) == after
+    """In a process of its own: this one may have needed more before, for another test."""
+    ran = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    before, after, still = map(int, ran.stdout.split())
+    assert after >= before + 400_000_000  # of a process that holds libraries alone
+    assert still == after
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell it")
