@@ -81,7 +81,7 @@ def contestant(row: Mapping[str, Any]) -> str:
 def pseudo_labels() -> str:
     """What the linear predictors of two seeds call some classes of their unlabelled images."""
     seeds = (1, 2)  # that all three have
-    rows = [row for row in looks("pseudo-labels", head="linear", **CAMVID_LOOKS) if row["seed"] in seeds]
+    rows = [row for row in looks("pseudo-labels", head="linear", steps=1000, **CAMVID_LOOKS) if row["seed"] in seeds]
     lines = []
     for name in ("road", "car", *RARE):
         of = {method: [row["classes"][name] for row in rows if contestant(row) == method] for method in NAMED}
@@ -97,13 +97,23 @@ def predictors() -> str:
     """What each predictor of a run calls its unlabelled images."""
     lines = []
     for row in sorted(looks("pseudo-labels", **CAMVID_LOOKS), key=lambda row: [*NAMED].index(contestant(row))):
-        line = [contestant(row), str(row["seed"]), row["head"], f"{100 * row['miou']:.1f}"]
+        line = [contestant(row), f"{row['steps']:,}", str(row["seed"]), row["head"], f"{100 * row['miou']:.1f}"]
         for name in RARE:
             own = row["classes"][name]
             line.append(f"{100 * own['iou']:.0f}, {100 * own['recall']:.0f}, {own['predicted']:.1f}")
         building = row["classes"]["building"]
         lines.append([*line, f"{100 * building['iou']:.0f}, {100 * building['confidently_right']:.0f}"])
-    titles = ["method", "seed", "predictor", "mIoU", "pole: IoU, recall, called / true", "sign", "pedestrian", "bicyclist"]
+    titles = [
+        "method",
+        "steps",
+        "seed",
+        "predictor",
+        "mIoU",
+        "pole: IoU, recall, called / true",
+        "sign",
+        "pedestrian",
+        "bicyclist",
+    ]
     return Table([*titles, "building: IoU, confidently right"], lines).markdown()
 
 
