@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from protoseg.functional.points import sample_points
 from protoseg.functional.random import uniform
+from protoseg.methods.even_sample import EvenSample
 from protoseg.methods.lesson import Lesson, Taught
-from protoseg.methods.prototype_term import Emphasis, EvenSample, Part, PrototypeCarry, PrototypeTerm, prototype_losses
+from protoseg.methods.prototype_term import Emphasis, Part, PrototypeCarry, PrototypeTerm, prototype_losses
 from protoseg.nn.prototype_head import PrototypeHead
 from protoseg.nn.small_unet import SmallUNet
 from protoseg.types import IGNORE_INDEX, LabeledBatch, PseudoLabel, SegOutput, UnlabeledBatch
