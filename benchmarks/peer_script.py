@@ -113,16 +113,9 @@ def write_weights() -> None:
     torch.save(state.state_dict(), file)
 
 
-ON_A_CPU = {
-    "tensors and modules stay where they are": ("torch.Tensor.cuda", "torch.nn.Module.cuda"),
-    "BatchNorm instead of SyncBatchNorm": ("torch.nn.SyncBatchNorm",),
-    "gloo instead of nccl, and DDP without a device": ("torch.distributed", "torch.nn.parallel"),
-}
-"""What `stand_in_for_cuda` replaces."""
-
-
 def stand_in_for_cuda() -> None:
-    """Let a script that asks for a GPU run without one."""
+    """Let a script that asks for a GPU run without one: tensors and modules stay where they are, BatchNorm stands for
+    SyncBatchNorm, gloo for nccl, and DDP has no device."""
     torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     torch.cuda.device_count, torch.cuda.set_device = lambda: 1, lambda *_: None

@@ -10,8 +10,8 @@ in the place of ImageNet's. Then protoseg trains by the same method on the same 
 UniMatch's own network), and once in the precision that it chooses itself. From reading to the optimizer all of it counts; they
 take turns.
 
-Without a GPU the scripts do not start. `ON_A_CPU` in peer_script.py then stands in for what they ask of CUDA, which shows that
-this benchmark works, and is a measure of nothing but this processor.
+Without a GPU the scripts do not start. `stand_in_for_cuda` in peer_script.py then stands in for what they ask of CUDA, which
+shows that this benchmark works, and is a measure of nothing but this processor.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> None:
         configured = configure(options.peer, root, copy, crop=options.crop, batch=options.batch, number=number)
         for round_ in range(options.rounds):
             for name, precision in ways.items():
-                out = root / f"{round_}-{len(seconds[name])}-{precision}"
+                out = root / f"{round_}-{precision}"
                 if name == "theirs":
                     run = ["--script", peer.script, "--", *configured]
                 else:

@@ -203,14 +203,8 @@ _RANGES: dict[str, tuple[str, ...]] = {
     f"from 1 to {LARGEST_SIDE}": ("crop", "inference.window"),
     "above 0": (
         *("steps", "batch", "accumulate", "checkpoint_every", "log_every", "model.width", "model.features"),
-        *(
-            "prototypes.grid",
-            "prototypes.points_per_cell",
-            "prototypes.temperature",
-            "prototypes.fit_points",
-            "optimizer.lr",
-            "optimizer.baseline_lr",
-        ),
+        *("prototypes.grid", "prototypes.points_per_cell", "prototypes.temperature", "prototypes.fit_points"),
+        *("optimizer.lr", "optimizer.baseline_lr"),
         *("optimizer.head_factor", "optimizer.power", "loss.ohem_min_kept"),
     ),
     "0 or more": (
